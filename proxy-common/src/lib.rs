@@ -1,0 +1,2 @@
+//! Shared by the XDP program and user space.
+#![no_std]

@@ -1,0 +1,1 @@
+//! Latch control plane.
