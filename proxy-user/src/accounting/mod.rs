@@ -1,0 +1,4 @@
+//! Call detail records and where they go.
+
+mod cdr;
+pub use cdr::*;
