@@ -1,9 +1,13 @@
 //! Latch's control plane.
 //!
 //! - [`engine`]: the sans-IO core.
+//! - [`config`]: what `latch.toml` says.
+//! - [`datapath`]: what relays the media.
 //! - [`media`]: streams and legs, as engine and datapath speak of them.
 //! - [`accounting`]: call detail records.
 
 pub mod accounting;
+pub mod config;
+pub mod datapath;
 pub mod engine;
 pub mod media;

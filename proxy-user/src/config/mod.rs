@@ -1,0 +1,193 @@
+//! The configuration: what `latch.toml` says, checked.
+//!
+//! Here is the model with its defaults, which engine, datapath and `io` read.
+
+use std::{
+    net::{IpAddr, SocketAddr},
+    path::PathBuf,
+    time::Duration,
+};
+
+/// Everything that can be set. Build one by hand with [`Config::new`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// The networks that Latch has a foot in; [`crate::media::RealmId`] is the index.
+    pub realms: Vec<Realm>,
+    /// Keeping the NAT mappings of terminals alive.
+    pub keepalive: KeepAlive,
+    /// Streams and their ports.
+    pub media: Media,
+    /// Timers of RFC 3261.
+    pub sip: Sip,
+    /// Call detail records.
+    pub cdr: CdrFile,
+    /// Sizes of the BPF maps.
+    pub maps: Maps,
+    /// How much state the control plane may hold.
+    pub limits: Limits,
+}
+
+impl Config {
+    /// These realms, and the default of everything else.
+    pub fn new(realms: Vec<Realm>) -> Self {
+        Self {
+            realms,
+            keepalive: KeepAlive::default(),
+            media: Media::default(),
+            sip: Sip::default(),
+            cdr: CdrFile::default(),
+            maps: Maps::default(),
+            limits: Limits::default(),
+        }
+    }
+
+    /// The number of port pairs in all realms: so many entries `LEGS` must have.
+    pub fn port_pairs(&self) -> u32 {
+        self.realms.iter().map(|realm| realm.ports.pairs()).sum()
+    }
+}
+
+/// One network.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Realm {
+    /// For people: in logs and records.
+    pub name: String,
+    /// Who is there.
+    pub side: Side,
+    /// Name of the network interface towards it.
+    pub interface: String,
+    /// Own UDP address for signalling.
+    pub signalling: SocketAddr,
+    /// Own address for media.
+    pub media: IpAddr,
+    /// Ports of `media` that the relay uses.
+    pub ports: PortRange,
+    /// Where requests of terminals go. Set on core realms, and only there.
+    pub softswitch: Option<SocketAddr>,
+}
+
+/// The two kinds of realm.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Side {
+    /// Terminals, mostly behind NATs.
+    Access,
+    /// The softswitch.
+    Core,
+}
+
+/// UDP ports, both ends included: whole pairs of an even and the next odd port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PortRange {
+    /// Lowest, even.
+    pub first: u16,
+    /// Highest, odd, above `first`.
+    pub last: u16,
+}
+
+impl PortRange {
+    /// The number of pairs.
+    pub fn pairs(self) -> u32 {
+        (u32::from(self.last) + 1).saturating_sub(u32::from(self.first)) / 2
+    }
+
+    /// Whether `port` is one of them.
+    pub fn contains(self, port: u16) -> bool {
+        (self.first..=self.last).contains(&port)
+    }
+}
+
+/// Keep-alive requests to registered terminals.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KeepAlive {
+    /// SIP method of the request.
+    pub method: String,
+    /// Time between two; `None` switches keep-alive off.
+    pub period: Option<Duration>,
+    /// So many in a row without an answer make a terminal unreachable.
+    pub failures: u32,
+}
+
+impl Default for KeepAlive {
+    fn default() -> Self {
+        Self { method: "OPTIONS".into(), period: Some(Duration::from_secs(25)), failures: 3 }
+    }
+}
+
+/// Streams and their ports.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Media {
+    /// So long after the last offer or answer a better candidate may replace a latched one.
+    pub learning_window: Duration,
+    /// A stream without a packet in either direction for so long ends its call.
+    pub silence_timeout: Duration,
+    /// So long a released port pair rests before it is used again.
+    pub hold_time: Duration,
+}
+
+impl Default for Media {
+    fn default() -> Self {
+        Self {
+            learning_window: Duration::from_secs(5),
+            silence_timeout: Duration::from_secs(60),
+            hold_time: Duration::from_secs(10),
+        }
+    }
+}
+
+/// Timers of RFC 3261, section 17 and appendix A.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Sip {
+    /// T1, the estimate of the round trip.
+    pub t1: Duration,
+    /// T2, the longest interval between retransmissions.
+    pub t2: Duration,
+    /// Timer C: an INVITE without a final response for so long is cancelled (section 16.6, step 11).
+    pub invite_timeout: Duration,
+}
+
+impl Default for Sip {
+    fn default() -> Self {
+        Self { t1: Duration::from_millis(500), t2: Duration::from_secs(4), invite_timeout: Duration::from_secs(180) }
+    }
+}
+
+/// Call detail records.
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub struct CdrFile {
+    /// One JSON line a call is appended here; `None` writes none.
+    pub file: Option<PathBuf>,
+}
+
+/// Sizes of the BPF maps, fixed while the program runs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Maps {
+    /// Entries of `LEGS` and `LEG_STATE`, 128 bytes each; at least [`Config::port_pairs`].
+    pub max_legs: u32,
+    /// Entries of `NEXT_HOPS`, at most 65,536: neighbours and gateways in use at once, and one for "unresolved".
+    pub max_next_hops: u32,
+    /// Size of the ring buffer `EVENTS`, bytes; a power of two and a multiple of the page size.
+    pub events_bytes: u32,
+}
+
+impl Default for Maps {
+    fn default() -> Self {
+        Self { max_legs: 16_384, max_next_hops: 1_024, events_bytes: 1 << 18 }
+    }
+}
+
+/// How much state the control plane may hold, so that no input makes it grow without bound.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Calls at once; more are answered 503.
+    pub max_calls: usize,
+    /// Registered contacts.
+    pub max_registrations: usize,
+    /// SIP transactions at once.
+    pub max_transactions: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { max_calls: 20_000, max_registrations: 100_000, max_transactions: 100_000 }
+    }
+}

@@ -1,0 +1,50 @@
+//! What relays the media.
+//!
+//! - [`Datapath`]: what the control plane asks of it;
+//! - [`fake`]: one that only remembers, for tests.
+
+use crate::media::{MediaEvent, StreamId, StreamSpec};
+use std::{os::fd::BorrowedFd, time::Instant};
+
+pub mod fake;
+
+/// Relays streams as it is told ([`crate::media::MediaCommand`]) and tells what it saw ([`MediaEvent`]).
+pub trait Datapath {
+    /// Makes the stream like this, whatever it was before. On an error, nothing of the stream has changed.
+    fn apply(&mut self, spec: StreamSpec, now: Instant) -> Result<(), DatapathError>;
+
+    /// Closes both legs for good. Once no packet can be in flight any more, [`MediaEvent::Released`] tells the final
+    /// counters; a stream that is not known is answered at once with zeros.
+    fn release(&mut self, stream: StreamId, now: Instant);
+
+    /// Appends what happened since the last call, and does the work that is due.
+    fn poll_events(&mut self, now: Instant, events: &mut Vec<MediaEvent>);
+
+    /// When [`Datapath::poll_events`] must be called at the latest.
+    fn poll_timeout(&self) -> Option<Instant>;
+
+    /// Readable when [`Datapath::poll_events`] has something new to tell.
+    fn event_fd(&self) -> Option<BorrowedFd<'_>> {
+        None
+    }
+}
+
+/// Why a stream could not be made.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum DatapathError {
+    /// A local address is not one of a realm's port pairs: the address, as text.
+    #[error("{0} is not a relay port of its realm")]
+    NotLocal(std::net::SocketAddr),
+    /// A port pair belongs to another stream already.
+    #[error("{0} already belongs to another stream")]
+    InUse(std::net::SocketAddr),
+    /// An address of a family that the datapath does not speak.
+    #[error("{0} is not an IPv4 address")]
+    Family(std::net::IpAddr),
+    /// A table is full; which one.
+    #[error("{0} is full")]
+    Full(&'static str),
+    /// The kernel refused.
+    #[error("{0}")]
+    Kernel(String),
+}
