@@ -52,29 +52,19 @@ pub(crate) fn build(workspace: &Workspace, options: &Options) -> Result<PathBuf>
 
 /// Builds the BPF objects and puts them, with the versions of the tools, into `target/bpf/`.
 fn build_objects(workspace: &Workspace) -> Result<()> {
-    let toolchain =
-        Toolchain::find(workspace).context("no BPF toolchain; run `cargo xtask setup`")?;
+    let toolchain = Toolchain::find(workspace).context("no BPF toolchain; run `cargo xtask setup`")?;
     let mut cargo = bpf_cargo(workspace, &toolchain, "build", &[]);
-    shell::run("building the BPF objects", &mut cargo).with_context(|| {
-        format!("the BPF objects were not built, with these tools:\n{toolchain}")
-    })?;
+    shell::run("building the BPF objects", &mut cargo)
+        .with_context(|| format!("the BPF objects were not built, with these tools:\n{toolchain}"))?;
 
-    fs::create_dir_all(workspace.bpf())
-        .with_context(|| format!("creating {}", workspace.bpf().display()))?;
+    fs::create_dir_all(workspace.bpf()).with_context(|| format!("creating {}", workspace.bpf().display()))?;
     let built = bpf_target(workspace).join(TARGET).join("release");
     for name in OBJECTS {
         let object = built.join(name);
-        let bytes = fs::read(&object).with_context(|| {
-            format!(
-                "{} was not built: proxy-ebpf has to have a binary `{name}`",
-                object.display()
-            )
-        })?;
+        let bytes = fs::read(&object)
+            .with_context(|| format!("{} was not built: proxy-ebpf has to have a binary `{name}`", object.display()))?;
         if !bytes.starts_with(b"\x7fELF") {
-            bail!(
-                "{} is no ELF object: was it linked by bpf-linker?",
-                object.display()
-            );
+            bail!("{} is no ELF object: was it linked by bpf-linker?", object.display());
         }
         write_if_changed(&workspace.bpf().join(format!("{name}.o")), &bytes)?;
     }
@@ -83,31 +73,15 @@ fn build_objects(workspace: &Workspace) -> Result<()> {
 }
 
 /// Cargo on `proxy-ebpf`, by the BPF compiler and nothing but our own flags, whatever the outer cargo was told.
-pub(crate) fn bpf_cargo(
-    workspace: &Workspace,
-    toolchain: &Toolchain,
-    command: &str,
-    more_flags: &[&str],
-) -> Command {
-    let mut flags: Vec<OsString> = BPF_FLAGS
-        .iter()
-        .chain(more_flags)
-        .map(OsString::from)
-        .collect();
+pub(crate) fn bpf_cargo(workspace: &Workspace, toolchain: &Toolchain, command: &str, more_flags: &[&str]) -> Command {
+    let mut flags: Vec<OsString> = BPF_FLAGS.iter().chain(more_flags).map(OsString::from).collect();
     let mut linker = OsString::from("-Clinker=");
     linker.push(&toolchain.linker.path);
     flags.push(linker);
 
     let mut cargo = Command::new(&toolchain.compiler.cargo);
     shell::without_outer_cargo(&mut cargo)
-        .args([
-            command,
-            "--release",
-            "--locked",
-            "--target",
-            TARGET,
-            "--target-dir",
-        ])
+        .args([command, "--release", "--locked", "--target", TARGET, "--target-dir"])
         .arg(bpf_target(workspace))
         // Read from here, cargo's settings are those of the crate itself.
         .current_dir(workspace.ebpf_crate())
@@ -115,10 +89,7 @@ pub(crate) fn bpf_cargo(
         // BPF's assembler and target are not stable features yet.
         .env("RUSTC_BOOTSTRAP", "1")
         // Unlike RUSTFLAGS, this form bears spaces in a path.
-        .env(
-            "CARGO_ENCODED_RUSTFLAGS",
-            flags.join(OsString::from("\x1f").as_os_str()),
-        );
+        .env("CARGO_ENCODED_RUSTFLAGS", flags.join(OsString::from("\x1f").as_os_str()));
     if toolchain.compiler.core == Core::FromSource {
         cargo.args(["-Z", "build-std=core"]);
     }
@@ -133,23 +104,13 @@ fn bpf_target(workspace: &Workspace) -> PathBuf {
 /// Builds the `latch` binary.
 fn build_latch(workspace: &Workspace, release: bool) -> Result<PathBuf> {
     let mut cargo = Command::new(shell::cargo());
-    cargo.args([
-        "build",
-        "--locked",
-        "--package",
-        "proxy-user",
-        "--bin",
-        "latch",
-    ]);
+    cargo.args(["build", "--locked", "--package", "proxy-user", "--bin", "latch"]);
     cargo.current_dir(&workspace.root);
     if release {
         cargo.arg("--release");
     }
     shell::run("building latch", &mut cargo)?;
-    Ok(workspace
-        .target
-        .join(if release { "release" } else { "debug" })
-        .join("latch"))
+    Ok(workspace.target.join(if release { "release" } else { "debug" }).join("latch"))
 }
 
 /// Writes a file unless it has these bytes already: a fresh date would make cargo build `latch` again.

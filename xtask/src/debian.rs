@@ -40,17 +40,9 @@ pub(crate) fn is_debian() -> bool {
 /// Those of `wanted` that are not fully installed.
 pub(crate) fn missing(wanted: &[String]) -> Vec<String> {
     let mut query = Command::new("dpkg-query");
-    query
-        .args([
-            "--show",
-            "--showformat",
-            "${binary:Package} ${db:Status-Status}\\n",
-        ])
-        .args(wanted);
+    query.args(["--show", "--showformat", "${binary:Package} ${db:Status-Status}\\n"]).args(wanted);
     // dpkg-query exits 1 as soon as it does not know one of the names; what it prints about the others still counts.
-    let told = query
-        .output()
-        .map(|output| String::from_utf8_lossy(&output.stdout).into_owned());
+    let told = query.output().map(|output| String::from_utf8_lossy(&output.stdout).into_owned());
     missing_from(wanted, &told.unwrap_or_default())
 }
 
@@ -60,16 +52,9 @@ fn missing_from(wanted: &[String], told: &str) -> Vec<String> {
         .lines()
         .filter_map(|line| line.split_once(' '))
         .filter(|(_, status)| *status == "installed")
-        .map(|(name, _)| {
-            name.split_once(':')
-                .map_or(name, |(name, _architecture)| name)
-        })
+        .map(|(name, _)| name.split_once(':').map_or(name, |(name, _architecture)| name))
         .collect();
-    wanted
-        .iter()
-        .filter(|name| !installed.contains(name.as_str()))
-        .cloned()
-        .collect()
+    wanted.iter().filter(|name| !installed.contains(name.as_str())).cloned().collect()
 }
 
 /// Whether apt could install `package`, going by the lists that this machine has.
@@ -81,10 +66,7 @@ pub(crate) fn has_candidate(package: &str) -> bool {
 
 /// The version in the `Candidate:` line of `apt-cache policy PACKAGE`.
 fn candidate(policy: &str) -> Option<&str> {
-    let version = policy
-        .lines()
-        .find_map(|line| line.trim().strip_prefix("Candidate:"))?
-        .trim();
+    let version = policy.lines().find_map(|line| line.trim().strip_prefix("Candidate:"))?.trim();
     (version != "(none)").then_some(version)
 }
 
@@ -96,13 +78,7 @@ pub(crate) fn recommended_llvm(package: &str) -> Option<u32> {
 }
 
 fn llvm_in_depends(told: &str) -> Option<u32> {
-    told.lines().find_map(|line| {
-        line.trim()
-            .strip_prefix("Recommends: lld-")?
-            .trim()
-            .parse()
-            .ok()
-    })
+    told.lines().find_map(|line| line.trim().strip_prefix("Recommends: lld-")?.trim().parse().ok())
 }
 
 /// Installs packages; keeps in mind whether the lists have been brought up to date already.
@@ -116,12 +92,7 @@ pub(crate) struct Installer {
 impl Installer {
     /// `dry_run`: print the commands only.
     pub(crate) fn new(dry_run: bool) -> Self {
-        Self {
-            privilege: Privilege::of_this_process(),
-            dry_run,
-            updated: false,
-            planned: 0,
-        }
+        Self { privilege: Privilege::of_this_process(), dry_run, updated: false, planned: 0 }
     }
 
     /// Whether commands are only printed.
@@ -165,55 +136,33 @@ impl Installer {
 
     fn install_now(&mut self, why: &str, packages: &[String]) -> Result<()> {
         let mut install = self.privilege.command("env");
-        install.args([
-            "DEBIAN_FRONTEND=noninteractive",
-            "apt-get",
-            "install",
-            "--yes",
-        ]);
-        install
-            .args(["--no-install-recommends", "--no-remove"])
-            .args(packages);
+        install.args(["DEBIAN_FRONTEND=noninteractive", "apt-get", "install", "--yes"]);
+        install.args(["--no-install-recommends", "--no-remove"]).args(packages);
         if self.dry_run {
             return self.act(why, &mut install);
         }
         shell::announce(why, &install);
         let arguments: Vec<_> = packages.iter().map(String::as_str).collect();
         let mut guarded = self.privilege.command("env");
-        guarded.args([
-            "DEBIAN_FRONTEND=noninteractive",
-            "sh",
-            "-c",
-            INSTALL_WITHOUT_STARTING,
-            "install",
-        ]);
+        guarded.args(["DEBIAN_FRONTEND=noninteractive", "sh", "-c", INSTALL_WITHOUT_STARTING, "install"]);
         guarded.args(&arguments);
         self.check_privilege(&install)?;
         let status = guarded.status().context("could not start apt-get")?;
         if !status.success() {
-            bail!(
-                "apt-get could not install {} ({status}); its own words stand above",
-                packages.join(" ")
-            );
+            bail!("apt-get could not install {} ({status}); its own words stand above", packages.join(" "));
         }
         Ok(())
     }
 
     /// The lab starts its own peers in its own namespaces: none of them is wanted on the host.
     fn keep_from_starting_at_boot(&mut self, packages: &[String]) -> Result<()> {
-        let new: Vec<_> = SERVICES
-            .iter()
-            .filter(|service| packages.iter().any(|name| name == *service))
-            .collect();
+        let new: Vec<_> = SERVICES.iter().filter(|service| packages.iter().any(|name| name == *service)).collect();
         if new.is_empty() || !Path::new("/run/systemd/system").exists() {
             return Ok(());
         }
         let mut disable = self.privilege.command("systemctl");
         disable.arg("disable").args(new);
-        self.act(
-            "keeping the freshly installed daemons from starting at boot: the lab runs its own",
-            &mut disable,
-        )
+        self.act("keeping the freshly installed daemons from starting at boot: the lab runs its own", &mut disable)
     }
 
     /// Runs a command that changes the machine and needs root, or only shows it.
@@ -236,10 +185,7 @@ impl Installer {
 
     fn check_privilege(&self, command: &Command) -> Result<()> {
         if self.privilege == Privilege::None {
-            bail!(
-                "this needs root, and there is no sudo here; run as root:\n    {}",
-                shell::render(command)
-            );
+            bail!("this needs root, and there is no sudo here; run as root:\n    {}", shell::render(command));
         }
         Ok(())
     }
@@ -270,43 +216,26 @@ mod tests {
     #[test]
     fn packages_not_known_or_only_half_there_are_missing() {
         let told = "kamailio installed\nlibllvm22:amd64 installed\ntshark config-files\nsipsak unpacked\nnftables \n";
-        let wanted = names(&[
-            "kamailio",
-            "libllvm22",
-            "tshark",
-            "sipsak",
-            "nftables",
-            "sip-tester",
-        ]);
-        assert_eq!(
-            missing_from(&wanted, told),
-            names(&["tshark", "sipsak", "nftables", "sip-tester"])
-        );
+        let wanted = names(&["kamailio", "libllvm22", "tshark", "sipsak", "nftables", "sip-tester"]);
+        assert_eq!(missing_from(&wanted, told), names(&["tshark", "sipsak", "nftables", "sip-tester"]));
     }
 
     #[test]
     fn nothing_told_means_everything_is_missing() {
-        assert_eq!(
-            missing_from(&names(&["kamailio"]), ""),
-            names(&["kamailio"])
-        );
+        assert_eq!(missing_from(&names(&["kamailio"]), ""), names(&["kamailio"]));
     }
 
     #[test]
     fn a_candidate_is_read_from_apt_caches_policy() {
         let known = "rustc-web:\n  Installed: (none)\n  Candidate: 1.96.0+dfsg1-1~deb12u2\n  Version table:\n";
         assert_eq!(candidate(known), Some("1.96.0+dfsg1-1~deb12u2"));
-        assert_eq!(
-            candidate("x:\n  Installed: (none)\n  Candidate: (none)\n"),
-            None
-        );
+        assert_eq!(candidate("x:\n  Installed: (none)\n  Candidate: (none)\n"), None);
         assert_eq!(candidate(""), None);
     }
 
     #[test]
     fn the_llvm_of_debians_core_is_read_from_what_it_recommends() {
-        let told =
-            "libstd-rust-web-dev-bpf\n  Conflicts: <libstd-rust-dev-bpf>\n  Recommends: lld-22\n";
+        let told = "libstd-rust-web-dev-bpf\n  Conflicts: <libstd-rust-dev-bpf>\n  Recommends: lld-22\n";
         assert_eq!(llvm_in_depends(told), Some(22));
         assert_eq!(llvm_in_depends("libstd\n  Depends: lld-22\n"), None);
     }

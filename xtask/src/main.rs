@@ -3,12 +3,17 @@
 //! The commands stand on three rooms: [`shell`] starts other programs and says so, [`debian`] knows which packages
 //! a machine needs, [`toolchain`] finds the compiler and the linker for the XDP program.
 
+use std::process::ExitCode;
+
 use clap::{Parser, Subcommand};
 
 mod build;
 mod debian;
+mod lint;
+mod run;
 mod setup;
 mod shell;
+mod test;
 mod toolchain;
 mod workspace;
 
@@ -26,11 +31,28 @@ enum Command {
     Setup(setup::Options),
     /// Build the XDP objects, then the `latch` binary.
     Build(build::Options),
+    /// Build Latch and run it on this host, as root: `cargo xtask run -- --config latch.toml`.
+    Run(run::Options),
+    /// Check format, warnings and documentation.
+    Lint(lint::Options),
+    /// Prepare the machine, build everything and run every test.
+    Test(test::Options),
 }
 
-fn main() -> anyhow::Result<()> {
-    match Cli::parse().command {
+fn main() -> ExitCode {
+    let outcome = match Cli::parse().command {
         Command::Setup(options) => setup::run(&options),
         Command::Build(options) => build::run(&options),
+        Command::Run(options) => run::run(&options),
+        Command::Lint(options) => lint::run(&options),
+        Command::Test(options) => test::run(&options),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            // The whole chain of causes, and no backtrace: these errors are for the person at the terminal.
+            shell::say(&format!("error: {error:#}"));
+            ExitCode::FAILURE
+        }
     }
 }

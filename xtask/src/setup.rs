@@ -34,11 +34,7 @@ pub(crate) enum Group {
 
 pub(crate) fn run(options: &Options) -> Result<()> {
     let workspace = Workspace::locate()?;
-    let groups = if options.groups.is_empty() {
-        Group::value_variants()
-    } else {
-        &options.groups
-    };
+    let groups = if options.groups.is_empty() { Group::value_variants() } else { &options.groups };
     ensure(&workspace, groups, options.no_install)?;
     if groups.contains(&Group::Build)
         && let Some(toolchain) = Toolchain::find(&workspace)
@@ -57,18 +53,10 @@ pub(crate) fn ensure(workspace: &Workspace, groups: &[Group], no_install: bool) 
         ensure_toolchain(workspace, &mut installer)?;
     }
     if groups.contains(&Group::Lab) {
-        ensure_packages(
-            "installing the lab's network tools and SIP peers",
-            debian::LAB,
-            &mut installer,
-        )?;
+        ensure_packages("installing the lab's network tools and SIP peers", debian::LAB, &mut installer)?;
     }
     if groups.contains(&Group::Bench) {
-        ensure_packages(
-            "installing the relay that Latch is compared with",
-            debian::BENCH,
-            &mut installer,
-        )?;
+        ensure_packages("installing the relay that Latch is compared with", debian::BENCH, &mut installer)?;
     }
     if installer.planned() > 0 {
         bail!("this machine lacks something: run the commands above, or `cargo xtask setup`");
@@ -82,14 +70,8 @@ fn ensure_toolchain(workspace: &Workspace, installer: &mut Installer) -> Result<
         return Ok(());
     }
     if let Some((compiler, llvm)) = compiler_to_link_for() {
-        let what = format!(
-            "rustc {} at {}",
-            compiler.version.release,
-            compiler.rustc.display()
-        );
-        shell::say(&format!(
-            "{what} can compile for BPF; it needs bpf-linker {LINKER_VERSION} with LLVM {llvm}"
-        ));
+        let what = format!("rustc {} at {}", compiler.version.release, compiler.rustc.display());
+        shell::say(&format!("{what} can compile for BPF; it needs bpf-linker {LINKER_VERSION} with LLVM {llvm}"));
         return ensure_linker(workspace, llvm, installer);
     }
     let expected = ensure_debian_compiler(installer)?;
@@ -114,12 +96,9 @@ fn ensure_toolchain(workspace: &Workspace, installer: &mut Installer) -> Result<
 /// The first compiler here for whose LLVM a linker can be built, with that LLVM's major version.
 fn compiler_to_link_for() -> Option<(Compiler, u32)> {
     toolchain::compilers().into_iter().find_map(|compiler| {
-        let llvm = compiler
-            .version
-            .llvm_major()
-            .filter(|major| LINKER_LLVMS.contains(major))?;
-        let obtainable = llvm_prefix(llvm).is_some()
-            || (debian::is_debian() && debian::has_candidate(&llvm_package(llvm)));
+        let llvm = compiler.version.llvm_major().filter(|major| LINKER_LLVMS.contains(major))?;
+        let obtainable =
+            llvm_prefix(llvm).is_some() || (debian::is_debian() && debian::has_candidate(&llvm_package(llvm)));
         obtainable.then_some((compiler, llvm))
     })
 }
@@ -129,15 +108,8 @@ fn ensure_debian_compiler(installer: &mut Installer) -> Result<Option<u32>> {
     if !debian::is_debian() {
         bail!("{BY_HAND}");
     }
-    const PAIRS: [[&str; 2]; 2] = [
-        ["rustc-web", "libstd-rust-web-dev-bpf"],
-        ["rustc", "libstd-rust-dev-bpf"],
-    ];
-    let choose = || {
-        PAIRS
-            .iter()
-            .find(|pair| pair.iter().all(|package| debian::has_candidate(package)))
-    };
+    const PAIRS: [[&str; 2]; 2] = [["rustc-web", "libstd-rust-web-dev-bpf"], ["rustc", "libstd-rust-dev-bpf"]];
+    let choose = || PAIRS.iter().find(|pair| pair.iter().all(|package| debian::has_candidate(package)));
     let pair = match choose() {
         Some(pair) => pair,
         None => {
@@ -151,10 +123,7 @@ fn ensure_debian_compiler(installer: &mut Installer) -> Result<Option<u32>> {
         }
     };
     let packages = debian::missing(&pair.map(str::to_owned));
-    installer.install(
-        "installing a Rust compiler that has `core` for BPF",
-        &packages,
-    )?;
+    installer.install("installing a Rust compiler that has `core` for BPF", &packages)?;
     Ok(debian::recommended_llvm(pair[1]))
 }
 
@@ -173,47 +142,26 @@ then run the command again.";
 fn ensure_linker(workspace: &Workspace, llvm: u32, installer: &mut Installer) -> Result<()> {
     if llvm_prefix(llvm).is_none() {
         if !debian::is_debian() {
-            bail!(
-                "bpf-linker needs LLVM {llvm} with its headers, and there is none here.\n{BY_HAND}"
-            );
+            bail!("bpf-linker needs LLVM {llvm} with its headers, and there is none here.\n{BY_HAND}");
         }
         let packages = debian::missing(&[llvm_package(llvm), "g++".into()]);
-        installer.install(
-            &format!("installing LLVM {llvm}, which bpf-linker is built with"),
-            &packages,
-        )?;
+        installer.install(&format!("installing LLVM {llvm}, which bpf-linker is built with"), &packages)?;
     }
     let prefix = match llvm_prefix(llvm) {
         Some(prefix) => prefix,
         None if installer.is_dry_run() => debian_llvm(llvm),
-        None => bail!(
-            "{} is installed, yet {} is not there",
-            llvm_package(llvm),
-            debian_llvm(llvm).display()
-        ),
+        None => bail!("{} is installed, yet {} is not there", llvm_package(llvm), debian_llvm(llvm).display()),
     };
     let mut install = Command::new(shell::cargo());
     shell::without_outer_cargo(&mut install)
-        .args([
-            "install",
-            "bpf-linker",
-            "--version",
-            LINKER_VERSION,
-            "--locked",
-            "--no-default-features",
-        ])
+        .args(["install", "bpf-linker", "--version", LINKER_VERSION, "--locked", "--no-default-features"])
         .arg("--features")
         .arg(format!("llvm-{llvm}"))
         .arg("--root")
         .arg(workspace.tools())
         // Without it, the build picks any LLVM it comes across and then fails to link.
         .env("LLVM_PREFIX", prefix);
-    installer
-        .build(
-            "building bpf-linker, once (two minutes or so)",
-            &mut install,
-        )
-        .context("bpf-linker was not built")
+    installer.build("building bpf-linker, once (two minutes or so)", &mut install).context("bpf-linker was not built")
 }
 
 /// Where this LLVM lies with its headers.
@@ -222,17 +170,12 @@ fn llvm_prefix(major: u32) -> Option<PathBuf> {
     if debians.join("bin/llvm-config").exists() && debians.join("include/llvm-c/Core.h").exists() {
         return Some(debians);
     }
-    ["llvm-config".to_owned(), format!("llvm-config-{major}")]
-        .iter()
-        .find_map(|name| {
-            let version = shell::probe(Command::new(name).arg("--version"))?;
-            (version.split('.').next()?.parse() == Ok(major)).then_some(())?;
-            let prefix = PathBuf::from(shell::probe(Command::new(name).arg("--prefix"))?.trim());
-            prefix
-                .join("include/llvm-c/Core.h")
-                .exists()
-                .then_some(prefix)
-        })
+    ["llvm-config".to_owned(), format!("llvm-config-{major}")].iter().find_map(|name| {
+        let version = shell::probe(Command::new(name).arg("--version"))?;
+        (version.split('.').next()?.parse() == Ok(major)).then_some(())?;
+        let prefix = PathBuf::from(shell::probe(Command::new(name).arg("--prefix"))?.trim());
+        prefix.join("include/llvm-c/Core.h").exists().then_some(prefix)
+    })
 }
 
 fn debian_llvm(major: u32) -> PathBuf {

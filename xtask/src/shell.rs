@@ -12,9 +12,7 @@ use anyhow::{Context as _, Result, bail};
 /// does.
 pub(crate) fn run(why: &str, command: &mut Command) -> Result<()> {
     announce(why, command);
-    let status = command
-        .status()
-        .with_context(|| format!("could not start {}", program(command)))?;
+    let status = command.status().with_context(|| format!("could not start {}", program(command)))?;
     if !status.success() {
         bail!("`{}` failed ({status})", render(command));
     }
@@ -39,27 +37,17 @@ pub(crate) fn show(command: &Command) {
 
 /// What `command` prints; an error if it fails.
 pub(crate) fn output(command: &mut Command) -> Result<String> {
-    let output = command
-        .output()
-        .with_context(|| format!("could not start {}", program(command)))?;
+    let output = command.output().with_context(|| format!("could not start {}", program(command)))?;
     if !output.status.success() {
         let told = String::from_utf8_lossy(&output.stderr);
-        bail!(
-            "`{}` failed ({}): {}",
-            render(command),
-            output.status,
-            told.trim()
-        );
+        bail!("`{}` failed ({}): {}", render(command), output.status, told.trim());
     }
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
 /// What `command` prints, or nothing where it does not exist or fails: for looking whether something is there.
 pub(crate) fn probe(command: &mut Command) -> Option<String> {
-    let output = command
-        .output()
-        .ok()
-        .filter(|output| output.status.success())?;
+    let output = command.output().ok().filter(|output| output.status.success())?;
     Some(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
@@ -71,9 +59,7 @@ pub(crate) fn cargo() -> OsString {
 /// The first file called `name` on `PATH`.
 pub(crate) fn which(name: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH")?;
-    std::env::split_paths(&path)
-        .map(|folder| folder.join(name))
-        .find(|file| file.is_file())
+    std::env::split_paths(&path).map(|folder| folder.join(name)).find(|file| file.is_file())
 }
 
 /// Takes from `command` what the outer cargo and the user's settings for the *host* build put into the environment:
@@ -90,22 +76,9 @@ pub(crate) fn without_outer_cargo(command: &mut Command) -> &mut Command {
 
 /// Whether an environment variable of the outer build would change an inner one.
 fn leaks(name: &str) -> bool {
-    const KEPT: [&str; 5] = [
-        "CARGO_HOME",
-        "CARGO_HTTP_",
-        "CARGO_NET_",
-        "CARGO_REGISTR",
-        "CARGO_TERM_",
-    ];
-    const OTHERS: [&str; 7] = [
-        "RUSTC",
-        "RUSTDOC",
-        "RUSTFLAGS",
-        "RUSTDOCFLAGS",
-        "RUSTUP_TOOLCHAIN",
-        "LD_LIBRARY_PATH",
-        "OUT_DIR",
-    ];
+    const KEPT: [&str; 5] = ["CARGO_HOME", "CARGO_HTTP_", "CARGO_NET_", "CARGO_REGISTR", "CARGO_TERM_"];
+    const OTHERS: [&str; 7] =
+        ["RUSTC", "RUSTDOC", "RUSTFLAGS", "RUSTDOCFLAGS", "RUSTUP_TOOLCHAIN", "LD_LIBRARY_PATH", "OUT_DIR"];
     let cargos = name == "CARGO" || name.starts_with("CARGO_") || name.starts_with("__CARGO");
     let kept = KEPT.iter().any(|prefix| name.starts_with(prefix));
     (cargos && !kept) || OTHERS.contains(&name) || name.starts_with("RUSTC_")
@@ -199,10 +172,7 @@ mod tests {
             .env("RUSTFLAGS", "-C debuginfo=2")
             .env_remove("RUSTC")
             .current_dir("/src");
-        assert_eq!(
-            render(&command),
-            r"cd /src && RUSTFLAGS='-C debuginfo=2' cargo build 'it'\''s' '' $'a\x1fb'"
-        );
+        assert_eq!(render(&command), r"cd /src && RUSTFLAGS='-C debuginfo=2' cargo build 'it'\''s' '' $'a\x1fb'");
     }
 
     #[test]
@@ -222,14 +192,7 @@ mod tests {
         ] {
             assert!(leaks(name), "{name} should be taken away");
         }
-        for name in [
-            "CARGO_HOME",
-            "CARGO_NET_OFFLINE",
-            "CARGO_REGISTRIES_X_INDEX",
-            "PATH",
-            "RUSTUP_HOME",
-            "HOME",
-        ] {
+        for name in ["CARGO_HOME", "CARGO_NET_OFFLINE", "CARGO_REGISTRIES_X_INDEX", "PATH", "RUSTUP_HOME", "HOME"] {
             assert!(!leaks(name), "{name} should stay");
         }
     }

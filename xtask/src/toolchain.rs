@@ -32,10 +32,7 @@ impl Toolchain {
     pub(crate) fn find(workspace: &Workspace) -> Option<Self> {
         let linkers = linkers(workspace);
         compilers().into_iter().find_map(|compiler| {
-            let linker = linkers
-                .iter()
-                .find(|linker| linker.fits(&compiler))?
-                .clone();
+            let linker = linkers.iter().find(|linker| linker.fits(&compiler))?.clone();
             Some(Self { compiler, linker })
         })
     }
@@ -43,11 +40,7 @@ impl Toolchain {
 
 impl fmt::Display for Toolchain {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(
-            f,
-            "rustc: {} ({})",
-            self.compiler.version.release, self.compiler.core
-        )?;
+        writeln!(f, "rustc: {} ({})", self.compiler.version.release, self.compiler.core)?;
         writeln!(f, "rustc's LLVM: {}", self.compiler.version.llvm)?;
         writeln!(f, "bpf-linker: {LINKER_VERSION} ({})", self.linker.llvm)
     }
@@ -92,15 +85,8 @@ pub(crate) struct Version {
 
 impl Version {
     fn parse(told: &str) -> Option<Self> {
-        let field = |name: &str| {
-            told.lines()
-                .find_map(|line| line.strip_prefix(name))
-                .map(|text| text.trim().into())
-        };
-        Some(Self {
-            release: field("release:")?,
-            llvm: field("LLVM version:")?,
-        })
+        let field = |name: &str| told.lines().find_map(|line| line.strip_prefix(name)).map(|text| text.trim().into());
+        Some(Self { release: field("release:")?, llvm: field("LLVM version:")? })
     }
 
     /// The LLVM major, which decides what the compiler and the linker have to agree on.
@@ -149,10 +135,7 @@ pub(crate) fn compilers() -> Vec<Compiler> {
     let mut found: Vec<Compiler> = nightly().into_iter().collect();
     let on_path = std::env::var_os("PATH").unwrap_or_default();
     let mut seen = Vec::new();
-    for rustc in std::env::split_paths(&on_path)
-        .chain([PathBuf::from("/usr/bin")])
-        .map(|dir| dir.join("rustc"))
-    {
+    for rustc in std::env::split_paths(&on_path).chain([PathBuf::from("/usr/bin")]).map(|dir| dir.join("rustc")) {
         // rustup's proxy and a distribution's links lead several names to one file.
         let Ok(real) = rustc.canonicalize() else {
             continue;
@@ -169,30 +152,18 @@ pub(crate) fn compilers() -> Vec<Compiler> {
 fn nightly() -> Option<Compiler> {
     let toolchains = shell::probe(Command::new("rustup").args(["toolchain", "list"]))?;
     nightlies(&toolchains).find_map(|toolchain| {
-        let sysroot = shell::probe(
-            Command::new("rustup").args(["run", toolchain, "rustc", "--print", "sysroot"]),
-        )?;
+        let sysroot = shell::probe(Command::new("rustup").args(["run", toolchain, "rustc", "--print", "sysroot"]))?;
         let sysroot = Path::new(sysroot.trim());
         let bin = sysroot.join("bin");
-        sysroot
-            .join("lib/rustlib/src/rust/library/core/src/lib.rs")
-            .exists()
-            .then_some(())?;
+        sysroot.join("lib/rustlib/src/rust/library/core/src/lib.rs").exists().then_some(())?;
         let version = version_of(&bin.join("rustc"))?;
-        Some(Compiler {
-            rustc: bin.join("rustc"),
-            cargo: bin.join("cargo"),
-            core: Core::FromSource,
-            version,
-        })
+        Some(Compiler { rustc: bin.join("rustc"), cargo: bin.join("cargo"), core: Core::FromSource, version })
     })
 }
 
 /// The names of the nightlies in `rustup toolchain list`.
 fn nightlies(told: &str) -> impl Iterator<Item = &str> {
-    told.lines()
-        .filter_map(|line| line.split_whitespace().next())
-        .filter(|name| name.starts_with("nightly"))
+    told.lines().filter_map(|line| line.split_whitespace().next()).filter(|name| name.starts_with("nightly"))
 }
 
 /// `rustc` as a compiler for BPF, if `core` lies ready in its library folder for the target.
@@ -201,17 +172,10 @@ fn shipping_core(rustc: &Path) -> Option<Compiler> {
     ask.args(["--print", "target-libdir", "--target", TARGET]);
     let folder = shell::probe(shell::without_outer_cargo(&mut ask))?;
     let files = std::fs::read_dir(folder.trim()).ok()?;
-    let names = files
-        .filter_map(Result::ok)
-        .map(|file| file.file_name().to_string_lossy().into_owned());
+    let names = files.filter_map(Result::ok).map(|file| file.file_name().to_string_lossy().into_owned());
     holds_core(names).then_some(())?;
     let version = version_of(rustc)?;
-    Some(Compiler {
-        rustc: rustc.to_owned(),
-        cargo: shell::cargo().into(),
-        core: Core::Prebuilt,
-        version,
-    })
+    Some(Compiler { rustc: rustc.to_owned(), cargo: shell::cargo().into(), core: Core::Prebuilt, version })
 }
 
 /// Whether a library folder with these files has `core`.
@@ -249,24 +213,16 @@ fn linker(path: &Path) -> Option<Linker> {
         None => LinkerLlvm::Static,
         Some(libraries) => shared_llvm(&libraries),
     };
-    Some(Linker {
-        path: path.to_owned(),
-        llvm,
-    })
+    Some(Linker { path: path.to_owned(), llvm })
 }
 
 /// The LLVM among the libraries that `ldd` names.
 fn shared_llvm(libraries: &str) -> LinkerLlvm {
     let majors = libraries.split_whitespace().filter_map(|word| {
-        let version = word
-            .strip_prefix("libLLVM.so.")
-            .or_else(|| word.strip_prefix("libLLVM-"))?;
+        let version = word.strip_prefix("libLLVM.so.").or_else(|| word.strip_prefix("libLLVM-"))?;
         version.split('.').next()?.parse().ok()
     });
-    majors
-        .map(LinkerLlvm::Shared)
-        .next()
-        .unwrap_or(LinkerLlvm::Static)
+    majors.map(LinkerLlvm::Shared).next().unwrap_or(LinkerLlvm::Static)
 }
 
 #[cfg(test)]
@@ -278,13 +234,7 @@ mod tests {
         let told = "rustc 1.96.0 (ac68faa20 2026-05-25) (built from a source tarball)\nbinary: rustc\n\
                     host: x86_64-unknown-linux-gnu\nrelease: 1.96.0\nLLVM version: 22.1.8\n";
         let version = Version::parse(told).unwrap();
-        assert_eq!(
-            version,
-            Version {
-                release: "1.96.0".into(),
-                llvm: "22.1.8".into()
-            }
-        );
+        assert_eq!(version, Version { release: "1.96.0".into(), llvm: "22.1.8".into() });
         assert_eq!(version.llvm_major(), Some(22));
         assert_eq!(Version::parse("rustc 1.96.0\n"), None);
     }
@@ -294,47 +244,24 @@ mod tests {
         let told = "stable-x86_64-unknown-linux-gnu (active, default)\nnightly-2026-05-01-x86_64-unknown-linux-gnu\n\
                     nightly-x86_64-unknown-linux-gnu (override)\n";
         let found: Vec<_> = nightlies(told).collect();
-        assert_eq!(
-            found,
-            [
-                "nightly-2026-05-01-x86_64-unknown-linux-gnu",
-                "nightly-x86_64-unknown-linux-gnu"
-            ]
-        );
+        assert_eq!(found, ["nightly-2026-05-01-x86_64-unknown-linux-gnu", "nightly-x86_64-unknown-linux-gnu"]);
     }
 
     #[test]
     fn a_library_folder_counts_only_with_core_itself() {
-        let files = |names: &[&str]| {
-            names
-                .iter()
-                .map(|name| (*name).to_owned())
-                .collect::<Vec<_>>()
-                .into_iter()
-        };
-        assert!(holds_core(files(&[
-            "liballoc-216f9b29.rlib",
-            "libcore-8056e5e5.rmeta",
-            "libcore-8056e5e5.rlib"
-        ])));
-        assert!(!holds_core(files(&[
-            "libcore-8056e5e5.rmeta",
-            "libcompiler_builtins-be37.rlib"
-        ])));
+        let files = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>().into_iter();
+        assert!(holds_core(files(&["liballoc-216f9b29.rlib", "libcore-8056e5e5.rmeta", "libcore-8056e5e5.rlib"])));
+        assert!(!holds_core(files(&["libcore-8056e5e5.rmeta", "libcompiler_builtins-be37.rlib"])));
         assert!(!holds_core(files(&[])));
     }
 
     #[test]
     fn the_linkers_llvm_is_read_from_its_libraries() {
-        let debian =
-            "\tlibLLVM.so.22.1 => /usr/lib/llvm-22/lib/libLLVM.so.22.1 (0x00007fa18e200000)\n";
+        let debian = "\tlibLLVM.so.22.1 => /usr/lib/llvm-22/lib/libLLVM.so.22.1 (0x00007fa18e200000)\n";
         assert_eq!(shared_llvm(debian), LinkerLlvm::Shared(22));
         let old = "\tlibLLVM-14.so.1 => /lib/x86_64-linux-gnu/libLLVM-14.so.1 (0x0000)\n";
         assert_eq!(shared_llvm(old), LinkerLlvm::Shared(14));
-        assert_eq!(
-            shared_llvm("\tlibc.so.6 => /lib/libc.so.6 (0x0)\n"),
-            LinkerLlvm::Static
-        );
+        assert_eq!(shared_llvm("\tlibc.so.6 => /lib/libc.so.6 (0x0)\n"), LinkerLlvm::Static);
     }
 
     #[test]
@@ -343,15 +270,9 @@ mod tests {
             rustc: "rustc".into(),
             cargo: "cargo".into(),
             core,
-            version: Version {
-                release: "1.96.0".into(),
-                llvm: llvm.into(),
-            },
+            version: Version { release: "1.96.0".into(), llvm: llvm.into() },
         };
-        let linker = |llvm| Linker {
-            path: "bpf-linker".into(),
-            llvm,
-        };
+        let linker = |llvm| Linker { path: "bpf-linker".into(), llvm };
         for (core, llvm, linker_llvm, fits) in [
             (Core::Prebuilt, "22.1.8", LinkerLlvm::Shared(22), true),
             (Core::Prebuilt, "22.1.8", LinkerLlvm::Shared(21), false),
@@ -359,11 +280,7 @@ mod tests {
             (Core::FromSource, "23.1.0", LinkerLlvm::Shared(22), false),
             (Core::FromSource, "23.1.0", LinkerLlvm::Static, true),
         ] {
-            assert_eq!(
-                linker(linker_llvm).fits(&compiler(core, llvm)),
-                fits,
-                "{core:?} {llvm} {linker_llvm:?}"
-            );
+            assert_eq!(linker(linker_llvm).fits(&compiler(core, llvm)), fits, "{core:?} {llvm} {linker_llvm:?}");
         }
     }
 }

@@ -20,24 +20,15 @@ impl Workspace {
     pub(crate) fn locate() -> Result<Self> {
         let mut metadata = Command::new(shell::cargo());
         metadata
-            .args([
-                "metadata",
-                "--no-deps",
-                "--format-version=1",
-                "--manifest-path",
-            ])
+            .args(["metadata", "--no-deps", "--format-version=1", "--manifest-path"])
             .arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("Cargo.toml"));
-        let answer: serde_json::Value = serde_json::from_str(&shell::output(&mut metadata)?)
-            .context("reading cargo's metadata")?;
+        let answer: serde_json::Value =
+            serde_json::from_str(&shell::output(&mut metadata)?).context("reading cargo's metadata")?;
         let folder = |key: &str| {
             let path = answer.get(key).and_then(serde_json::Value::as_str);
-            path.map(PathBuf::from)
-                .with_context(|| format!("cargo's metadata lacks `{key}`"))
+            path.map(PathBuf::from).with_context(|| format!("cargo's metadata lacks `{key}`"))
         };
-        Ok(Self {
-            root: folder("workspace_root")?,
-            target: folder("target_directory")?,
-        })
+        Ok(Self { root: folder("workspace_root")?, target: folder("target_directory")? })
     }
 
     /// The crate of the XDP program. It is no member of the workspace.
