@@ -1,8 +1,9 @@
 //! `cargo xtask lint`: format, warnings and documentation of both worlds, all of it as errors.
 
+use std::path::Path;
 use std::process::Command;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use clap::Args;
 
 use crate::build::bpf_cargo;
@@ -21,25 +22,43 @@ pub(crate) struct Options {
 
 pub(crate) fn run(options: &Options) -> Result<()> {
     let workspace = Workspace::locate()?;
-    let cargo = |arguments: &[&str]| {
-        let mut cargo = Command::new(shell::cargo());
-        cargo.args(arguments).current_dir(&workspace.root);
-        cargo
-    };
-    shell::run("checking the format (`cargo fmt` mends it)", &mut cargo(&["fmt", "--all", "--check"]))?;
-    shell::run("checking the XDP program's format", cargo(&["fmt", "--check"]).current_dir(workspace.ebpf_crate()))?;
-    let clippy = ["clippy", "--workspace", "--all-targets", "--locked", "--", "--deny", "warnings"];
-    shell::run("looking for warnings", &mut cargo(&clippy))?;
-    shell::run(
-        "checking the documentation",
-        cargo(&["doc", "--workspace", "--no-deps", "--locked"]).env("RUSTDOCFLAGS", "--deny warnings"),
-    )?;
-
     setup::ensure(&workspace, &[Group::Build], options.no_install)?;
     let toolchain = Toolchain::find(&workspace).context("no BPF toolchain; run `cargo xtask setup`")?;
-    // Not every BPF compiler comes with clippy: the compiler's own warnings have to do.
-    let mut check = bpf_cargo(&workspace, &toolchain, "check", &["--deny=warnings"]);
-    shell::run("looking for warnings in the XDP program", &mut check)?;
+
+    // Every check is made, whatever the ones before it found.
+    let mut failed = Vec::new();
+    for (what, mut command) in checks(&workspace, &toolchain) {
+        if let Err(error) = shell::run(&format!("checking {what}"), &mut command) {
+            shell::say(&format!("{error:#}"));
+            failed.push(what);
+        }
+    }
+    if !failed.is_empty() {
+        bail!("not in order: {}", failed.join("; "));
+    }
     shell::say("nothing to complain about");
     Ok(())
+}
+
+/// What is checked, and how.
+fn checks(workspace: &Workspace, toolchain: &Toolchain) -> Vec<(&'static str, Command)> {
+    let cargo = |folder: &Path, arguments: &[&str]| {
+        let mut cargo = Command::new(shell::cargo());
+        cargo.args(arguments).current_dir(folder);
+        cargo
+    };
+    let (root, ebpf) = (&workspace.root, &workspace.ebpf_crate());
+    let mut documentation = cargo(root, &["doc", "--workspace", "--no-deps", "--locked"]);
+    documentation.env("RUSTDOCFLAGS", "--deny warnings");
+    vec![
+        ("the format (`cargo fmt` mends it)", cargo(root, &["fmt", "--all", "--check"])),
+        ("the XDP program's format (`cargo fmt` in proxy-ebpf mends it)", cargo(ebpf, &["fmt", "--check"])),
+        (
+            "user space for warnings",
+            cargo(root, &["clippy", "--workspace", "--all-targets", "--locked", "--", "--deny", "warnings"]),
+        ),
+        // Not every BPF compiler comes with clippy: the compiler's own warnings have to do.
+        ("the XDP program for warnings", bpf_cargo(workspace, toolchain, "check", &["--deny=warnings"])),
+        ("the documentation", documentation),
+    ]
 }
