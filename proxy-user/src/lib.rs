@@ -3,6 +3,7 @@
 //! - [`engine`]: the sans-IO core.
 //! - [`config`]: what `latch.toml` says.
 //! - [`datapath`]: what relays the media.
+//! - [`sdp`]: session descriptions: read and rewritten.
 //! - [`media`]: streams and legs, as engine and datapath speak of them.
 //! - [`accounting`]: call detail records.
 
@@ -11,3 +12,4 @@ pub mod config;
 pub mod datapath;
 pub mod engine;
 pub mod media;
+pub mod sdp;

@@ -1,5 +1,190 @@
 //! The call detail record.
+//!
+//! One record a call, written at its end as one line of JSON. Field names and their meaning do not change within a
+//! [`SCHEMA`]; new fields may be added.
+
+use super::Timestamp;
+use crate::media::LegCounters;
+use serde::{Serialize, Serializer};
+use std::{fmt, net::SocketAddr};
+
+/// Version of the record's form.
+pub const SCHEMA: u32 = 1;
 
 /// One call.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Cdr {}
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Cdr {
+    /// [`SCHEMA`].
+    pub schema: u32,
+    /// Names this record; two records never have the same.
+    pub id: RecordId,
+    /// SIP `Call-ID`. A call between two terminals of the same proxy has one record for each of them.
+    pub call_id: String,
+    /// URI in `From` of the first INVITE.
+    pub caller: String,
+    /// URI in `To` of the first INVITE.
+    pub callee: String,
+    /// Which side called.
+    pub direction: CallDirection,
+    /// The terminal on the access side.
+    pub terminal: Terminal,
+    /// When the first INVITE arrived.
+    pub start: Timestamp,
+    /// When its 2xx arrived; none where the call was not answered.
+    pub answer: Option<Timestamp>,
+    /// When the call was over.
+    pub end: Timestamp,
+    /// From answer to end, milliseconds; 0 where the call was not answered.
+    pub duration_ms: u64,
+    /// Why the call ended.
+    pub end_cause: EndCause,
+    /// Final status code of the first INVITE; none where there was none.
+    pub final_code: Option<u16>,
+    /// One for each media description that had a relay, in their order.
+    pub streams: Vec<StreamRecord>,
+}
+
+/// Names a record: shown as 32 hexadecimal digits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct RecordId(pub u128);
+
+/// Which side called.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum CallDirection {
+    /// The terminal called.
+    AccessToCore,
+    /// The terminal was called.
+    CoreToAccess,
+}
+
+/// A terminal's signalling addresses at the time of the call.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Terminal {
+    /// Source of the IP and UDP headers: its NAT's, where there is one.
+    pub source: SocketAddr,
+    /// URI in its `Contact`; none where it sent none.
+    pub contact: Option<String>,
+}
+
+/// Why a call ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum EndCause {
+    /// The caller hung up.
+    ByeCaller,
+    /// The callee hung up.
+    ByeCallee,
+    /// The caller gave up before an answer.
+    Cancelled,
+    /// The INVITE was answered with 3xx to 6xx: [`Cdr::final_code`].
+    Rejected,
+    /// One side did not answer a request any more.
+    Timeout,
+    /// No media for the configured time; the proxy hung up.
+    MediaSilence,
+    /// The terminal's registration ran out; the proxy hung up.
+    RegistrationExpired,
+    /// The proxy was stopped.
+    Shutdown,
+    /// Anything else; the log says what.
+    Error,
+}
+
+/// One media description of a call.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct StreamRecord {
+    /// Position of its `m=` line, from 0.
+    pub index: usize,
+    /// First field of `m=`: `audio`, `video`.
+    pub kind: String,
+    /// What came from the terminal.
+    pub access_to_core: FlowRecord,
+    /// What came from the core.
+    pub core_to_access: FlowRecord,
+}
+
+/// One direction of a stream: what arrived from one side. Octets are IP total lengths.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct FlowRecord {
+    /// Where its RTP came from.
+    pub rtp_source: Option<Latched>,
+    /// Where its RTCP came from.
+    pub rtcp_source: Option<Latched>,
+    /// RTP packets forwarded.
+    pub rtp_packets: u64,
+    /// Their octets.
+    pub rtp_octets: u64,
+    /// RTCP packets forwarded.
+    pub rtcp_packets: u64,
+    /// Their octets.
+    pub rtcp_octets: u64,
+    /// Packets dropped, by reason.
+    pub dropped: Dropped,
+}
+
+/// A remote address that a leg latched, the last one where it changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct Latched {
+    /// The address and port.
+    pub address: SocketAddr,
+    /// When it was latched.
+    pub at: Timestamp,
+}
+
+/// Packets dropped, by reason.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Dropped {
+    /// From an address or port that may not send here.
+    pub source: u64,
+    /// Neither RTP nor RTCP, on the wrong port, or of a payload type that was not negotiated.
+    pub format: u64,
+    /// The other side's address was not known yet.
+    pub no_destination: u64,
+    /// TTL used up, no next hop, or a loop inside the host.
+    pub other: u64,
+}
+
+impl Cdr {
+    /// The record as one line of JSON, line feed included.
+    ///
+    /// # Errors
+    /// Never for a record as it is now: no map keys, no foreign serialisers. The type does not know that.
+    pub fn to_json_line(&self) -> serde_json::Result<Vec<u8>> {
+        let mut line = serde_json::to_vec(self)?;
+        line.push(b'\n');
+        Ok(line)
+    }
+}
+
+impl FlowRecord {
+    /// A direction with what arrived at its leg and the sources that the leg latched.
+    pub fn new(counters: &LegCounters, rtp_source: Option<Latched>, rtcp_source: Option<Latched>) -> Self {
+        Self {
+            rtp_source,
+            rtcp_source,
+            rtp_packets: counters.rtp_packets,
+            rtp_octets: counters.rtp_octets,
+            rtcp_packets: counters.rtcp_packets,
+            rtcp_octets: counters.rtcp_octets,
+            dropped: Dropped {
+                source: counters.dropped_source,
+                format: counters.dropped_format,
+                no_destination: counters.dropped_destination,
+                other: counters.dropped_path,
+            },
+        }
+    }
+}
+
+impl fmt::Display for RecordId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:032x}", self.0)
+    }
+}
+
+impl Serialize for RecordId {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}

@@ -7,6 +7,7 @@ use std::{
     time::Instant,
 };
 
+pub mod allocator;
 pub mod payload_types;
 pub use payload_types::PayloadTypes;
 

@@ -1,0 +1,134 @@
+//! Writing: the same lines with the proxy's addresses and ports.
+
+use super::session::{Line, Role, Session};
+use std::net::IpAddr;
+
+/// What a session description is to say when it goes out.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rewrite {
+    /// The proxy's media address in the realm that the description goes to.
+    pub address: IpAddr,
+    /// For each media description, in order; one that is missing is rejected.
+    pub media: Vec<MediaPlan>,
+}
+
+/// What becomes of a media description. One with port 0 keeps port 0 whatever is planned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MediaPlan {
+    /// Through the relay's ports; rejected all the same if it is not [`relayable`](super::Media::relayable).
+    Relay {
+        /// RTP.
+        rtp_port: u16,
+        /// RTCP.
+        rtcp_port: u16,
+    },
+    /// Rejected: port 0 (RFC 3264 §6).
+    Reject,
+}
+
+impl Session {
+    /// The description as it goes out. The same description and plan always give the same bytes, and rewriting the
+    /// result once more with that plan changes nothing.
+    pub fn rewrite(&self, plan: &Rewrite) -> Vec<u8> {
+        let address = match plan.address {
+            IpAddr::V4(address) => format!("IP4 {address}"),
+            IpAddr::V6(address) => format!("IP6 {address}"),
+        };
+        // The own address too: else an attribute that names it would survive once and not twice.
+        let own = plan.address.to_string();
+        let hidden: Vec<&str> = self.addresses.iter().map(String::as_str).chain([own.as_str()]).collect();
+        let mut out = Vec::with_capacity(self.body.len() + 64);
+        for line in &self.lines {
+            let relay = line.media.and_then(|index| self.relay(index, plan));
+            match &line.role {
+                Role::Foreign => self.copy(&mut out, line),
+                Role::Attribute if hidden.iter().any(|text| contains_word(self.text(line), text)) => {}
+                Role::Attribute => self.copy(&mut out, line),
+                Role::Removed => {}
+                Role::Address(range) => self.replace(&mut out, line, range.clone(), &address),
+                Role::Media(range) => match relay {
+                    Some((rtp_port, _)) => {
+                        let length = self.digits(range.clone());
+                        self.replace(&mut out, line, range.start..range.start + length, &rtp_port.to_string());
+                    }
+                    None if line.media.and_then(|index| self.media.get(index)).is_some_and(|media| media.port == 0) => {
+                        self.copy(&mut out, line);
+                    }
+                    None => self.replace(&mut out, line, range.clone(), "0"),
+                },
+                Role::Rtcp(range) => {
+                    let has_address = self
+                        .body
+                        .get(range.clone())
+                        .is_some_and(|text| text.trim_ascii().iter().any(u8::is_ascii_whitespace));
+                    match relay {
+                        Some((_, port)) if has_address => {
+                            self.replace(&mut out, line, range.clone(), &format!("{port} IN {address}"));
+                        }
+                        Some((_, port)) => self.replace(&mut out, line, range.clone(), &port.to_string()),
+                        None => {}
+                    }
+                }
+            }
+        }
+        out
+    }
+
+    /// RTP and RTCP port of a media description that goes through the relay.
+    fn relay(&self, index: usize, plan: &Rewrite) -> Option<(u16, u16)> {
+        let media = self.media.get(index).filter(|media| media.port != 0 && media.relayable())?;
+        match plan.media.get(index) {
+            Some(&MediaPlan::Relay { rtp_port, rtcp_port }) if media.port != 0 && rtp_port != 0 => {
+                Some((rtp_port, rtcp_port))
+            }
+            _ => None,
+        }
+    }
+
+    fn text(&self, line: &Line) -> &[u8] {
+        self.body.get(line.span.text.clone()).unwrap_or_default()
+    }
+
+    fn digits(&self, range: std::ops::Range<usize>) -> usize {
+        self.body.get(range).unwrap_or_default().iter().take_while(|byte| byte.is_ascii_digit()).count()
+    }
+
+    fn copy(&self, out: &mut Vec<u8>, line: &Line) {
+        out.extend_from_slice(self.body.get(line.span.text.start..line.span.next).unwrap_or_default());
+    }
+
+    fn replace(&self, out: &mut Vec<u8>, line: &Line, range: std::ops::Range<usize>, with: &str) {
+        out.extend_from_slice(self.body.get(line.span.text.start..range.start).unwrap_or_default());
+        out.extend_from_slice(with.as_bytes());
+        out.extend_from_slice(self.body.get(range.end..line.span.next).unwrap_or_default());
+    }
+}
+
+/// Whether `word` stands in `text` with no letter or digit on either side of it, whatever the case.
+fn contains_word(text: &[u8], word: &str) -> bool {
+    let is_end = |byte: Option<&u8>| !byte.is_some_and(u8::is_ascii_alphanumeric);
+    text.windows(word.len()).enumerate().any(|(start, window)| {
+        window.eq_ignore_ascii_case(word.as_bytes())
+            && is_end(start.checked_sub(1).and_then(|before| text.get(before)))
+            && is_end(text.get(start + word.len()))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_is_found_as_a_word_only() {
+        for (text, found) in [
+            ("a=alt:1 1 : 10.0.0.5 5004", true),
+            ("a=path:msrp://10.0.0.5:2855/x;tcp", true),
+            ("a=x:110.0.0.5", false),
+            ("a=x:10.0.0.51", false),
+            ("10.0.0.5", true),
+            ("", false),
+        ] {
+            assert_eq!(contains_word(text.as_bytes(), "10.0.0.5"), found, "{text}");
+        }
+    }
+}

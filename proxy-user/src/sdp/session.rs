@@ -1,0 +1,542 @@
+//! Reading: lines, what each is to the proxy, and the view of the media.
+
+use super::lines::{Span, split, tokens};
+use crate::media::{PayloadTypes, RemoteMedia};
+use std::{
+    net::{IpAddr, SocketAddr},
+    ops::Range,
+};
+
+/// A session description as it arrived.
+#[derive(Clone, Debug)]
+pub struct Session {
+    pub(super) body: Vec<u8>,
+    pub(super) lines: Vec<Line>,
+    pub(super) media: Vec<Media>,
+    /// Literal addresses and names in `c=`, `o=` and `a=rtcp`, as written, each once; without unspecified ones.
+    pub(super) addresses: Vec<String>,
+}
+
+/// One media description: an `m=` line and what follows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Media {
+    /// First field of `m=`.
+    pub kind: MediaKind,
+    /// Third field of `m=`.
+    pub protocol: Protocol,
+    /// RTP port; 0: rejected or no longer used (RFC 3264 §6, §8.2).
+    pub port: u16,
+    /// Number behind the port and a slash; 1 where there is none.
+    pub port_count: u16,
+    /// Where the media is wanted: the media's own `c=`, else the session's.
+    pub address: Option<Host>,
+    /// `a=rtcp`, where there is one.
+    pub rtcp: Option<Rtcp>,
+    /// The formats of `m=` that are payload types; empty where the protocol is not RTP.
+    pub payload_types: PayloadTypes,
+    /// The media's direction, else the session's, else [`Direction::SendRecv`].
+    pub direction: Direction,
+    /// Whether `a=rtcp-mux` is there.
+    pub rtcp_mux: bool,
+    /// Whether this is an alternative (RFC 4091, `group:ANAT`) to another description, which is used instead.
+    pub superseded: bool,
+}
+
+/// What kind of media.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum MediaKind {
+    /// `audio`
+    Audio,
+    /// `video`
+    Video,
+    /// Another, as written: `image`, `text`, `application`, `message`.
+    Other(String),
+}
+
+/// How media is transported.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Protocol {
+    /// `RTP/AVP` (RFC 3551)
+    RtpAvp,
+    /// `RTP/AVPF` (RFC 4585)
+    RtpAvpf,
+    /// `RTP/SAVP` (RFC 3711)
+    RtpSavp,
+    /// `RTP/SAVPF` (RFC 5124)
+    RtpSavpf,
+    /// `UDP/TLS/RTP/SAVP` (RFC 5764)
+    DtlsSavp,
+    /// `UDP/TLS/RTP/SAVPF` (RFC 5764)
+    DtlsSavpf,
+    /// Another, as written: `udptl`, `TCP/RTP/AVP`, `TCP/MSRP`.
+    Other(String),
+}
+
+/// A connection address.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Host {
+    /// A literal address.
+    Address(IpAddr),
+    /// `0.0.0.0` or `::`: media is not wanted now (hold, RFC 3264 §8.4).
+    Unspecified,
+    /// A domain name.
+    Name(String),
+}
+
+/// `a=rtcp` (RFC 3605).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rtcp {
+    /// RTCP port.
+    pub port: u16,
+    /// RTCP address, where it is not the media's.
+    pub address: Option<Host>,
+}
+
+/// Which way media flows, as the author of the description sees it (RFC 3264 §5.1).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Direction {
+    /// Both ways.
+    #[default]
+    SendRecv,
+    /// The author only sends.
+    SendOnly,
+    /// The author only receives.
+    RecvOnly,
+    /// Neither way.
+    Inactive,
+}
+
+/// Why a body cannot be rewritten with certainty. Lines count from 1.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SdpError {
+    /// The first line is not `v=`.
+    #[error("not a session description: it does not begin with v=")]
+    Version,
+    /// Without this error, a reader that ends lines at CR would see lines that were not rewritten.
+    #[error("line {line}: carriage return inside the line")]
+    CarriageReturn {
+        /// Number of the line.
+        line: usize,
+    },
+    /// `o=` without `IN IP4|IP6 address`.
+    #[error("line {line}: o= without an Internet address")]
+    Origin {
+        /// Number of the line.
+        line: usize,
+    },
+    /// `c=` without `IN IP4|IP6 address`.
+    #[error("line {line}: c= without an Internet address")]
+    Connection {
+        /// Number of the line.
+        line: usize,
+    },
+    /// `m=` without kind, port (0 to 65535) and protocol.
+    #[error("line {line}: m= without kind, port and protocol")]
+    Media {
+        /// Number of the line.
+        line: usize,
+    },
+    /// More than [`MAX_MEDIA`] media descriptions or [`MAX_ADDRESSES`] different addresses.
+    #[error("line {line}: too many media descriptions or addresses")]
+    TooMany {
+        /// Number of the line.
+        line: usize,
+    },
+}
+
+/// A line and what it is to the proxy.
+#[derive(Clone, Debug)]
+pub(super) struct Line {
+    pub(super) span: Span,
+    /// Index of the media description it belongs to; none at session level.
+    pub(super) media: Option<usize>,
+    pub(super) role: Role,
+}
+
+/// What a line is to the proxy; ranges are into the body.
+#[derive(Clone, Debug)]
+pub(super) enum Role {
+    /// Nothing: it stays.
+    Foreign,
+    /// An attribute that stays unless it contains an address.
+    Attribute,
+    /// It goes.
+    Removed,
+    /// `o=` or `c=`: from the address type to the last token.
+    Address(Range<usize>),
+    /// `m=`: the port token.
+    Media(Range<usize>),
+    /// `a=rtcp`: all behind the colon.
+    Rtcp(Range<usize>),
+}
+
+impl Session {
+    /// Reads a body. Lines may end in LF, the last one in nothing; order, unknown lines and missing ones do not matter.
+    ///
+    /// # Errors
+    /// Where it cannot be said with certainty which bytes are addresses and ports.
+    pub fn parse(body: &[u8]) -> Result<Self, SdpError> {
+        if !body.starts_with(b"v=") {
+            return Err(SdpError::Version);
+        }
+        let mut reader = Reader::new(body);
+        for (index, span) in split(body).enumerate() {
+            reader.line(span, index + 1)?;
+        }
+        Ok(reader.finish())
+    }
+
+    /// The media descriptions, in order.
+    pub fn media(&self) -> &[Media] {
+        &self.media
+    }
+}
+
+impl Media {
+    /// Whether the relay can carry it: RTP over UDP with one pair of ports, and not an alternative to another
+    /// description. What cannot be relayed goes out with port 0, which is to reject it (RFC 3264 §6): T.38 over `udptl`,
+    /// media over TCP, MSRP, BFCP, data channels, layered RTP with several pairs of ports.
+    pub fn relayable(&self) -> bool {
+        self.protocol.is_rtp() && self.port_count == 1 && !self.superseded
+    }
+
+    /// Whether its author put it on hold, in today's style or with an unspecified address.
+    pub fn held(&self) -> bool {
+        matches!(self.direction, Direction::SendOnly | Direction::Inactive) || self.address == Some(Host::Unspecified)
+    }
+
+    /// Where media is wanted, where that is a literal address. RTCP: `a=rtcp`, else the next port up; port 0 where there
+    /// is none.
+    pub fn remote(&self) -> Option<RemoteMedia> {
+        let literal = |host: Option<&Host>| match host {
+            Some(Host::Address(address)) => Some(*address),
+            _ => None,
+        };
+        let address = literal(self.address.as_ref()).filter(|_| self.port != 0)?;
+        let rtcp_address = self.rtcp.as_ref().and_then(|rtcp| literal(rtcp.address.as_ref())).unwrap_or(address);
+        let rtcp_port = self.rtcp.as_ref().map_or(self.port.checked_add(1).unwrap_or(0), |rtcp| rtcp.port);
+        Some(RemoteMedia { rtp: SocketAddr::new(address, self.port), rtcp: SocketAddr::new(rtcp_address, rtcp_port) })
+    }
+}
+
+impl MediaKind {
+    /// As it stands in `m=`.
+    pub fn as_str(&self) -> &str {
+        match self {
+            Self::Audio => "audio",
+            Self::Video => "video",
+            Self::Other(text) => text,
+        }
+    }
+}
+
+impl From<&str> for MediaKind {
+    fn from(text: &str) -> Self {
+        match text {
+            _ if text.eq_ignore_ascii_case("audio") => Self::Audio,
+            _ if text.eq_ignore_ascii_case("video") => Self::Video,
+            _ => Self::Other(text.to_owned()),
+        }
+    }
+}
+
+impl Protocol {
+    /// Whether it is RTP over UDP.
+    pub fn is_rtp(&self) -> bool {
+        !matches!(self, Self::Other(_))
+    }
+}
+
+impl From<&str> for Protocol {
+    fn from(text: &str) -> Self {
+        match text.to_ascii_uppercase().as_str() {
+            "RTP/AVP" => Self::RtpAvp,
+            "RTP/AVPF" => Self::RtpAvpf,
+            "RTP/SAVP" => Self::RtpSavp,
+            "RTP/SAVPF" => Self::RtpSavpf,
+            "UDP/TLS/RTP/SAVP" => Self::DtlsSavp,
+            "UDP/TLS/RTP/SAVPF" => Self::DtlsSavpf,
+            _ => Self::Other(text.to_owned()),
+        }
+    }
+}
+
+impl Host {
+    /// Reads a connection address without `/ttl` and `/count`.
+    fn parse(text: &str) -> Option<Self> {
+        if let Ok(address) = text.parse::<IpAddr>() {
+            return Some(if address.is_unspecified() { Self::Unspecified } else { Self::Address(address) });
+        }
+        let legal = text.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_'));
+        (legal && text.bytes().any(|byte| byte.is_ascii_alphabetic())).then(|| Self::Name(text.to_owned()))
+    }
+}
+
+/// Goes through the lines once and keeps what later lines depend on.
+struct Reader<'a> {
+    body: &'a [u8],
+    lines: Vec<Line>,
+    media: Vec<Media>,
+    addresses: Vec<String>,
+    /// What the session level says for media that say nothing themselves.
+    address: Option<Host>,
+    direction: Option<Direction>,
+    /// Per media description: its own direction, its `a=mid`.
+    directions: Vec<Option<Direction>>,
+    mids: Vec<Option<&'a [u8]>>,
+    /// The identifications of each `a=group:ANAT`.
+    alternatives: Vec<Vec<&'a [u8]>>,
+}
+
+impl<'a> Reader<'a> {
+    fn new(body: &'a [u8]) -> Self {
+        Self {
+            body,
+            lines: Vec::new(),
+            media: Vec::new(),
+            addresses: Vec::new(),
+            address: None,
+            direction: None,
+            directions: Vec::new(),
+            mids: Vec::new(),
+            alternatives: Vec::new(),
+        }
+    }
+
+    fn line(&mut self, span: Span, line: usize) -> Result<(), SdpError> {
+        let text = self.slice(span.text.clone());
+        if text.contains(&b'\r') {
+            return Err(SdpError::CarriageReturn { line });
+        }
+        let value = (span.text.start + 2).min(span.text.end)..span.text.end;
+        let role = match text {
+            [b'o', b'=', ..] => {
+                let (range, _) = self.connection(value, line)?.ok_or(SdpError::Origin { line })?;
+                Role::Address(range)
+            }
+            [b'c', b'=', ..] => {
+                let (range, host) = self.connection(value, line)?.ok_or(SdpError::Connection { line })?;
+                let unspecified = host == Host::Unspecified;
+                match self.media.last_mut() {
+                    Some(media) => media.address.get_or_insert(host),
+                    None => self.address.get_or_insert(host),
+                };
+                if unspecified { Role::Foreign } else { Role::Address(range) }
+            }
+            [b'm', b'=', ..] => Role::Media(self.media_line(value).ok_or(SdpError::Media { line })?),
+            [b'a', b'=', ..] => self.attribute(value, line)?,
+            _ => Role::Foreign,
+        };
+        if self.media.len() > MAX_MEDIA || self.addresses.len() > MAX_ADDRESSES {
+            return Err(SdpError::TooMany { line });
+        }
+        self.lines.push(Line { span, media: self.media.len().checked_sub(1), role });
+        Ok(())
+    }
+
+    /// `IN IP4|IP6 address` at the end of a value: what is to be replaced, and the address.
+    fn connection(&mut self, value: Range<usize>, line: usize) -> Result<Option<(Range<usize>, Host)>, SdpError> {
+        let tokens = tokens(self.body, value);
+        let is = |token: &Range<usize>, names: &[&[u8]]| {
+            self.body.get(token.clone()).is_some_and(|text| names.iter().any(|name| text.eq_ignore_ascii_case(name)))
+        };
+        // From behind: a user name in `o=` may contain spaces.
+        let found = tokens.windows(3).rev().find(
+            |window| matches!(window, [network, kind, _] if is(network, &[b"IN"]) && is(kind, &[b"IP4", b"IP6"])),
+        );
+        let (Some([_, kind, address]), Some(last)) = (found, tokens.last()) else { return Ok(None) };
+        let Some(text) = std::str::from_utf8(self.slice(address.clone())).ok().and_then(|text| text.split('/').next())
+        else {
+            return Ok(None);
+        };
+        let Some(host) = Host::parse(text) else { return Ok(None) };
+        self.note_address(text, &host, line)?;
+        Ok(Some((kind.start..last.end, host)))
+    }
+
+    fn note_address(&mut self, text: &str, host: &Host, line: usize) -> Result<(), SdpError> {
+        let telling = match host {
+            Host::Address(_) => true,
+            Host::Unspecified => false,
+            // A name of one label is too likely to be a word of some attribute.
+            Host::Name(name) => name.contains('.'),
+        };
+        if telling && !self.addresses.iter().any(|known| known.eq_ignore_ascii_case(text)) {
+            if self.addresses.len() == MAX_ADDRESSES {
+                return Err(SdpError::TooMany { line });
+            }
+            self.addresses.push(text.to_owned());
+        }
+        Ok(())
+    }
+
+    fn media_line(&mut self, value: Range<usize>) -> Option<Range<usize>> {
+        let tokens = tokens(self.body, value);
+        let (kind, port_range, protocol, formats) = match tokens.as_slice() {
+            [kind, port, protocol, formats @ ..] => (self.text(kind)?, port.clone(), self.text(protocol)?, formats),
+            _ => return None,
+        };
+        let (port, port_count) = match self.text(&port_range)?.split_once('/') {
+            Some((port, count)) => (number(port)?, number(count)?),
+            None => (number(self.text(&port_range)?)?, 1),
+        };
+        let protocol = Protocol::from(protocol);
+        let payload_types = formats
+            .iter()
+            .filter(|_| protocol.is_rtp())
+            .filter_map(|format| self.text(format).and_then(number))
+            .filter_map(|number| u8::try_from(number).ok())
+            .collect();
+        self.media.push(Media {
+            kind: MediaKind::from(kind),
+            protocol,
+            port,
+            port_count,
+            address: None,
+            rtcp: None,
+            payload_types,
+            direction: Direction::default(),
+            rtcp_mux: false,
+            superseded: false,
+        });
+        self.directions.push(None);
+        self.mids.push(None);
+        Some(port_range)
+    }
+
+    fn attribute(&mut self, value: Range<usize>, line: usize) -> Result<Role, SdpError> {
+        let text = self.slice(value.clone());
+        let (name, content) = match text.iter().position(|&byte| byte == b':') {
+            Some(colon) => (text.get(..colon).unwrap_or_default(), value.start + colon + 1..value.end),
+            None => (text, value.end..value.end),
+        };
+        let name = name.trim_ascii().to_ascii_lowercase();
+        let direction = match name.as_slice() {
+            b"sendrecv" => Some(Direction::SendRecv),
+            b"sendonly" => Some(Direction::SendOnly),
+            b"recvonly" => Some(Direction::RecvOnly),
+            b"inactive" => Some(Direction::Inactive),
+            _ => None,
+        };
+        if let Some(direction) = direction {
+            self.directions.last_mut().unwrap_or(&mut self.direction).get_or_insert(direction);
+            return Ok(Role::Foreign);
+        }
+        Ok(match name.as_slice() {
+            b"rtcp" => self.rtcp(content, line)?,
+            b"rtcp-mux" | b"rtcp-mux-only" => {
+                if let Some(media) = self.media.last_mut() {
+                    media.rtcp_mux = true;
+                }
+                Role::Removed
+            }
+            b"group" => self.group(content),
+            b"mid" => {
+                let mid = self.slice(content).trim_ascii();
+                if let Some(slot) = self.mids.last_mut() {
+                    slot.get_or_insert(mid);
+                }
+                Role::Attribute
+            }
+            b"crypto" | b"fingerprint" => Role::Foreign,
+            name if REMOVED.contains(&name) || REMOVED_PREFIXES.iter().any(|prefix| name.starts_with(prefix)) => {
+                Role::Removed
+            }
+            _ => Role::Attribute,
+        })
+    }
+
+    /// What is not understood here is removed: it may hold an address, and RTCP then goes to the port next to RTP's,
+    /// which is the relay's RTCP port.
+    fn rtcp(&mut self, content: Range<usize>, line: usize) -> Result<Role, SdpError> {
+        let tokens = tokens(self.body, content.clone());
+        let port = tokens.first().and_then(|token| self.text(token)).and_then(number);
+        let address = match tokens.len() {
+            1 => None,
+            _ => match self.connection(content.clone(), line)? {
+                Some((_, host)) => Some(host),
+                None => return Ok(Role::Removed),
+            },
+        };
+        let (Some(port), Some(media)) = (port, self.media.last_mut()) else { return Ok(Role::Removed) };
+        media.rtcp.get_or_insert(Rtcp { port, address });
+        Ok(Role::Rtcp(content))
+    }
+
+    fn group(&mut self, content: Range<usize>) -> Role {
+        let words: Vec<_> =
+            tokens(self.body, content).into_iter().map(|token| self.body.get(token).unwrap_or_default()).collect();
+        match words.as_slice() {
+            [semantics, ..] if semantics.eq_ignore_ascii_case(b"BUNDLE") => Role::Removed,
+            [semantics, members @ ..] if semantics.eq_ignore_ascii_case(b"ANAT") => {
+                self.alternatives.push(members.to_vec());
+                Role::Removed
+            }
+            _ => Role::Attribute,
+        }
+    }
+
+    fn finish(mut self) -> Session {
+        for (media, own) in self.media.iter_mut().zip(&self.directions) {
+            media.direction = own.or(self.direction).unwrap_or_default();
+            if media.address.is_none() {
+                media.address.clone_from(&self.address);
+            }
+        }
+        for group in &self.alternatives {
+            supersede(&mut self.media, &self.mids, group);
+        }
+        Session { body: self.body.to_vec(), lines: self.lines, media: self.media, addresses: self.addresses }
+    }
+
+    fn slice(&self, range: Range<usize>) -> &'a [u8] {
+        self.body.get(range).unwrap_or_default()
+    }
+
+    fn text(&self, range: &Range<usize>) -> Option<&'a str> {
+        std::str::from_utf8(self.body.get(range.clone())?).ok()
+    }
+}
+
+/// Keeps one of a group of alternatives: the first with an IPv4 address, else the first.
+fn supersede(media: &mut [Media], mids: &[Option<&[u8]>], group: &[&[u8]]) {
+    let members: Vec<usize> =
+        group.iter().filter_map(|member| mids.iter().position(|mid| mid.is_some_and(|mid| mid == *member))).collect();
+    let is_ipv4 = |&&index: &&usize| {
+        matches!(media.get(index).and_then(|media| media.address.as_ref()), Some(Host::Address(IpAddr::V4(_))))
+    };
+    let Some(&kept) = members.iter().find(is_ipv4).or(members.first()) else { return };
+    for index in members {
+        if let Some(media) = media.get_mut(index) {
+            media.superseded |= index != kept;
+        }
+    }
+}
+
+/// Digits only: `parse` alone would take a sign.
+fn number(text: &str) -> Option<u16> {
+    text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse().ok())?
+}
+
+/// Most media descriptions in a body.
+pub const MAX_MEDIA: usize = 32;
+/// Most different addresses in a body.
+pub const MAX_ADDRESSES: usize = 32;
+
+/// Attributes that go; the reasons stand at the head of the module `sdp`.
+const REMOVED: &[&[u8]] = &[
+    b"alt",
+    b"altc",
+    b"bundle-only",
+    b"candidate",
+    b"ccap",
+    b"end-of-candidates",
+    b"path",
+    b"remote-candidates",
+    b"secondary-realm",
+    b"source-filter",
+    b"visited-realm",
+    b"x-alt",
+];
+/// Beginnings of attributes that go.
+const REMOVED_PREFIXES: &[&[u8]] = &[b"ice-", b"omr-"];
