@@ -5,6 +5,7 @@
 //! - [`datapath`]: what relays the media.
 //! - [`sdp`]: session descriptions: read and rewritten.
 //! - [`media`]: streams and legs, as engine and datapath speak of them.
+//! - [`netlink`]: questions to the kernel about interfaces, addresses, routes and neighbours.
 //! - [`accounting`]: call detail records.
 
 pub mod accounting;
@@ -12,4 +13,5 @@ pub mod config;
 pub mod datapath;
 pub mod engine;
 pub mod media;
+pub mod netlink;
 pub mod sdp;

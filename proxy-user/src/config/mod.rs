@@ -1,12 +1,27 @@
 //! The configuration: what `latch.toml` says, checked.
 //!
-//! Here is the model with its defaults, which engine, datapath and `io` read.
+//! - here: the model and its defaults, which engine, datapath and `io` read;
+//! - `file` and `reader`: from text to model, each value with its place in the text;
+//! - `check`: rules between fields;
+//! - [`host`]: whether this host is the one that the file speaks of;
+//! - `report`: what is wrong, where, and what would be right.
 
 use std::{
     net::{IpAddr, SocketAddr},
     path::PathBuf,
     time::Duration,
 };
+
+mod check;
+mod file;
+pub mod host;
+mod reader;
+mod report;
+#[cfg(test)]
+mod tests;
+
+pub use file::Overrides;
+pub use report::{Problem, Problems};
 
 /// Everything that can be set. Build one by hand with [`Config::new`].
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -1,0 +1,158 @@
+//! Rules between fields: what the realms are to each other and to the maps.
+
+use super::{Config, Realm, Side, report::Report};
+use std::net::{IpAddr, SocketAddr};
+
+pub(super) fn check(config: &Config, report: &mut Report<'_>) {
+    number_of_realms(config, report);
+    for (index, realm) in config.realms.iter().enumerate() {
+        one_realm(index, realm, report);
+        for (earlier, other) in config.realms.iter().enumerate().take(index) {
+            two_realms(index, realm, earlier, other, report);
+        }
+    }
+    softswitches(config, report);
+    maps(config, report);
+}
+
+fn number_of_realms(config: &Config, report: &mut Report<'_>) {
+    for (side, name) in [(Side::Access, "access"), (Side::Core, "core")] {
+        let mut of_side = config.realms.iter().enumerate().filter(|(_, realm)| realm.side == side);
+        if of_side.next().is_none() {
+            report.problem(
+                "realm",
+                format!("there is no {name} realm"),
+                format!("add a [[realm]] with side = \"{name}\": Latch stands between one access and one core realm"),
+            );
+        }
+        for (index, _) in of_side {
+            report.problem(
+                &format!("realm[{index}].side"),
+                format!("this is a second {name} realm"),
+                "keep exactly one access and one core realm: this version supports one pair",
+            );
+        }
+    }
+}
+
+fn one_realm(index: usize, realm: &Realm, report: &mut Report<'_>) {
+    let field = |name: &str| format!("realm[{index}].{name}");
+    if realm.name.is_empty() || realm.name.chars().any(char::is_control) {
+        report.problem(&field("name"), "is empty or has control characters", "give the realm a name for the logs");
+    }
+    let interface = &realm.interface;
+    // Linux: IFNAMSIZ is 16 with the final zero.
+    if interface.is_empty() || interface.len() > 15 || interface.contains(|c: char| c == '/' || c.is_whitespace()) {
+        report.problem(
+            &field("interface"),
+            format!("\"{interface}\" cannot be the name of an interface"),
+            "write a name that `ip link` shows",
+        );
+    }
+    address(&field("signalling"), realm.signalling.ip(), report);
+    port(&field("signalling"), realm.signalling, report);
+    address(&field("media"), realm.media, report);
+    if realm.signalling.ip() == realm.media && realm.ports.contains(realm.signalling.port()) {
+        report.problem(
+            &field("ports"),
+            format!("contains the realm's own signalling port {}", realm.signalling.port()),
+            "move one of them: the relay takes every packet to its ports",
+        );
+    }
+    match (realm.side, realm.softswitch) {
+        (Side::Core, None) => report.problem(
+            &field("softswitch"),
+            "is missing",
+            "add softswitch = \"ADDRESS:PORT\": requests of terminals go there",
+        ),
+        (Side::Access, Some(_)) => {
+            report.problem(&field("softswitch"), "does not belong in an access realm", "move it to the core realm")
+        }
+        (Side::Core, Some(softswitch)) => {
+            address(&field("softswitch"), softswitch.ip(), report);
+            port(&field("softswitch"), softswitch, report);
+        }
+        (Side::Access, None) => {}
+    }
+}
+
+fn two_realms(index: usize, realm: &Realm, earlier: usize, other: &Realm, report: &mut Report<'_>) {
+    let field = |name: &str| format!("realm[{index}].{name}");
+    if realm.name == other.name {
+        let message = format!("\"{}\" is the name of realm[{earlier}] too", realm.name);
+        report.problem(&field("name"), message, "give each realm a name of its own");
+    }
+    if realm.signalling == other.signalling {
+        let message = format!("{} is the signalling address of realm[{earlier}] too", realm.signalling);
+        report.problem(&field("signalling"), message, "give each realm an address or port of its own");
+    }
+    if realm.media == other.media {
+        let message = format!("{} is the media address of realm[{earlier}] too", realm.media);
+        report.problem(&field("media"), message, "give each realm a media address of its own");
+    }
+    // The relay takes every packet to its ports, so the other realm's signalling would never arrive.
+    for (one, two, at) in [(realm, other, field("ports")), (other, realm, field("signalling"))] {
+        if one.media == two.signalling.ip() && one.ports.contains(two.signalling.port()) {
+            report.problem(
+                &at,
+                format!(
+                    "the signalling address {} lies among the media ports of realm \"{}\"",
+                    two.signalling, one.name
+                ),
+                "move one of them: the relay takes every packet to its ports",
+            );
+        }
+    }
+}
+
+fn softswitches(config: &Config, report: &mut Report<'_>) {
+    for (index, realm) in config.realms.iter().enumerate() {
+        let Some(softswitch) = realm.softswitch else { continue };
+        if config.realms.iter().any(|own| own.signalling == softswitch) {
+            report.problem(
+                &format!("realm[{index}].softswitch"),
+                format!("{softswitch} is Latch's own signalling address"),
+                "write the softswitch's address: requests would go in a circle",
+            );
+        }
+    }
+}
+
+fn maps(config: &Config, report: &mut Report<'_>) {
+    let pairs = config.port_pairs();
+    if config.maps.max_legs < pairs {
+        report.problem(
+            "maps.max_legs",
+            format!("is {}, but the realms' ports are {pairs} pairs", config.maps.max_legs),
+            format!("set max_legs = {pairs} or more (or --max-legs), or give the realms fewer ports"),
+        );
+    }
+    if !(2..=65_536).contains(&config.maps.max_next_hops) {
+        report.problem("maps.max_next_hops", "is out of range", "use 2 to 65536");
+    }
+    let bytes = config.maps.events_bytes;
+    if !bytes.is_power_of_two() || bytes < 4_096 {
+        report.problem(
+            "maps.events_bytes",
+            format!("{bytes} is not a power of two of at least 4096"),
+            format!("use {}", bytes.max(4_096).checked_next_power_of_two().unwrap_or(1 << 30)),
+        );
+    }
+}
+
+fn address(field: &str, address: IpAddr, report: &mut Report<'_>) {
+    let IpAddr::V4(v4) = address else {
+        report.problem(field, format!("{address} is an IPv6 address"), "use IPv4: this version does not speak IPv6");
+        return;
+    };
+    if v4.is_unspecified() || v4.is_multicast() || v4.is_broadcast() {
+        let remedy = "write the address itself: it stands in messages and in the kernel's tables";
+        report.problem(field, format!("{address} is not the address of one host"), remedy);
+    }
+}
+
+fn port(field: &str, address: SocketAddr, report: &mut Report<'_>) {
+    if address.port() == 0 {
+        report.problem(field, "has port 0", "write the port, mostly 5060");
+    }
+}

@@ -1,0 +1,242 @@
+//! From the text of `latch.toml` to a [`Config`].
+
+use super::{
+    CdrFile, Config, KeepAlive, Limits, Maps, Media, PortRange, Problems, Realm, Side, Sip, check, reader::Section,
+    report::Report,
+};
+use std::{
+    net::{IpAddr, SocketAddr},
+    path::{Path, PathBuf},
+};
+use toml::de::DeTable;
+
+/// Map sizes from the command line; they win over the file's.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Overrides {
+    /// See [`Maps::max_legs`].
+    pub max_legs: Option<u32>,
+    /// See [`Maps::max_next_hops`].
+    pub max_next_hops: Option<u32>,
+    /// See [`Maps::events_bytes`].
+    pub events_bytes: Option<u32>,
+}
+
+impl Config {
+    /// Reads and checks a file.
+    ///
+    /// # Errors
+    ///
+    /// Everything that is wrong with it, not only the first.
+    pub fn load(file: &Path, overrides: Overrides) -> Result<Self, Problems> {
+        let text = std::fs::read_to_string(file).map_err(|error| {
+            let mut report = Report::new("");
+            report.problem(
+                "",
+                format!("cannot be read: {error}"),
+                "name a file that exists and is readable UTF-8 text",
+            );
+            Problems { file: file.into(), problems: report.into_problems() }
+        })?;
+        Self::parse(&text, file, overrides)
+    }
+
+    /// Reads and checks a text; `file` is the name that errors show.
+    ///
+    /// # Errors
+    ///
+    /// Everything that is wrong with it, not only the first.
+    pub fn parse(text: &str, file: &Path, overrides: Overrides) -> Result<Self, Problems> {
+        let mut report = Report::new(text);
+        let config = read(text, overrides, &mut report);
+        match config {
+            Some(config) if report.is_clean() => Ok(config),
+            _ => Err(Problems { file: file.into(), problems: report.into_problems() }),
+        }
+    }
+}
+
+fn read(text: &str, overrides: Overrides, report: &mut Report<'_>) -> Option<Config> {
+    let (table, errors) = DeTable::parse_recoverable(text);
+    for error in &errors {
+        let offset = error.span().map_or(0, |span| span.start);
+        report.problem_at(offset, "", error.message().trim(), "see https://toml.io for how TOML is written");
+    }
+    if !errors.is_empty() {
+        return None;
+    }
+    let mut root = Section::new("", table.into_inner());
+    let realms: Vec<_> = root.tables("realm", report).into_iter().map(|section| realm(section, report)).collect();
+    let keepalive = keepalive(root.table("keepalive", report), report);
+    let media = media(root.table("media", report), report);
+    let sip = sip(root.table("sip", report), report);
+    let cdr = cdr(root.table("cdr", report), report);
+    let maps = maps(root.table("maps", report), overrides, report);
+    let limits = limits(root.table("limits", report), report);
+    root.finish(report);
+    // What the realms are to each other can only be told when each is whole.
+    let realms = realms.into_iter().collect::<Option<Vec<_>>>()?;
+    let config = Config { realms, keepalive, media, sip, cdr, maps, limits };
+    check::check(&config, report);
+    Some(config)
+}
+
+fn realm(mut section: Section<'_>, report: &mut Report<'_>) -> Option<Realm> {
+    let name = section.required("name", "access", report);
+    let side = section.required("side", "access", report).and_then(|text| match text.as_str() {
+        "access" => Some(Side::Access),
+        "core" => Some(Side::Core),
+        other => {
+            let message = format!("\"{other}\" is no side");
+            report.problem(&section.path("side"), message, "write \"access\" (terminals) or \"core\" (softswitch)");
+            None
+        }
+    });
+    let interface = section.required("interface", "eth0", report);
+    let address = "an IP address and port";
+    let signalling = section.parsed::<SocketAddr>("signalling", address, "203.0.113.10:5060", report);
+    let media = section.parsed::<IpAddr>("media", "an IP address", "203.0.113.10", report);
+    let ports = section.required("ports", "30000-39999", report).and_then(|text| match ports(&text) {
+        Ok(ports) => Some(ports),
+        Err(message) => {
+            let remedy = "write an even first and an odd last port, such as ports = \"30000-39999\"";
+            report.problem(&section.path("ports"), format!("\"{text}\" {message}"), remedy);
+            None
+        }
+    });
+    let softswitch = match section.string("softswitch", report) {
+        None => None,
+        Some(text) => match text.parse::<SocketAddr>() {
+            Ok(address) => Some(address),
+            Err(_) => {
+                let remedy = "write it like softswitch = \"10.9.0.20:5060\"";
+                report.problem(&section.path("softswitch"), format!("\"{text}\" is not {address}"), remedy);
+                None
+            }
+        },
+    };
+    section.finish(report);
+    Some(Realm {
+        name: name?,
+        side: side?,
+        interface: interface?,
+        signalling: signalling?,
+        media: media?,
+        ports: ports?,
+        softswitch,
+    })
+}
+
+fn ports(text: &str) -> Result<PortRange, &'static str> {
+    let (first, last) = text.split_once('-').ok_or("is not a range")?;
+    let port = |text: &str| text.trim().parse::<u16>().map_err(|_| "has an end that is not a port");
+    let range = PortRange { first: port(first)?, last: port(last)? };
+    if range.first % 2 == 1 {
+        return Err("begins with an odd port: RTP has the even one of each pair (RFC 3550, section 11)");
+    }
+    if range.last % 2 == 0 {
+        return Err("ends with an even port: its last pair has no RTCP port");
+    }
+    if range.first > range.last {
+        return Err("ends before it begins");
+    }
+    if range.first < 1024 {
+        return Err("reaches into the well-known ports below 1024");
+    }
+    Ok(range)
+}
+
+fn keepalive(mut section: Section<'_>, report: &mut Report<'_>) -> KeepAlive {
+    let default = KeepAlive::default();
+    let method = section.string("method", report);
+    let period = section.seconds("period_s", 1..=86_400, default.period.unwrap_or_default(), report);
+    let failures = section.number("failures", 1..=1_000, default.failures, report);
+    let (method, period) = match method {
+        None => (default.method, Some(period)),
+        Some(method) if method.eq_ignore_ascii_case("off") => (default.method, None),
+        Some(method) if is_method(&method) => (method.to_ascii_uppercase(), Some(period)),
+        Some(method) => {
+            report.problem(
+                &section.path("method"),
+                format!("\"{method}\" is no SIP method that can be used"),
+                "write \"OPTIONS\", another method outside dialogs such as \"NOTIFY\", or \"off\"",
+            );
+            (default.method, Some(period))
+        }
+    };
+    section.finish(report);
+    KeepAlive { method, period, failures }
+}
+
+/// RFC 3261, section 25.1: a method is a token. Those that would begin or end something are refused.
+fn is_method(text: &str) -> bool {
+    let token = |c: char| c.is_ascii_alphanumeric() || "-.!%*_+`'~".contains(c);
+    let harmful = ["INVITE", "ACK", "CANCEL", "BYE", "REGISTER", "PRACK"];
+    !text.is_empty()
+        && text.len() <= 32
+        && text.chars().all(token)
+        && !harmful.iter().any(|harmful| text.eq_ignore_ascii_case(harmful))
+}
+
+fn media(mut section: Section<'_>, report: &mut Report<'_>) -> Media {
+    let default = Media::default();
+    let media = Media {
+        learning_window: section.seconds("learning_window_s", 1..=60, default.learning_window, report),
+        silence_timeout: section.seconds("silence_timeout_s", 2..=86_400, default.silence_timeout, report),
+        hold_time: section.seconds("hold_time_s", 0..=600, default.hold_time, report),
+    };
+    section.finish(report);
+    media
+}
+
+fn sip(mut section: Section<'_>, report: &mut Report<'_>) -> Sip {
+    let default = Sip::default();
+    let sip = Sip {
+        t1: section.millis("t1_ms", 10..=10_000, default.t1, report),
+        t2: section.millis("t2_ms", 10..=60_000, default.t2, report),
+        invite_timeout: section.seconds("invite_timeout_s", 5..=3_600, default.invite_timeout, report),
+    };
+    if sip.t2 < sip.t1 {
+        report.problem(&section.path("t2_ms"), "is shorter than t1_ms", "make it at least as long");
+    }
+    section.finish(report);
+    sip
+}
+
+fn cdr(mut section: Section<'_>, report: &mut Report<'_>) -> CdrFile {
+    let file = section.string("file", report).map(PathBuf::from);
+    if file.as_ref().is_some_and(|file| !file.is_absolute()) {
+        report.problem(
+            &section.path("file"),
+            "is not an absolute path",
+            "write it from the root, such as file = \"/var/log/latch/cdr.jsonl\"",
+        );
+    }
+    section.finish(report);
+    CdrFile { file }
+}
+
+fn maps(mut section: Section<'_>, overrides: Overrides, report: &mut Report<'_>) -> Maps {
+    let default = Maps::default();
+    let maps = Maps {
+        max_legs: section.number("max_legs", 1..=4_194_304, default.max_legs, report),
+        max_next_hops: section.number("max_next_hops", 2..=65_536, default.max_next_hops, report),
+        events_bytes: section.number("events_bytes", 4_096..=1 << 30, default.events_bytes, report),
+    };
+    section.finish(report);
+    Maps {
+        max_legs: overrides.max_legs.unwrap_or(maps.max_legs),
+        max_next_hops: overrides.max_next_hops.unwrap_or(maps.max_next_hops),
+        events_bytes: overrides.events_bytes.unwrap_or(maps.events_bytes),
+    }
+}
+
+fn limits(mut section: Section<'_>, report: &mut Report<'_>) -> Limits {
+    let default = Limits::default();
+    let limits = Limits {
+        max_calls: section.number("max_calls", 1..=10_000_000, default.max_calls, report),
+        max_registrations: section.number("max_registrations", 1..=10_000_000, default.max_registrations, report),
+        max_transactions: section.number("max_transactions", 1..=10_000_000, default.max_transactions, report),
+    };
+    section.finish(report);
+    limits
+}

@@ -1,0 +1,202 @@
+use super::*;
+use std::path::Path;
+
+const GOOD: &str = r#"[[realm]]
+name = "access"
+side = "access"
+interface = "eth0"
+signalling = "203.0.113.10:5060"
+media = "203.0.113.10"
+ports = "30000-39999"
+
+[[realm]]
+name = "core"
+side = "core"
+interface = "eth1"
+signalling = "10.9.0.10:5060"
+media = "10.9.0.10"
+ports = "30000-39999"
+softswitch = "10.9.0.20:5060"
+"#;
+
+fn parse(text: &str) -> Result<Config, Problems> {
+    Config::parse(text, Path::new("latch.toml"), Overrides::default())
+}
+
+/// The problems of `GOOD` with one text replaced.
+fn problems(old: &str, new: &str) -> Vec<Problem> {
+    assert!(GOOD.contains(old), "{old}");
+    parse(&GOOD.replacen(old, new, 1)).unwrap_err().problems
+}
+
+#[test]
+fn realms_are_enough() {
+    let config = parse(GOOD).unwrap();
+    assert_eq!(config, Config::new(config.realms.clone()));
+    assert_eq!(config.port_pairs(), 10_000);
+    let core = &config.realms[1];
+    assert_eq!((core.side, core.ports), (Side::Core, PortRange { first: 30_000, last: 39_999 }));
+    assert_eq!(core.softswitch, Some("10.9.0.20:5060".parse().unwrap()));
+}
+
+#[test]
+fn the_example_that_is_shipped_is_right() {
+    let text = include_str!("../../../deploy/latch.toml");
+    let config = parse(text).unwrap();
+    let defaults = Config { cdr: config.cdr.clone(), ..Config::new(config.realms.clone()) };
+    assert_eq!(config, defaults, "the example shows the defaults");
+}
+
+#[test]
+fn everything_can_be_set() {
+    let text = format!(
+        "{GOOD}
+[keepalive]
+method = \"notify\"
+period_s = 20
+failures = 5
+[media]
+learning_window_s = 6
+silence_timeout_s = 30
+hold_time_s = 0
+[sip]
+t1_ms = 100
+t2_ms = 1_000
+invite_timeout_s = 60
+[cdr]
+file = \"/tmp/cdr.jsonl\"
+[maps]
+max_legs = 0x8000
+max_next_hops = 16
+events_bytes = 65536
+[limits]
+max_calls = 1
+max_registrations = 2
+max_transactions = 3
+"
+    );
+    let config = parse(&text).unwrap();
+    let keepalive = KeepAlive { method: "NOTIFY".into(), period: Some(Duration::from_secs(20)), failures: 5 };
+    assert_eq!(config.keepalive, keepalive);
+    assert_eq!(config.media.hold_time, Duration::ZERO);
+    assert_eq!(config.sip.t2, Duration::from_secs(1));
+    assert_eq!(config.cdr.file.as_deref(), Some(Path::new("/tmp/cdr.jsonl")));
+    assert_eq!(config.maps, Maps { max_legs: 32_768, max_next_hops: 16, events_bytes: 65_536 });
+    assert_eq!(config.limits, Limits { max_calls: 1, max_registrations: 2, max_transactions: 3 });
+}
+
+#[test]
+fn keep_alive_can_be_off() {
+    assert_eq!(parse(&format!("{GOOD}[keepalive]\nmethod = \"off\"\n")).unwrap().keepalive.period, None);
+}
+
+#[test]
+fn the_command_line_wins() {
+    let overrides = Overrides { max_legs: Some(10_000), ..Overrides::default() };
+    let text = format!("{GOOD}[maps]\nmax_legs = 20000\n");
+    assert_eq!(Config::parse(&text, Path::new("f"), overrides).unwrap().maps.max_legs, 10_000);
+}
+
+#[test]
+fn a_problem_names_file_place_field_and_remedy() {
+    let error = parse(&GOOD.replace("ports = \"30000-39999\"\nsoft", "ports = \"30001-39999\"\nsoft")).unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "latch.toml:15:9: realm[1].ports: \"30001-39999\" begins with an odd port: RTP has the even one of each pair \
+         (RFC 3550, section 11)\n    write an even first and an odd last port, such as ports = \"30000-39999\""
+    );
+}
+
+#[test]
+fn each_mistake_is_named_where_it_stands() {
+    for (old, new, place, field, message, remedy) in [
+        ("side = \"access\"", "side = \"inside\"", Some((3, 8)), "realm[0].side", "no side", "access"),
+        ("side = \"access\"\n", "", Some((1, 1)), "realm[0].side", "missing", "add side"),
+        (
+            "interface = \"eth0\"",
+            "interfaec = \"eth0\"",
+            Some((4, 1)),
+            "realm[0].interfaec",
+            "not a known",
+            "mean interface?",
+        ),
+        ("interface = \"eth0\"", "interface = \"eth0/1\"", Some((4, 13)), "realm[0].interface", "cannot be", "ip link"),
+        (
+            "203.0.113.10:5060",
+            "203.0.113.10",
+            Some((5, 14)),
+            "realm[0].signalling",
+            "not an IP address and port",
+            "5060",
+        ),
+        ("203.0.113.10:5060", "203.0.113.10:0", Some((5, 14)), "realm[0].signalling", "port 0", "5060"),
+        ("203.0.113.10:5060", "[2001:db8::1]:5060", Some((5, 14)), "realm[0].signalling", "IPv6", "IPv4"),
+        ("203.0.113.10:5060", "0.0.0.0:5060", Some((5, 14)), "realm[0].signalling", "one host", "itself"),
+        ("203.0.113.10:5060", "203.0.113.10:30500", Some((7, 9)), "realm[0].ports", "own signalling port", "move"),
+        ("\"30000-39999\"", "\"39999\"", Some((7, 9)), "realm[0].ports", "not a range", "30000-39999"),
+        ("\"30000-39999\"", "\"30000-39998\"", Some((7, 9)), "realm[0].ports", "even port", "odd last"),
+        ("\"30000-39999\"", "\"30000-69999\"", Some((7, 9)), "realm[0].ports", "not a port", "odd last"),
+        ("\"30000-39999\"", "\"40000-39999\"", Some((7, 9)), "realm[0].ports", "before it begins", "odd last"),
+        ("\"30000-39999\"", "30000", Some((7, 9)), "realm[0].ports", "whole number", "quotes"),
+        ("softswitch = \"10.9.0.20:5060\"\n", "", Some((9, 1)), "realm[1].softswitch", "missing", "add"),
+        ("10.9.0.20:5060", "10.9.0.10:5060", Some((16, 14)), "realm[1].softswitch", "own", "circle"),
+        ("10.9.0.20:5060", "kamailio", Some((16, 14)), "realm[1].softswitch", "not an IP", "10.9.0.20"),
+        ("media = \"10.9.0.10\"", "media = \"203.0.113.10\"", Some((14, 9)), "realm[1].media", "too", "own"),
+        ("name = \"core\"", "name = \"access\"", Some((10, 8)), "realm[1].name", "too", "own"),
+        ("side = \"core\"", "side = \"access\"", Some((11, 8)), "realm[1].side", "second access", "one pair"),
+    ] {
+        let found = problems(old, new);
+        let matching = found.iter().find(|problem| problem.field == field);
+        let problem = matching.unwrap_or_else(|| panic!("{new}: no problem of {field} in {found:?}"));
+        assert_eq!(problem.place, place, "{new}: {problem:?}");
+        assert!(problem.message.contains(message), "{new}: {problem:?}");
+        assert!(problem.remedy.contains(remedy), "{new}: {problem:?}");
+    }
+}
+
+#[test]
+fn other_sections_are_checked_too() {
+    for (added, line_and_column, field) in [
+        ("[media]\nlearning_window_s = 0", (18, 21), "media.learning_window_s"),
+        ("[media]\nlearning_window_s = 5.5", (18, 21), "media.learning_window_s"),
+        ("[media]\nlearning_window = 5", (18, 1), "media.learning_window"),
+        ("[keepalive]\nmethod = \"BYE\"", (18, 10), "keepalive.method"),
+        ("[keepalive]\nmethod = \"OPT IONS\"", (18, 10), "keepalive.method"),
+        ("[cdr]\nfile = \"cdr.jsonl\"", (18, 8), "cdr.file"),
+        ("[maps]\nmax_legs = 9999", (18, 12), "maps.max_legs"),
+        ("[maps]\nevents_bytes = 5000", (18, 16), "maps.events_bytes"),
+        ("[maps]\nmax_next_hops = 65537", (18, 17), "maps.max_next_hops"),
+        ("[sip]\nt2_ms = 400", (18, 9), "sip.t2_ms"),
+        ("[medai]\nx = 1", (17, 2), "medai"),
+        ("keepalive = 3", (17, 1), "realm[1].keepalive"),
+    ] {
+        let found = parse(&format!("{GOOD}{added}\n")).unwrap_err().problems;
+        assert_eq!(found.len(), 1, "{added}: {found:?}");
+        assert_eq!((found[0].place, found[0].field.as_str()), (Some(line_and_column), field), "{added}");
+    }
+}
+
+#[test]
+fn several_mistakes_are_told_at_once_in_order() {
+    let text = GOOD.replace("eth0", "").replace("\"10.9.0.20:5060\"", "5060") + "[sip]\nt1_ms = true\n";
+    let lines: Vec<_> = parse(&text).unwrap_err().problems.iter().map(|p| p.place.map(|(line, _)| line)).collect();
+    assert!(lines.is_sorted() && lines.len() >= 3, "{lines:?}");
+}
+
+#[test]
+fn what_is_not_toml_is_named_with_its_line() {
+    let found = parse("[[realm]]\nname = access\"\n").unwrap_err().problems;
+    assert_eq!(found[0].place.map(|(line, _)| line), Some(2), "{found:?}");
+}
+
+#[test]
+fn an_empty_file_lacks_both_sides() {
+    let found = parse("").unwrap_err();
+    assert_eq!(found.problems.len(), 2, "{found}");
+}
+
+#[test]
+fn a_file_that_is_not_there_is_an_error() {
+    let error = Config::load(Path::new("/nonexistent/latch.toml"), Overrides::default()).unwrap_err();
+    assert!(error.to_string().contains("cannot be read"), "{error}");
+}

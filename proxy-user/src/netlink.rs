@@ -1,0 +1,293 @@
+//! Questions to the kernel about interfaces, addresses, routes and neighbours: rtnetlink, one request at a time.
+//!
+//! A request and its answer take some ten microseconds and never wait for the network, so they are made in place.
+
+use netlink_packet_core::{
+    NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_REPLACE, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload,
+};
+use netlink_packet_route::{
+    AddressFamily, RouteNetlinkMessage,
+    address::{AddressAttribute, AddressMessage},
+    link::{LinkAttribute, LinkFlags, LinkMessage},
+    neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState},
+    route::{RouteAddress, RouteAttribute, RouteMessage, RouteType},
+};
+use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
+use std::{
+    io,
+    net::{IpAddr, Ipv4Addr},
+    time::Duration,
+};
+
+/// A hardware address.
+pub type Mac = [u8; 6];
+
+/// A network interface.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Link {
+    /// Its index.
+    pub index: u32,
+    /// Its name.
+    pub name: String,
+    /// Its hardware address, if it has one of 6 bytes.
+    pub mac: Option<Mac>,
+    /// Whether it is set up.
+    pub up: bool,
+}
+
+/// Where packets to a destination go next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Route {
+    /// Index of the interface they leave by.
+    pub interface: u32,
+    /// The neighbour they go to: the gateway, or the destination itself.
+    pub neighbour: Ipv4Addr,
+}
+
+/// What the kernel knows of a neighbour.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Neighbour {
+    /// Its hardware address.
+    pub mac: Mac,
+    /// Whether the kernel has confirmed it lately, or need not.
+    pub confirmed: bool,
+}
+
+/// An rtnetlink socket.
+#[derive(Debug)]
+pub struct Netlink {
+    socket: Socket,
+    sequence: u32,
+}
+
+impl Netlink {
+    /// Opens one in the network namespace of this thread.
+    ///
+    /// # Errors
+    ///
+    /// The kernel's.
+    pub fn open() -> io::Result<Self> {
+        let mut socket = Socket::new(NETLINK_ROUTE)?;
+        socket.bind_auto()?;
+        socket.connect(&SocketAddr::new(0, 0))?;
+        socket2::SockRef::from(&socket).set_read_timeout(Some(Duration::from_secs(1)))?;
+        Ok(Self { socket, sequence: 0 })
+    }
+
+    /// All interfaces.
+    ///
+    /// # Errors
+    ///
+    /// The kernel's.
+    pub fn links(&mut self) -> io::Result<Vec<Link>> {
+        let answers = self.request(RouteNetlinkMessage::GetLink(LinkMessage::default()), NLM_F_DUMP)?;
+        Ok(answers
+            .into_iter()
+            .filter_map(|answer| match answer {
+                RouteNetlinkMessage::NewLink(message) => Some(link_of(message)),
+                _ => None,
+            })
+            .collect())
+    }
+
+    /// All addresses, with the index of the interface they are on.
+    ///
+    /// # Errors
+    ///
+    /// The kernel's.
+    pub fn addresses(&mut self) -> io::Result<Vec<(u32, IpAddr)>> {
+        let answers = self.request(RouteNetlinkMessage::GetAddress(AddressMessage::default()), NLM_F_DUMP)?;
+        let mut addresses = Vec::new();
+        for answer in answers {
+            let RouteNetlinkMessage::NewAddress(message) = answer else { continue };
+            // On point-to-point links IFA_ADDRESS is the peer's and IFA_LOCAL the own.
+            let local = message.attributes.iter().find_map(|attribute| match attribute {
+                AddressAttribute::Local(address) => Some(*address),
+                _ => None,
+            });
+            let address = message.attributes.iter().find_map(|attribute| match attribute {
+                AddressAttribute::Address(address) => Some(*address),
+                _ => None,
+            });
+            if let Some(address) = local.or(address) {
+                addresses.push((message.header.index, address));
+            }
+        }
+        Ok(addresses)
+    }
+
+    /// The way of packets from `source` to `destination` that leave by `interface`; `None` where there is none.
+    ///
+    /// # Errors
+    ///
+    /// The kernel's, other than that there is no way.
+    pub fn route(&mut self, destination: Ipv4Addr, source: Ipv4Addr, interface: u32) -> io::Result<Option<Route>> {
+        let mut question = RouteMessage::default();
+        question.header.address_family = AddressFamily::Inet;
+        question.header.destination_prefix_length = 32;
+        question.header.source_prefix_length = 32;
+        question.attributes = vec![
+            RouteAttribute::Destination(RouteAddress::Inet(destination)),
+            RouteAttribute::Source(RouteAddress::Inet(source)),
+            RouteAttribute::Oif(interface),
+        ];
+        let answers = match self.request(RouteNetlinkMessage::GetRoute(question), 0) {
+            Ok(answers) => answers,
+            Err(error) if is_unreachable(&error) => return Ok(None),
+            Err(error) => return Err(error),
+        };
+        for answer in answers {
+            let RouteNetlinkMessage::NewRoute(message) = answer else { continue };
+            if message.header.kind != RouteType::Unicast {
+                return Ok(None);
+            }
+            let mut route = Route { interface: 0, neighbour: destination };
+            for attribute in &message.attributes {
+                match attribute {
+                    RouteAttribute::Oif(index) => route.interface = *index,
+                    RouteAttribute::Gateway(RouteAddress::Inet(gateway)) => route.neighbour = *gateway,
+                    // An IPv6 gateway of an IPv4 route (RFC 5549): not spoken yet.
+                    RouteAttribute::Via(_) => return Ok(None),
+                    _ => {}
+                }
+            }
+            return Ok((route.interface != 0).then_some(route));
+        }
+        Ok(None)
+    }
+
+    /// What the kernel knows of a neighbour; `None` where it has no hardware address.
+    ///
+    /// # Errors
+    ///
+    /// The kernel's, other than that there is no such entry.
+    pub fn neighbour(&mut self, interface: u32, address: Ipv4Addr) -> io::Result<Option<Neighbour>> {
+        let answers = match self.request(RouteNetlinkMessage::GetNeighbour(neighbour(interface, address)), 0) {
+            Ok(answers) => answers,
+            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => return Ok(None),
+            Err(error) => return Err(error),
+        };
+        for answer in answers {
+            let RouteNetlinkMessage::NewNeighbour(message) = answer else { continue };
+            let confirmed = match message.header.state {
+                NeighbourState::Reachable | NeighbourState::Permanent | NeighbourState::Noarp => true,
+                NeighbourState::Stale | NeighbourState::Delay | NeighbourState::Probe => false,
+                _ => return Ok(None),
+            };
+            let mac = message.attributes.iter().find_map(|attribute| match attribute {
+                NeighbourAttribute::LinkLayerAddress(bytes) => Mac::try_from(bytes.as_slice()).ok(),
+                _ => None,
+            });
+            return Ok(mac.map(|mac| Neighbour { mac, confirmed }));
+        }
+        Ok(None)
+    }
+
+    /// Tells the kernel that the neighbour is used: it then resolves or confirms it, by ARP.
+    ///
+    /// # Errors
+    ///
+    /// The kernel's.
+    pub fn use_neighbour(&mut self, interface: u32, address: Ipv4Addr) -> io::Result<()> {
+        let mut message = neighbour(interface, address);
+        message.header.flags = NeighbourFlags::Use;
+        message.header.kind = RouteType::Unicast;
+        let flags = NLM_F_ACK | NLM_F_CREATE | NLM_F_REPLACE;
+        self.request(RouteNetlinkMessage::NewNeighbour(message), flags).map(drop)
+    }
+
+    /// Sends a request and collects its answers.
+    fn request(&mut self, message: RouteNetlinkMessage, flags: u16) -> io::Result<Vec<RouteNetlinkMessage>> {
+        let dump = flags & NLM_F_DUMP == NLM_F_DUMP;
+        let acknowledged = flags & NLM_F_ACK != 0;
+        self.sequence = self.sequence.wrapping_add(1);
+        let mut request = NetlinkMessage::from(message);
+        request.header.flags = NLM_F_REQUEST | flags;
+        request.header.sequence_number = self.sequence;
+        request.finalize();
+        let mut bytes = vec![0; request.buffer_len()];
+        request.serialize(&mut bytes);
+        self.socket.send(&bytes, 0)?;
+
+        let mut answers = Vec::new();
+        loop {
+            let (datagram, _) = self.socket.recv_from_full()?;
+            let mut rest = datagram.as_slice();
+            while !rest.is_empty() {
+                let answer = NetlinkMessage::<RouteNetlinkMessage>::deserialize(rest)
+                    .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error.to_string()))?;
+                // Messages are padded to four bytes.
+                let length = (answer.header.length as usize).next_multiple_of(4);
+                rest = rest.get(length.max(4)..).unwrap_or_default();
+                // An answer to a request that timed out.
+                if answer.header.sequence_number != self.sequence {
+                    continue;
+                }
+                match answer.payload {
+                    NetlinkPayload::Done(_) => return Ok(answers),
+                    NetlinkPayload::Error(error) if error.code.is_some() => return Err(error.to_io()),
+                    NetlinkPayload::Error(_) => return Ok(answers),
+                    NetlinkPayload::InnerMessage(message) => answers.push(message),
+                    _ => {}
+                }
+                if !dump && !acknowledged && !answers.is_empty() {
+                    return Ok(answers);
+                }
+            }
+        }
+    }
+}
+
+fn link_of(message: LinkMessage) -> Link {
+    let mut link = Link {
+        index: message.header.index,
+        name: String::new(),
+        mac: None,
+        up: message.header.flags.contains(LinkFlags::Up),
+    };
+    for attribute in message.attributes {
+        match attribute {
+            LinkAttribute::IfName(name) => link.name = name,
+            LinkAttribute::Address(bytes) => link.mac = Mac::try_from(bytes.as_slice()).ok(),
+            _ => {}
+        }
+    }
+    link
+}
+
+fn neighbour(interface: u32, address: Ipv4Addr) -> NeighbourMessage {
+    let mut message = NeighbourMessage::default();
+    message.header.family = AddressFamily::Inet;
+    message.header.ifindex = interface;
+    message.attributes = vec![NeighbourAttribute::Destination(NeighbourAddress::Inet(address))];
+    message
+}
+
+fn is_unreachable(error: &io::Error) -> bool {
+    let codes = [libc::ENETUNREACH, libc::EHOSTUNREACH, libc::EACCES, libc::EINVAL, libc::ENODEV];
+    error.raw_os_error().is_some_and(|code| codes.contains(&code))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn loopback_is_found_with_its_address() {
+        let mut netlink = Netlink::open().unwrap();
+        let lo = netlink.links().unwrap().into_iter().find(|link| link.name == "lo").unwrap();
+        let addresses = netlink.addresses().unwrap();
+        // A namespace may have its loopback down and bare.
+        if lo.up {
+            assert!(addresses.contains(&(lo.index, IpAddr::V4(Ipv4Addr::LOCALHOST))), "{addresses:?}");
+        }
+    }
+
+    #[test]
+    fn own_addresses_and_unknown_neighbours_are_no_way_out() {
+        let mut netlink = Netlink::open().unwrap();
+        let lo = netlink.links().unwrap().into_iter().find(|link| link.name == "lo").unwrap();
+        assert_eq!(netlink.route(Ipv4Addr::LOCALHOST, Ipv4Addr::LOCALHOST, lo.index).unwrap(), None);
+        assert_eq!(netlink.neighbour(lo.index, Ipv4Addr::new(192, 0, 2, 77)).unwrap(), None);
+    }
+}
