@@ -1,1 +1,75 @@
-//! The lab.
+//! The lab: a network of namespaces on this machine, in which Latch and real peers meet.
+//!
+//! ```text
+//!  phone1 192.168.1.10 ── nat1 203.0.113.101 ─┐
+//!  phone2 192.168.1.10 ── nat2 203.0.113.102 ─┤ inet          latch            softswitch
+//!  stranger            203.0.113.66 ──────────┼─(bridge)── access │ core ──(bridge) 10.9.0.20
+//!  further hosts       203.0.113.x ───────────┘       203.0.113.10 10.9.0.10  └── further hosts 10.9.0.x
+//! ```
+//!
+//! - [`Lab`] makes the namespaces, links and NATs and removes them again, whatever happens; several labs run side by side.
+//! - Peers are structs with a start, a typed control and their output in a log: [`Kamailio`], [`Baresip`], [`Sipp`],
+//!   [`Latch`], [`rtp`] for streams made here, [`Stranger`] for the attacker.
+//! - [`Counters`] count packets at the far ends, [`Capture`] records them and lets tshark judge, [`leftovers`] looks
+//!   for what should be gone.
+//!
+//! A test is a function from a lab to a result, run by [`lab_test`], which skips where there is no root and prints
+//! every peer's log where the test fails.
+
+mod baresip;
+mod capture;
+mod counters;
+mod kamailio;
+mod latch;
+pub mod leftovers;
+mod nat;
+mod netns;
+mod pass;
+mod peer;
+pub mod rtp;
+mod sipp;
+mod stranger;
+mod topology;
+
+pub use baresip::{Baresip, BaresipConfig, Event};
+pub use capture::{Capture, SipMessage};
+pub use counters::{Count, Counters, Direction};
+pub use kamailio::{Contact, Kamailio, KamailioConfig, User};
+pub use latch::{Latch, LatchConfig};
+pub use nat::{Nat, NatKind};
+pub use netns::Namespace;
+pub use peer::{Peer, wait_until};
+pub use sipp::{Scenario, Sipp, SippConfig, SippReport};
+pub use stranger::{Stranger, StrangerReport};
+pub use topology::{Lab, LabConfig, NatConfig, address};
+
+/// True where a lab can be made; says why it is skipped where it can't.
+///
+/// With `LATCH_LAB_REQUIRED` in the environment (`cargo xtask test` sets it) nothing is skipped: then the lab is tried
+/// and fails loudly.
+pub fn available() -> bool {
+    if nix::unistd::geteuid().is_root() || std::env::var_os("LATCH_LAB_REQUIRED").is_some() {
+        return true;
+    }
+    eprintln!("SKIPPED: a lab of network namespaces needs root (run `cargo xtask test`)");
+    false
+}
+
+/// Runs `test` in a lab of its own. On an error it prints the error and every peer's log, removes the lab, and panics.
+///
+/// # Panics
+/// Where the lab can't be made or the test fails: this is the assertion of a `#[test]`.
+#[allow(clippy::panic)]
+pub fn lab_test(config: LabConfig, test: impl FnOnce(&Lab) -> anyhow::Result<()>) {
+    if !available() {
+        return;
+    }
+    let lab = match Lab::new(config) {
+        Ok(lab) => lab,
+        Err(error) => panic!("the lab could not be made: {error:#}"),
+    };
+    if let Err(error) = test(&lab) {
+        // The panic unwinds through the lab, which prints the logs and removes everything.
+        panic!("{error:#}");
+    }
+}

@@ -1,0 +1,153 @@
+//! Latch itself, as a process in its namespace.
+
+use std::fmt::Write as _;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Context, Result, anyhow, ensure};
+use serde_json::Value;
+
+use crate::leftovers::BpfObjects;
+use crate::peer::Peer;
+use crate::topology::{Lab, address};
+
+/// What Latch writes when its sockets are open and its program is attached.
+const READY: &str = "latch is ready";
+
+/// The settings a test may want to change; times in seconds.
+#[derive(Clone, Debug)]
+pub struct LatchConfig {
+    /// Media ports of both realms, even to odd.
+    pub ports: (u16, u16),
+    /// How often every terminal is asked for a sign of life.
+    pub keepalive_period_s: u32,
+    /// After how many unanswered ones it counts as gone.
+    pub keepalive_failures: u32,
+    /// How long after an offer or answer a leg may latch.
+    pub learning_window_s: u32,
+    /// How long both directions of a call may be silent before it is ended.
+    pub silence_timeout_s: u32,
+    /// How long a released port pair rests.
+    pub hold_time_s: u32,
+    /// Further arguments of `latch run`, e.g. `--max-legs 4096`.
+    pub arguments: Vec<String>,
+    /// TOML put at the end of the configuration.
+    pub extra: String,
+}
+
+impl Default for LatchConfig {
+    fn default() -> Self {
+        Self {
+            ports: (30_000, 39_999),
+            keepalive_period_s: 25,
+            keepalive_failures: 3,
+            learning_window_s: 5,
+            silence_timeout_s: 60,
+            hold_time_s: 10,
+            arguments: Vec::new(),
+            extra: String::new(),
+        }
+    }
+}
+
+/// A running Latch.
+#[derive(Debug)]
+pub struct Latch {
+    /// The process.
+    pub peer: Peer,
+    cdr: PathBuf,
+}
+
+impl Latch {
+    /// Starts `latch run` in the lab's place for it and waits until it is ready.
+    pub fn start(lab: &Lab, config: &LatchConfig) -> Result<Self> {
+        let cdr = lab.directory().join("cdr.jsonl");
+        let file = lab.directory().join("latch.toml");
+        std::fs::write(&file, toml(config, &cdr)?).context("write latch.toml")?;
+        let binary = binary()?;
+        let mut command = lab.latch().command(&binary.to_string_lossy())?;
+        command.args(["run", "--config"]).arg(&file).args(&config.arguments);
+        // A restarted Latch has a log of its own.
+        let name = (1..).map(|n| format!("latch-{n}")).find(|name| !lab.logs().join(format!("{name}.log")).exists());
+        let mut peer = Peer::start(&name.unwrap_or_default(), command, &lab.logs())?;
+        peer.wait_for_line(READY, Duration::from_secs(15))?;
+        Ok(Self { peer, cdr })
+    }
+
+    /// The call detail records written so far, oldest first.
+    pub fn cdrs(&self) -> Result<Vec<Value>> {
+        let text = std::fs::read_to_string(&self.cdr).unwrap_or_default();
+        // A line that is still being written has no end yet.
+        let whole = text.rfind('\n').and_then(|end| text.get(..end)).unwrap_or_default();
+        whole.lines().map(|line| serde_json::from_str(line).with_context(|| format!("CDR {line:?}"))).collect()
+    }
+
+    /// Waits until there are `count` records; them.
+    pub fn wait_for_cdrs(&self, count: usize, timeout: Duration) -> Result<Vec<Value>> {
+        crate::wait_until(&format!("there are {count} CDRs"), timeout, || Ok(self.cdrs()?.len() >= count))?;
+        self.cdrs()
+    }
+
+    /// The maps, programs and links that the process holds now.
+    pub fn bpf_objects(&self) -> Result<BpfObjects> {
+        BpfObjects::of(self.peer.pid())
+    }
+
+    /// Every entry of the process's map `name`, as `bpftool` prints it with its fields' names.
+    pub fn map(&self, name: &str) -> Result<Vec<Value>> {
+        let objects = self.bpf_objects()?;
+        let id = objects.map(name).ok_or_else(|| anyhow!("Latch has no map {name}; it has {objects:?}"))?;
+        let text = crate::netns::run(std::process::Command::new("bpftool").args(["-j", "map", "dump", "id", &id.to_string()]))?;
+        let entries: Vec<Value> = serde_json::from_str(&text).context("JSON from bpftool")?;
+        Ok(entries.into_iter().map(|mut entry| entry.get_mut("formatted").map(Value::take).unwrap_or(entry)).collect())
+    }
+
+    /// Ends it with SIGTERM, as systemd does, and checks that it left properly: exit status 0, and no map, program,
+    /// link or attachment of it remains.
+    pub fn stop(mut self, lab: &Lab) -> Result<()> {
+        let objects = self.bpf_objects()?;
+        let status = self.peer.stop(Duration::from_secs(10))?;
+        ensure!(status.success(), "Latch ended with {status}");
+        objects.wait_gone(Duration::from_secs(5))?;
+        crate::leftovers::no_xdp(lab.latch())
+    }
+}
+
+/// The binary to test: `LATCH_BIN`, else the one built beside this test (`cargo xtask test` builds it first).
+fn binary() -> Result<PathBuf> {
+    if let Some(path) = std::env::var_os("LATCH_BIN") {
+        return Ok(path.into());
+    }
+    let test = std::env::current_exe()?;
+    let beside = test.ancestors().skip(1).take(2).map(|directory| directory.join("latch")).find(|path| path.is_file());
+    beside.ok_or_else(|| anyhow!("no binary `latch` beside {}: run `cargo xtask build`, or set LATCH_BIN", test.display()))
+}
+
+fn toml(config: &LatchConfig, cdr: &std::path::Path) -> Result<String> {
+    let (low, high) = config.ports;
+    let mut text = String::new();
+    for (side, own, softswitch) in [
+        ("access", address::LATCH_ACCESS, String::new()),
+        ("core", address::LATCH_CORE, format!("softswitch = \"{}:5060\"\n", address::SOFTSWITCH)),
+    ] {
+        write!(
+            text,
+            "[[realm]]\nname = \"{side}\"\nside = \"{side}\"\ninterface = \"{side}\"\nsignalling = \"{own}:5060\"\n\
+             media = \"{own}\"\nports = \"{low}-{high}\"\n{softswitch}\n"
+        )?;
+    }
+    write!(
+        text,
+        "[keepalive]\nmethod = \"options\"\nperiod_s = {}\nfailures = {}\n\n\
+         [media]\nlearning_window_s = {}\nsilence_timeout_s = {}\nhold_time_s = {}\n\n\
+         [cdr]\nfile = \"{}\"\n\n{}",
+        config.keepalive_period_s,
+        config.keepalive_failures,
+        config.learning_window_s,
+        config.silence_timeout_s,
+        config.hold_time_s,
+        cdr.display(),
+        config.extra
+    )?;
+    Ok(text)
+}

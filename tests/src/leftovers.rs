@@ -1,0 +1,90 @@
+//! What should be gone: BPF objects, attachments, namespaces, processes.
+
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use serde_json::Value;
+
+use crate::netns::{self, Namespace, run};
+use crate::peer::wait_until;
+
+/// The BPF objects one process holds. Ids are not used again soon, so they can be looked for after its end, no matter
+/// what other processes load meanwhile.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct BpfObjects {
+    maps: Vec<(u64, String)>,
+    programs: Vec<(u64, String)>,
+    links: Vec<(u64, String)>,
+}
+
+impl BpfObjects {
+    /// Those that process `pid` has open.
+    pub fn of(pid: u32) -> Result<Self> {
+        let held = |kind| -> Result<Vec<(u64, String)>> {
+            let objects = list(kind)?;
+            Ok(objects.iter().filter(|object| holds(object, pid)).filter_map(id_and_name).collect())
+        };
+        Ok(Self { maps: held("map")?, programs: held("prog")?, links: held("link")? })
+    }
+
+    /// The id of a map by its name.
+    pub fn map(&self, name: &str) -> Option<u64> {
+        self.maps.iter().find(|(_, map)| map == name).map(|(id, _)| *id)
+    }
+
+    /// True where there is none.
+    pub fn is_empty(&self) -> bool {
+        self.maps.is_empty() && self.programs.is_empty() && self.links.is_empty()
+    }
+
+    /// Waits until none of them exists any more (the kernel frees them a moment after the last user).
+    pub fn wait_gone(&self, timeout: Duration) -> Result<()> {
+        let mut left = Self::default();
+        wait_until("the BPF objects are gone", timeout, || {
+            left = self.existing()?;
+            Ok(left.is_empty())
+        })
+        .with_context(|| format!("left behind: {left:?}"))
+    }
+
+    fn existing(&self) -> Result<Self> {
+        let still = |kind, mine: &[(u64, String)]| -> Result<Vec<(u64, String)>> {
+            let all: Vec<_> = list(kind)?.iter().filter_map(id_and_name).collect();
+            Ok(mine.iter().filter(|object| all.contains(object)).cloned().collect())
+        };
+        Ok(Self {
+            maps: still("map", &self.maps)?,
+            programs: still("prog", &self.programs)?,
+            links: still("link", &self.links)?,
+        })
+    }
+}
+
+/// An error if any interface of the namespace has an XDP program.
+pub fn no_xdp(namespace: &Namespace) -> Result<()> {
+    let links = namespace.ip("-j link show")?;
+    let links: Vec<Value> = serde_json::from_str(&links).context("JSON from ip")?;
+    let attached: Vec<_> = links.iter().filter(|link| link.get("xdp").is_some()).map(|link| &link["ifname"]).collect();
+    ensure!(attached.is_empty(), "{} still has XDP on {attached:?}", namespace.name());
+    Ok(())
+}
+
+/// Namespaces whose name begins with a lab's prefix ([`crate::Lab::prefix`]).
+pub fn namespaces(prefix: &str) -> Vec<String> {
+    netns::with_prefix(prefix)
+}
+
+fn list(kind: &str) -> Result<Vec<Value>> {
+    let text = run(Command::new("bpftool").args(["-j", kind, "show"]))?;
+    serde_json::from_str(&text).with_context(|| format!("JSON from `bpftool {kind} show`"))
+}
+
+fn holds(object: &Value, pid: u32) -> bool {
+    let holders = object["pids"].as_array();
+    holders.is_some_and(|holders| holders.iter().any(|holder| holder["pid"].as_u64() == Some(u64::from(pid))))
+}
+
+fn id_and_name(object: &Value) -> Option<(u64, String)> {
+    Some((object["id"].as_u64()?, object["name"].as_str().unwrap_or_default().to_owned()))
+}

@@ -1,0 +1,264 @@
+//! SIPp: terminals and load, driven by the scenarios in `tests/scenarios/`.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddrV4;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Context, Result, anyhow, ensure};
+use nix::sys::signal::Signal;
+
+use crate::kamailio::Kamailio;
+use crate::netns::Namespace;
+use crate::peer::{Peer, wait_until};
+use crate::topology::Lab;
+
+/// What a SIPp does. Callers authenticate where they are asked and a password is set.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scenario {
+    /// REGISTER, answering a challenge. `expires_s` 0 removes the binding.
+    Register,
+    /// INVITE, answering a challenge; hold for `hold`; BYE.
+    Call,
+    /// INVITE, answering a challenge; waits for the other side's BYE.
+    CallUntilHungUp,
+    /// Call; re-INVITE `sendonly`; wait; re-INVITE `sendrecv`; wait; BYE. Each wait is `hold`.
+    CallWithHold,
+    /// INVITE; when it rings, wait for `hold`, then CANCEL; expects 487.
+    CallAndCancel,
+    /// INVITE; expects 486.
+    CallAndBeRejected,
+    /// One request of the method in `method` without a dialog; expects 200.
+    Request,
+    /// Rings and answers any number of calls, re-INVITEs and OPTIONS; ends when the caller hangs up.
+    Answer,
+    /// Answers, and hangs up after `hold`; answers OPTIONS.
+    AnswerAndHangUp,
+    /// Rings, then 486.
+    Reject,
+    /// Rings until it is cancelled.
+    RingUntilCancelled,
+}
+
+impl Scenario {
+    fn xml(self) -> &'static str {
+        match self {
+            Self::Register => include_str!("../scenarios/register.xml"),
+            Self::Call => include_str!("../scenarios/call.xml"),
+            Self::CallUntilHungUp => include_str!("../scenarios/call_until_hung_up.xml"),
+            Self::CallWithHold => include_str!("../scenarios/call_with_hold.xml"),
+            Self::CallAndCancel => include_str!("../scenarios/call_and_cancel.xml"),
+            Self::CallAndBeRejected => include_str!("../scenarios/call_and_be_rejected.xml"),
+            Self::Request => include_str!("../scenarios/request.xml"),
+            Self::Answer => include_str!("../scenarios/answer.xml"),
+            Self::AnswerAndHangUp => include_str!("../scenarios/answer_and_hang_up.xml"),
+            Self::Reject => include_str!("../scenarios/reject.xml"),
+            Self::RingUntilCancelled => include_str!("../scenarios/ring_until_cancelled.xml"),
+        }
+    }
+}
+
+/// One SIPp.
+#[derive(Clone, Debug)]
+pub struct SippConfig {
+    /// What it does.
+    pub scenario: Scenario,
+    /// Its own address; also the Contact.
+    pub local: SocketAddrV4,
+    /// Where it sends everything: Latch, or the softswitch where there is no Latch.
+    pub remote: SocketAddrV4,
+    /// Its user in `example.test`, and the digest user name.
+    pub user: String,
+    /// Whom it calls.
+    pub peer: String,
+    /// Digest password.
+    pub password: String,
+    /// How many calls (for the answering scenarios: until it ends by itself; 0 = until [`Sipp::finish`]).
+    pub calls: u32,
+    /// New calls a second.
+    pub rate: u32,
+    /// How many at the same time at most.
+    pub limit: u32,
+    /// See the scenarios.
+    pub hold: Duration,
+    /// For [`Scenario::Register`].
+    pub expires_s: u32,
+    /// For [`Scenario::Request`].
+    pub method: String,
+    /// The RTP port in its SDP.
+    pub media_port: u16,
+    /// Send back all RTP that comes to the media port.
+    pub echo: bool,
+}
+
+impl SippConfig {
+    /// One call of `user` at `local` through `remote`.
+    pub fn new(scenario: Scenario, user: &str, local: SocketAddrV4, remote: SocketAddrV4) -> Self {
+        Self {
+            scenario,
+            local,
+            remote,
+            user: user.to_owned(),
+            peer: String::new(),
+            password: String::new(),
+            calls: 1,
+            rate: 10,
+            limit: 2_000,
+            hold: Duration::from_secs(1),
+            expires_s: 3600,
+            method: "OPTIONS".to_owned(),
+            media_port: 6_000,
+            echo: false,
+        }
+    }
+
+    /// The same, calling `peer`.
+    pub fn calling(self, peer: &str) -> Self {
+        Self { peer: peer.to_owned(), ..self }
+    }
+
+    /// The same, knowing its password.
+    pub fn password(self, password: &str) -> Self {
+        Self { password: password.to_owned(), ..self }
+    }
+}
+
+/// A running SIPp.
+#[derive(Debug)]
+pub struct Sipp {
+    /// The process.
+    pub peer: Peer,
+    statistics: PathBuf,
+}
+
+/// What a SIPp counted.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SippReport {
+    /// Exit status: 0 where every call went as the scenario says.
+    pub exit: Option<i32>,
+    /// Calls begun.
+    pub created: u64,
+    /// Calls that went through the whole scenario.
+    pub successful: u64,
+    /// Calls that did not.
+    pub failed: u64,
+    /// Messages it sent again.
+    pub retransmissions: u64,
+    /// Calls going on.
+    pub current: u64,
+}
+
+impl Sipp {
+    /// Starts it in `namespace`. The name must be unique in the lab; logs and scenario go under it.
+    pub fn start(lab: &Lab, name: &str, namespace: &Namespace, config: &SippConfig) -> Result<Self> {
+        let directory = lab.directory().join(name);
+        std::fs::create_dir_all(&directory)?;
+        let scenario = directory.join("scenario.xml");
+        std::fs::write(&scenario, config.scenario.xml()).context("write the scenario")?;
+        let statistics = directory.join("statistics.csv");
+
+        let mut command = namespace.command("sipp")?;
+        command.env("TERM", "xterm").current_dir(&directory).arg(config.remote.to_string());
+        command.arg("-sf").arg(&scenario);
+        command.args(["-i", &config.local.ip().to_string(), "-p", &config.local.port().to_string()]);
+        command.args(["-mi", &config.local.ip().to_string(), "-mp", &config.media_port.to_string()]);
+        for (key, value) in [
+            ("user", config.user.as_str()),
+            ("peer", &config.peer),
+            ("domain", Kamailio::DOMAIN),
+            ("expires", &config.expires_s.to_string()),
+            ("method", &config.method),
+        ] {
+            command.args(["-key", key, value]);
+        }
+        // The Call-ID SIPp makes by itself holds its address, which is the one thing Latch must leave as it is.
+        command.args(["-cid_str", &format!("%u-%p-{name}")]);
+        command.args(["-au", &config.user, "-ap", &config.password]);
+        command.args(["-d", &config.hold.as_millis().to_string()]);
+        command.args(["-r", &config.rate.to_string(), "-l", &config.limit.to_string()]);
+        if config.calls > 0 {
+            command.args(["-m", &config.calls.to_string()]);
+        }
+        if config.echo {
+            command.arg("-rtp_echo");
+        }
+        command.args(["-nostdin", "-f", "3600", "-recv_timeout", "20000"]);
+        command.arg("-trace_err").arg("-error_file").arg(lab.logs().join(format!("{name}.errors.log")));
+        command.args(["-trace_stat", "-fd", "1", "-stf"]).arg(&statistics);
+        let sipp = Self { peer: Peer::start(name, command, &lab.logs())?, statistics };
+        wait_until("SIPp has opened its socket", Duration::from_secs(5), || Ok(sipp.statistics.exists()))?;
+        Ok(sipp)
+    }
+
+    /// Starts it and waits for its end; an error unless every call succeeded.
+    pub fn run(lab: &Lab, name: &str, namespace: &Namespace, config: &SippConfig, timeout: Duration) -> Result<SippReport> {
+        Self::start(lab, name, namespace, config)?.expect_success(timeout)
+    }
+
+    /// Waits for its end.
+    pub fn wait(&mut self, timeout: Duration) -> Result<SippReport> {
+        let status = self.peer.wait(timeout)?;
+        Ok(SippReport { exit: status.code(), ..self.report()? })
+    }
+
+    /// Waits for its end; an error unless every call succeeded and there was at least one.
+    pub fn expect_success(mut self, timeout: Duration) -> Result<SippReport> {
+        let report = self.wait(timeout)?;
+        ensure!(
+            report.exit == Some(0) && report.failed == 0 && report.successful > 0,
+            "{} did not succeed: {report:?}",
+            self.peer.name()
+        );
+        Ok(report)
+    }
+
+    /// Ends an answering SIPp once its calls are over; what it counted.
+    pub fn finish(mut self, timeout: Duration) -> Result<SippReport> {
+        if self.peer.is_running() {
+            // SIPp's own signal for "no new calls, then exit".
+            self.peer.signal(Signal::SIGUSR1)?;
+        }
+        self.wait(timeout)
+    }
+
+    /// What it has counted so far (renewed once a second).
+    pub fn report(&self) -> Result<SippReport> {
+        let text = std::fs::read_to_string(&self.statistics).context("SIPp's statistics")?;
+        parse_statistics(&text)
+    }
+}
+
+/// Reads the last line of SIPp's statistics, semicolons between the columns.
+fn parse_statistics(text: &str) -> Result<SippReport> {
+    let mut lines = text.lines().filter(|line| !line.is_empty());
+    let header = lines.next().ok_or_else(|| anyhow!("SIPp wrote no statistics"))?;
+    let Some(last) = lines.next_back() else { return Ok(SippReport::default()) };
+    let columns: BTreeMap<&str, &str> = header.split(';').zip(last.split(';')).collect();
+    let number = |name: &str| -> Result<u64> {
+        let text = columns.get(name).ok_or_else(|| anyhow!("SIPp's statistics have no column {name}"))?;
+        text.trim().parse().with_context(|| format!("{name} in SIPp's statistics"))
+    };
+    Ok(SippReport {
+        exit: None,
+        created: number("TotalCallCreated")?,
+        successful: number("SuccessfulCall(C)")?,
+        failed: number("FailedCall(C)")?,
+        retransmissions: number("Retransmissions(C)")?,
+        current: number("CurrentCall")?,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_line_of_the_statistics_counts() {
+        let text = "TotalCallCreated;CurrentCall;SuccessfulCall(C);FailedCall(C);Retransmissions(C);\n\
+                    1;1;0;0;0;\n5;0;4;1;2;\n";
+        let expected =
+            SippReport { exit: None, created: 5, successful: 4, failed: 1, retransmissions: 2, current: 0 };
+        assert_eq!(parse_statistics(text).unwrap(), expected);
+        assert!(parse_statistics("").is_err());
+    }
+}
