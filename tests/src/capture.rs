@@ -153,10 +153,8 @@ fn contains_word(text: &str, needle: &str) -> bool {
         let (next, second) = (after.next(), after.next());
         let longer = |c: Option<char>| c.is_some_and(|c| c.is_ascii_alphanumeric());
         // A full stop continues an address only where a digit follows it.
-        !longer(before)
-            && before != Some('.')
-            && !longer(next)
-            && !(next == Some('.') && second.is_some_and(|c| c.is_ascii_digit()))
+        let continued = longer(next) || (next == Some('.') && second.is_some_and(|c| c.is_ascii_digit()));
+        !continued && !longer(before) && before != Some('.')
     })
 }
 

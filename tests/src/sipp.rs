@@ -30,6 +30,8 @@ pub enum Scenario {
     CallAndBeRejected,
     /// One request of the method in `method` without a dialog; expects 200.
     Request,
+    /// Answers one request of the method in `method` with 200.
+    AnswerRequest,
     /// Rings and answers any number of calls, re-INVITEs and OPTIONS; ends when the caller hangs up.
     Answer,
     /// Answers, and hangs up after `hold`; answers OPTIONS.
@@ -50,6 +52,7 @@ impl Scenario {
             Self::CallAndCancel => include_str!("../scenarios/call_and_cancel.xml"),
             Self::CallAndBeRejected => include_str!("../scenarios/call_and_be_rejected.xml"),
             Self::Request => include_str!("../scenarios/request.xml"),
+            Self::AnswerRequest => include_str!("../scenarios/answer_request.xml"),
             Self::Answer => include_str!("../scenarios/answer.xml"),
             Self::AnswerAndHangUp => include_str!("../scenarios/answer_and_hang_up.xml"),
             Self::Reject => include_str!("../scenarios/reject.xml"),
@@ -83,7 +86,7 @@ pub struct SippConfig {
     pub hold: Duration,
     /// For [`Scenario::Register`].
     pub expires_s: u32,
-    /// For [`Scenario::Request`].
+    /// For [`Scenario::Request`] and [`Scenario::AnswerRequest`].
     pub method: String,
     /// The RTP port in its SDP.
     pub media_port: u16,
@@ -154,7 +157,7 @@ impl Sipp {
         let directory = lab.directory().join(name);
         std::fs::create_dir_all(&directory)?;
         let scenario = directory.join("scenario.xml");
-        std::fs::write(&scenario, config.scenario.xml()).context("write the scenario")?;
+        std::fs::write(&scenario, config.scenario.xml().replace("@METHOD@", &config.method)).context("write the scenario")?;
         let statistics = directory.join("statistics.csv");
 
         let mut command = namespace.command("sipp")?;
@@ -167,7 +170,6 @@ impl Sipp {
             ("peer", &config.peer),
             ("domain", Kamailio::DOMAIN),
             ("expires", &config.expires_s.to_string()),
-            ("method", &config.method),
         ] {
             command.args(["-key", key, value]);
         }

@@ -169,7 +169,7 @@ fn sipp_registers_calls_holds_cancels_and_is_rejected() {
             (Scenario::CallUntilHungUp, Scenario::AnswerAndHangUp),
             (Scenario::CallAndCancel, Scenario::RingUntilCancelled),
             (Scenario::CallAndBeRejected, Scenario::Reject),
-            (Scenario::Request, Scenario::Answer),
+            (Scenario::Request, Scenario::AnswerRequest),
         ]
         .into_iter()
         .enumerate()
