@@ -90,10 +90,9 @@ impl Baresip {
         let control = loop {
             match namespace.enter(|| Ok(TcpStream::connect(CONTROL)?)) {
                 Ok(control) => break control,
-                Err(error) => ensure!(
-                    peer.is_running() && Instant::now() < deadline,
-                    "{name}: no control connection: {error:#}"
-                ),
+                Err(error) => {
+                    ensure!(peer.is_running() && Instant::now() < deadline, "{name}: no control connection: {error:#}")
+                }
             }
             std::thread::sleep(Duration::from_millis(20));
         };
@@ -147,7 +146,11 @@ impl Baresip {
                     continue;
                 }
                 let data = response["data"].as_str().unwrap_or_default().to_owned();
-                ensure!(response["ok"].as_bool() == Some(true), "{}: `{command} {parameters}`: {data}", self.peer.name());
+                ensure!(
+                    response["ok"].as_bool() == Some(true),
+                    "{}: `{command} {parameters}`: {data}",
+                    self.peer.name()
+                );
                 return Ok(data);
             }
             ensure!(Instant::now() < deadline, "{}: no answer to `{command}`", self.peer.name());

@@ -120,7 +120,10 @@ impl Recording {
             let text = String::from_utf8_lossy(&message.bytes).to_ascii_lowercase();
             for needle in needles {
                 for line in text.lines().filter(|line| contains_word(line, &needle.to_ascii_lowercase())) {
-                    found.push(format!("frame {} {} > {}: {needle} in {line:?}", message.frame, message.from, message.to));
+                    found.push(format!(
+                        "frame {} {} > {}: {needle} in {line:?}",
+                        message.frame, message.from, message.to
+                    ));
                 }
             }
         }
@@ -134,7 +137,15 @@ impl Recording {
 
 impl std::fmt::Debug for SipMessage {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "frame {} {} > {}: {} ({} bytes)", self.frame, self.from, self.to, self.start_line(), self.bytes.len())
+        write!(
+            f,
+            "frame {} {} > {}: {} ({} bytes)",
+            self.frame,
+            self.from,
+            self.to,
+            self.start_line(),
+            self.bytes.len()
+        )
     }
 }
 
@@ -162,7 +173,10 @@ fn from_hex(text: &str) -> Option<Vec<u8>> {
     if text.is_empty() || !text.len().is_multiple_of(2) {
         return None;
     }
-    (0..text.len()).step_by(2).map(|at| text.get(at..at + 2).and_then(|pair| u8::from_str_radix(pair, 16).ok())).collect()
+    (0..text.len())
+        .step_by(2)
+        .map(|at| text.get(at..at + 2).and_then(|pair| u8::from_str_radix(pair, 16).ok()))
+        .collect()
 }
 
 #[cfg(test)]

@@ -97,7 +97,13 @@ impl Latch {
     pub fn map(&self, name: &str) -> Result<Vec<Value>> {
         let objects = self.bpf_objects()?;
         let id = objects.map(name).ok_or_else(|| anyhow!("Latch has no map {name}; it has {objects:?}"))?;
-        let text = crate::netns::run(std::process::Command::new("bpftool").args(["-j", "map", "dump", "id", &id.to_string()]))?;
+        let text = crate::netns::run(std::process::Command::new("bpftool").args([
+            "-j",
+            "map",
+            "dump",
+            "id",
+            &id.to_string(),
+        ]))?;
         let entries: Vec<Value> = serde_json::from_str(&text).context("JSON from bpftool")?;
         Ok(entries.into_iter().map(|mut entry| entry.get_mut("formatted").map(Value::take).unwrap_or(entry)).collect())
     }
@@ -120,7 +126,9 @@ fn binary() -> Result<PathBuf> {
     }
     let test = std::env::current_exe()?;
     let beside = test.ancestors().skip(1).take(2).map(|directory| directory.join("latch")).find(|path| path.is_file());
-    beside.ok_or_else(|| anyhow!("no binary `latch` beside {}: run `cargo xtask build`, or set LATCH_BIN", test.display()))
+    beside.ok_or_else(|| {
+        anyhow!("no binary `latch` beside {}: run `cargo xtask build`, or set LATCH_BIN", test.display())
+    })
 }
 
 fn toml(config: &LatchConfig, cdr: &std::path::Path) -> Result<String> {

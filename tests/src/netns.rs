@@ -137,7 +137,8 @@ pub(crate) fn link(a: (&Namespace, &str), b: (&Namespace, &str)) -> Result<()> {
 /// Removes the namespaces and temporary directories of labs whose process is gone.
 pub(crate) fn prune() {
     let dead = |name: &str| {
-        let pid: Option<u32> = name.strip_prefix(PREFIX).and_then(|rest| rest.split('-').next()).and_then(|p| p.parse().ok());
+        let pid: Option<u32> =
+            name.strip_prefix(PREFIX).and_then(|rest| rest.split('-').next()).and_then(|p| p.parse().ok());
         pid.is_some_and(|pid| !PathBuf::from(format!("/proc/{pid}")).exists())
     };
     for name in names("/run/netns").iter().filter(|name| dead(name)) {

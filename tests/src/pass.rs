@@ -31,13 +31,18 @@ impl PassProgram {
     pub(crate) fn attach(namespace: &Namespace, interface: &str) -> Result<Self> {
         let object = object();
         if !object.exists() {
-            eprintln!("lab: no {}: using GRO, which is not enough for XDP_TX; `cargo xtask build` makes it", object.display());
+            eprintln!(
+                "lab: no {}: using GRO, which is not enough for XDP_TX; `cargo xtask build` makes it",
+                object.display()
+            );
             namespace.run("ethtool", &format!("-K {interface} gro on"))?;
             return Ok(Self { _program: None });
         }
         let mut ebpf = Ebpf::load_file(&object).with_context(|| format!("load {}", object.display()))?;
-        let program: &mut Xdp =
-            ebpf.program_mut("pass").ok_or_else(|| anyhow!("{} has no program `pass`", object.display()))?.try_into()?;
+        let program: &mut Xdp = ebpf
+            .program_mut("pass")
+            .ok_or_else(|| anyhow!("{} has no program `pass`", object.display()))?
+            .try_into()?;
         program.load().context("load program `pass`")?;
         namespace
             .enter(|| Ok(program.attach(interface, XdpMode::Driver)?))

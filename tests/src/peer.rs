@@ -113,7 +113,9 @@ impl Peer {
 impl Drop for Peer {
     fn drop(&mut self) {
         if let Ok(Some(status)) = self.child.try_wait() {
-            if let Some(signal) = status.signal().filter(|&s| s == Signal::SIGSEGV as i32 || s == Signal::SIGABRT as i32) {
+            if let Some(signal) =
+                status.signal().filter(|&s| s == Signal::SIGSEGV as i32 || s == Signal::SIGABRT as i32)
+            {
                 eprintln!("lab: {} crashed with signal {signal}", self.name);
             }
             return;

@@ -31,7 +31,14 @@ pub struct Stream {
 
 impl Default for Stream {
     fn default() -> Self {
-        Self { payload_type: 8, ssrc: 0x1a7c_0001, sequence: 1, packets: 50, interval: Duration::from_millis(20), payload: 160 }
+        Self {
+            payload_type: 8,
+            ssrc: 0x1a7c_0001,
+            sequence: 1,
+            packets: 50,
+            interval: Duration::from_millis(20),
+            payload: 160,
+        }
     }
 }
 
@@ -137,10 +144,8 @@ impl Tally {
             (Some(2), Some(192..=223), _, _) => *self.rtcp.entry(from).or_default() += 1,
             (Some(2), Some(_), Some(head), Some(ssrc)) => {
                 let sequence = (head & 0xffff) as u16;
-                let received = self
-                    .rtp
-                    .entry((from, ssrc))
-                    .or_insert(Received { first: sequence, ..Received::default() });
+                let received =
+                    self.rtp.entry((from, ssrc)).or_insert(Received { first: sequence, ..Received::default() });
                 received.packets += 1;
                 received.bytes += packet.len() as u64;
                 let expected = received.first.wrapping_add((received.highest & 0xffff) as u16);

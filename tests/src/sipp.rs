@@ -157,7 +157,8 @@ impl Sipp {
         let directory = lab.directory().join(name);
         std::fs::create_dir_all(&directory)?;
         let scenario = directory.join("scenario.xml");
-        std::fs::write(&scenario, config.scenario.xml().replace("@METHOD@", &config.method)).context("write the scenario")?;
+        std::fs::write(&scenario, config.scenario.xml().replace("@METHOD@", &config.method))
+            .context("write the scenario")?;
         let statistics = directory.join("statistics.csv");
 
         let mut command = namespace.command("sipp")?;
@@ -193,7 +194,13 @@ impl Sipp {
     }
 
     /// Starts it and waits for its end; an error unless every call succeeded.
-    pub fn run(lab: &Lab, name: &str, namespace: &Namespace, config: &SippConfig, timeout: Duration) -> Result<SippReport> {
+    pub fn run(
+        lab: &Lab,
+        name: &str,
+        namespace: &Namespace,
+        config: &SippConfig,
+        timeout: Duration,
+    ) -> Result<SippReport> {
         Self::start(lab, name, namespace, config)?.expect_success(timeout)
     }
 
@@ -258,8 +265,7 @@ mod tests {
     fn the_last_line_of_the_statistics_counts() {
         let text = "TotalCallCreated;CurrentCall;SuccessfulCall(C);FailedCall(C);Retransmissions(C);\n\
                     1;1;0;0;0;\n5;0;4;1;2;\n";
-        let expected =
-            SippReport { exit: None, created: 5, successful: 4, failed: 1, retransmissions: 2, current: 0 };
+        let expected = SippReport { exit: None, created: 5, successful: 4, failed: 1, retransmissions: 2, current: 0 };
         assert_eq!(parse_statistics(text).unwrap(), expected);
         assert!(parse_statistics("").is_err());
     }
