@@ -135,18 +135,15 @@ impl Installer {
     }
 
     fn install_now(&mut self, why: &str, packages: &[String]) -> Result<()> {
-        let mut install = self.privilege.command("env");
-        install.args(["DEBIAN_FRONTEND=noninteractive", "apt-get", "install", "--yes"]);
-        install.args(["--no-install-recommends", "--no-remove"]).args(packages);
+        let mut shown = self.privilege.command("env");
+        shown.args(INSTALL).args(packages);
         if self.dry_run {
-            return self.act(why, &mut install);
+            return self.act(why, &mut shown);
         }
-        shell::announce(why, &install);
-        let arguments: Vec<_> = packages.iter().map(String::as_str).collect();
-        let mut guarded = self.privilege.command("env");
-        guarded.args(["DEBIAN_FRONTEND=noninteractive", "sh", "-c", INSTALL_WITHOUT_STARTING, "install"]);
-        guarded.args(&arguments);
-        self.check_privilege(&install)?;
+        self.check_privilege(&shown)?;
+        shell::announce(&format!("{why}; a temporary /usr/sbin/policy-rc.d keeps services from starting"), &shown);
+        let mut guarded = self.privilege.command("sh");
+        guarded.args(["-c", WITHOUT_STARTING, "install", "env"]).args(INSTALL).args(packages);
         let status = guarded.status().context("could not start apt-get")?;
         if !status.success() {
             bail!("apt-get could not install {} ({status}); its own words stand above", packages.join(" "));
@@ -191,10 +188,22 @@ impl Installer {
     }
 }
 
-/// Installs its arguments with services held back: a package's own script asks `policy-rc.d` before it starts one, and
-/// 101 forbids it. A policy that the machine has already is left alone; ours goes away on every exit, and one that a
-/// killed run left behind is known by its first comment and taken over.
-const INSTALL_WITHOUT_STARTING: &str = r#"
+/// The arguments of `env` that install packages: nobody is asked anything, nothing is removed, and another apt that is
+/// at work is waited for.
+const INSTALL: [&str; 7] = [
+    "DEBIAN_FRONTEND=noninteractive",
+    "apt-get",
+    "install",
+    "--yes",
+    "--no-install-recommends",
+    "--no-remove",
+    "--option=DPkg::Lock::Timeout=300",
+];
+
+/// Runs its arguments with services held back: a package's own script asks `policy-rc.d` before it starts one, and 101
+/// forbids it. A policy that the machine has already is left alone; ours goes away on every exit, and one that a killed
+/// run left behind is known by its first comment and taken over.
+const WITHOUT_STARTING: &str = r#"
 policy=/usr/sbin/policy-rc.d
 if [ ! -e "$policy" ] || grep -q 'temporary, by cargo xtask setup' "$policy"; then
     trap 'rm -f "$policy"' EXIT
@@ -202,7 +211,7 @@ if [ ! -e "$policy" ] || grep -q 'temporary, by cargo xtask setup' "$policy"; th
     printf '#!/bin/sh\n# temporary, by cargo xtask setup: safe to remove\nexit 101\n' >"$policy"
     chmod 755 "$policy"
 fi
-apt-get install --yes --no-install-recommends --no-remove "$@"
+"$@"
 "#;
 
 #[cfg(test)]

@@ -77,10 +77,17 @@ fn ensure_toolchain(workspace: &Workspace, installer: &mut Installer) -> Result<
     let expected = ensure_debian_compiler(installer)?;
     // After the installation the compiler itself says which LLVM it is made of.
     let llvm = compiler_to_link_for().map_or(expected, |(_, llvm)| Some(llvm));
-    let Some(llvm) = llvm else {
-        bail!(
-            "Debian's BPF compiler does not stand on an LLVM ({LINKER_LLVMS:?}) that bpf-linker {LINKER_VERSION} knows"
-        )
+    let llvm = match llvm {
+        Some(llvm) => llvm,
+        None if installer.is_dry_run() => {
+            shell::say(&format!(
+                "and then bpf-linker {LINKER_VERSION} for that compiler's LLVM: run this again to see how"
+            ));
+            return Ok(());
+        }
+        None => {
+            bail!("that compiler does not stand on an LLVM ({LINKER_LLVMS:?}) that bpf-linker {LINKER_VERSION} knows")
+        }
     };
     ensure_linker(workspace, llvm, installer)?;
     if installer.planned() == 0 && Toolchain::find(workspace).is_none() {
