@@ -7,6 +7,7 @@
 //! - [`media`]: streams and legs, as engine and datapath speak of them.
 //! - [`netlink`]: questions to the kernel about interfaces, addresses, routes and neighbours.
 //! - [`accounting`]: call detail records.
+//! - [`signalling`]: the protocols' messages.
 
 pub mod accounting;
 pub mod config;
@@ -15,3 +16,4 @@ pub mod engine;
 pub mod media;
 pub mod netlink;
 pub mod sdp;
+pub mod signalling;
