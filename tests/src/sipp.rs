@@ -88,7 +88,7 @@ pub struct SippConfig {
     pub expires_s: u32,
     /// For [`Scenario::Request`] and [`Scenario::AnswerRequest`].
     pub method: String,
-    /// The RTP port in its SDP.
+    /// The RTP port in its SDP. SIPp itself uses it only to echo; else it is free for [`crate::rtp`].
     pub media_port: u16,
     /// Send back all RTP that comes to the media port.
     pub echo: bool,
@@ -132,6 +132,7 @@ pub struct Sipp {
     /// The process.
     pub peer: Peer,
     statistics: PathBuf,
+    messages: PathBuf,
 }
 
 /// What a SIPp counted.
@@ -161,15 +162,18 @@ impl Sipp {
             .context("write the scenario")?;
         let statistics = directory.join("statistics.csv");
 
+        // SIPp opens media sockets in any case.
+        let own_media_port = if config.echo { config.media_port } else { config.media_port.wrapping_add(1_000) };
         let mut command = namespace.command("sipp")?;
         command.env("TERM", "xterm").current_dir(&directory).arg(config.remote.to_string());
         command.arg("-sf").arg(&scenario);
         command.args(["-i", &config.local.ip().to_string(), "-p", &config.local.port().to_string()]);
-        command.args(["-mi", &config.local.ip().to_string(), "-mp", &config.media_port.to_string()]);
+        command.args(["-mi", &config.local.ip().to_string(), "-mp", &own_media_port.to_string()]);
         for (key, value) in [
             ("user", config.user.as_str()),
             ("peer", &config.peer),
             ("domain", Kamailio::DOMAIN),
+            ("rtp_port", &config.media_port.to_string()),
             ("expires", &config.expires_s.to_string()),
         ] {
             command.args(["-key", key, value]);
@@ -185,10 +189,14 @@ impl Sipp {
         if config.echo {
             command.arg("-rtp_echo");
         }
-        command.args(["-nostdin", "-f", "3600", "-recv_timeout", "20000"]);
+        command.args(["-nostdin", "-f", "3600", "-recv_timeout", "120000"]);
         command.arg("-trace_err").arg("-error_file").arg(lab.logs().join(format!("{name}.errors.log")));
         command.args(["-trace_stat", "-fd", "1", "-stf"]).arg(&statistics);
-        let sipp = Self { peer: Peer::start(name, command, &lab.logs())?, statistics };
+        let messages = directory.join("messages.log");
+        if config.calls == 1 {
+            command.arg("-trace_msg").arg("-message_file").arg(&messages);
+        }
+        let sipp = Self { peer: Peer::start(name, command, &lab.logs())?, statistics, messages };
         wait_until("SIPp has opened its socket", Duration::from_secs(5), || Ok(sipp.statistics.exists()))?;
         Ok(sipp)
     }
@@ -230,11 +238,40 @@ impl Sipp {
         self.wait(timeout)
     }
 
+    /// Every SIP message it received so far; only where `calls` is 1.
+    pub fn received(&self) -> Vec<String> {
+        let log = String::from_utf8_lossy(&std::fs::read(&self.messages).unwrap_or_default()).into_owned();
+        // Each message stands under a rule of hyphens with the time, and a line that says which way it went.
+        let entries = log.split("-----------------------------------------------").skip(1);
+        let received = entries.filter_map(|entry| {
+            let (head, message) = entry.split_once("\n\n")?;
+            head.contains("received").then(|| message.to_owned())
+        });
+        received.collect()
+    }
+
+    /// Waits until the other side has told where it wants RTP: address and port of the last SDP received.
+    pub fn wait_for_remote_media(&self, timeout: Duration) -> Result<SocketAddrV4> {
+        let mut media = None;
+        wait_until("the other side's SDP has come", timeout, || {
+            media = self.received().iter().rev().find_map(|message| media_address(message));
+            Ok(media.is_some())
+        })?;
+        media.ok_or_else(|| anyhow!("no SDP"))
+    }
+
     /// What it has counted so far (renewed once a second).
     pub fn report(&self) -> Result<SippReport> {
         let text = std::fs::read_to_string(&self.statistics).context("SIPp's statistics")?;
         parse_statistics(&text)
     }
+}
+
+/// The address of the last `c=` and the port of the first `m=audio` of a message.
+fn media_address(message: &str) -> Option<SocketAddrV4> {
+    let address = message.lines().rev().find_map(|line| line.strip_prefix("c=IN IP4 "))?.trim().parse().ok()?;
+    let media = message.lines().find_map(|line| line.strip_prefix("m=audio "))?;
+    Some(SocketAddrV4::new(address, media.split(' ').next()?.parse().ok()?))
 }
 
 /// Reads the last line of SIPp's statistics, semicolons between the columns.
@@ -260,6 +297,13 @@ fn parse_statistics(text: &str) -> Result<SippReport> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_media_address_is_read_from_a_message() {
+        let message = "SIP/2.0 200 OK\r\n\r\nv=0\r\nc=IN IP4 203.0.113.10\r\nm=audio 30002 RTP/AVP 8\r\n";
+        assert_eq!(media_address(message), Some("203.0.113.10:30002".parse().unwrap()));
+        assert_eq!(media_address("SIP/2.0 180 Ringing\r\n\r\n"), None);
+    }
 
     #[test]
     fn the_last_line_of_the_statistics_counts() {

@@ -229,6 +229,37 @@ fn sipp_answers_digest_challenges() {
 }
 
 #[test]
+fn streams_made_here_go_with_a_call_of_sipp() {
+    lab_test(without_latch(), |lab| {
+        let kamailio = Kamailio::start(lab, &KamailioConfig::default())?;
+        let [(_, ann), (_, ben)] = PUBLIC;
+        let (caller, callee) = (lab.host("ann")?, lab.host("ben")?);
+        let bob = |scenario| SippConfig {
+            media_port: 6_100,
+            ..SippConfig::new(scenario, "bob", SocketAddrV4::new(ben, 5060), SOFTSWITCH)
+        };
+        Sipp::run(lab, "register", callee, &bob(Scenario::Register), seconds(5))?;
+        kamailio.wait_for_contacts("bob", 1, seconds(1))?;
+        let answer = Sipp::start(lab, "answer", callee, &bob(Scenario::Answer))?;
+        let alice = SippConfig::new(Scenario::Call, "alice", SocketAddrV4::new(ann, 5060), SOFTSWITCH).calling("bob");
+        let call = Sipp::start(lab, "call", caller, &SippConfig { hold: seconds(2), ..alice })?;
+
+        let to_bob = call.wait_for_remote_media(seconds(5))?;
+        let to_alice = answer.wait_for_remote_media(seconds(5))?;
+        ensure!(to_bob == SocketAddrV4::new(ben, 6_100) && to_alice == SocketAddrV4::new(ann, 6_000));
+        let (at_alice, at_bob) = (caller.udp(to_alice)?, callee.udp(to_bob)?);
+        let (heard_by_alice, heard_by_bob) = (Sink::start(&at_alice)?, Sink::start(&at_bob)?);
+        let (from_alice, from_bob) = (Stream { ssrc: 1, ..Stream::default() }, Stream { ssrc: 2, ..Stream::default() });
+        let sending = from_bob.spawn(&at_bob, to_alice)?;
+        from_alice.send(&at_alice, to_bob)?;
+        let _ = sending.join();
+        ensure!(heard_by_alice.stop()?.stream(2)?.packets == 50 && heard_by_bob.stop()?.stream(1)?.packets == 50);
+        call.expect_success(seconds(5))?;
+        answer.expect_success(seconds(5)).map(drop)
+    });
+}
+
+#[test]
 fn the_capture_checks_find_a_planted_address_and_a_malformed_message() {
     lab_test(without_latch(), |lab| {
         let (ann, _ben) = (lab.host("ann")?, lab.host("ben")?);
