@@ -39,5 +39,10 @@ mod lines;
 mod rewrite;
 mod session;
 
+#[cfg(test)]
+mod properties;
+#[cfg(test)]
+mod snapshots;
+
 pub use rewrite::{MediaPlan, Rewrite};
 pub use session::{Direction, Host, MAX_ADDRESSES, MAX_MEDIA, Media, MediaKind, Protocol, Rtcp, SdpError, Session};
