@@ -188,3 +188,87 @@ impl Serialize for RecordId {
         serializer.collect_str(self)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn flow(n: u64) -> FlowRecord {
+        let counters = LegCounters {
+            rtp_packets: n,
+            rtp_octets: 200 * n,
+            rtcp_packets: 2,
+            rtcp_octets: 160,
+            dropped_source: 3,
+            dropped_format: 4,
+            dropped_destination: 5,
+            dropped_path: 6,
+        };
+        let source = Latched { address: "198.51.100.7:40000".parse().unwrap(), at: Timestamp(1_790_000_001_250) };
+        FlowRecord::new(&counters, Some(source), None)
+    }
+
+    #[test]
+    fn a_record_is_one_line_of_json() {
+        let cdr = Cdr {
+            schema: SCHEMA,
+            id: RecordId(0xabc),
+            call_id: "f81d4fae@\"10.0.0.5\"\n".into(),
+            caller: "sip:alice@example.com".into(),
+            callee: "sip:bob@example.com".into(),
+            direction: CallDirection::AccessToCore,
+            terminal: Terminal {
+                source: "198.51.100.7:5062".parse().unwrap(),
+                contact: Some("sip:alice@192.168.1.5:5060".into()),
+            },
+            start: Timestamp(1_790_000_000_000),
+            answer: Some(Timestamp(1_790_000_001_000)),
+            end: Timestamp(1_790_000_011_500),
+            duration_ms: 10_500,
+            end_cause: EndCause::ByeCallee,
+            final_code: Some(200),
+            streams: vec![StreamRecord {
+                index: 0,
+                kind: "audio".into(),
+                access_to_core: flow(500),
+                core_to_access: FlowRecord::default(),
+            }],
+        };
+        let line = String::from_utf8(cdr.to_json_line().unwrap()).unwrap();
+        assert_eq!(line.matches('\n').count(), 1);
+        assert!(line.ends_with('\n'));
+        assert_eq!(
+            serde_json::from_str::<serde_json::Value>(&line).unwrap(),
+            serde_json::json!({
+                "schema": 1,
+                "id": "00000000000000000000000000000abc",
+                "call_id": "f81d4fae@\"10.0.0.5\"\n",
+                "caller": "sip:alice@example.com",
+                "callee": "sip:bob@example.com",
+                "direction": "access_to_core",
+                "terminal": {"source": "198.51.100.7:5062", "contact": "sip:alice@192.168.1.5:5060"},
+                "start": "2026-09-21T14:13:20.000Z",
+                "answer": "2026-09-21T14:13:21.000Z",
+                "end": "2026-09-21T14:13:31.500Z",
+                "duration_ms": 10_500,
+                "end_cause": "bye_callee",
+                "final_code": 200,
+                "streams": [{
+                    "index": 0,
+                    "kind": "audio",
+                    "access_to_core": {
+                        "rtp_source": {"address": "198.51.100.7:40000", "at": "2026-09-21T14:13:21.250Z"},
+                        "rtcp_source": null,
+                        "rtp_packets": 500, "rtp_octets": 100_000, "rtcp_packets": 2, "rtcp_octets": 160,
+                        "dropped": {"source": 3, "format": 4, "no_destination": 5, "other": 6},
+                    },
+                    "core_to_access": {
+                        "rtp_source": null, "rtcp_source": null,
+                        "rtp_packets": 0, "rtp_octets": 0, "rtcp_packets": 0, "rtcp_octets": 0,
+                        "dropped": {"source": 0, "format": 0, "no_destination": 0, "other": 0},
+                    },
+                }],
+            })
+        );
+    }
+}

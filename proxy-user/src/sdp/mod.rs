@@ -36,6 +36,7 @@
 //! Text for people (`s=`, `i=`, `u=`, `e=`, the user name in `o=`) is not searched for addresses.
 
 mod lines;
+mod media;
 mod rewrite;
 mod session;
 
@@ -44,5 +45,6 @@ mod properties;
 #[cfg(test)]
 mod snapshots;
 
+pub use media::{Direction, Host, Media, MediaKind, Protocol, Rtcp};
 pub use rewrite::{MediaPlan, Rewrite};
-pub use session::{Direction, Host, MAX_ADDRESSES, MAX_MEDIA, Media, MediaKind, Protocol, Rtcp, SdpError, Session};
+pub use session::{MAX_ADDRESSES, MAX_MEDIA, SdpError, Session};

@@ -1,11 +1,10 @@
-//! Reading: lines, what each is to the proxy, and the view of the media.
+//! Reading: what each line is to the proxy.
 
-use super::lines::{Span, split, tokens};
-use crate::media::{PayloadTypes, RemoteMedia};
-use std::{
-    net::{IpAddr, SocketAddr},
-    ops::Range,
+use super::{
+    lines::{Span, split, tokens},
+    media::{Direction, Host, Media, MediaKind, Protocol, Rtcp},
 };
+use std::{net::IpAddr, ops::Range};
 
 /// A session description as it arrived.
 #[derive(Clone, Debug)]
@@ -15,95 +14,6 @@ pub struct Session {
     pub(super) media: Vec<Media>,
     /// Literal addresses and names in `c=`, `o=` and `a=rtcp`, as written, each once; without unspecified ones.
     pub(super) addresses: Vec<String>,
-}
-
-/// One media description: an `m=` line and what follows it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Media {
-    /// First field of `m=`.
-    pub kind: MediaKind,
-    /// Third field of `m=`.
-    pub protocol: Protocol,
-    /// RTP port; 0: rejected or no longer used (RFC 3264 §6, §8.2).
-    pub port: u16,
-    /// Number behind the port and a slash; 1 where there is none.
-    pub port_count: u16,
-    /// Where the media is wanted: the media's own `c=`, else the session's.
-    pub address: Option<Host>,
-    /// `a=rtcp`, where there is one.
-    pub rtcp: Option<Rtcp>,
-    /// The formats of `m=` that are payload types; empty where the protocol is not RTP.
-    pub payload_types: PayloadTypes,
-    /// The media's direction, else the session's, else [`Direction::SendRecv`].
-    pub direction: Direction,
-    /// Whether `a=rtcp-mux` is there.
-    pub rtcp_mux: bool,
-    /// Whether this is an alternative (RFC 4091, `group:ANAT`) to another description, which is used instead.
-    pub superseded: bool,
-}
-
-/// What kind of media.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum MediaKind {
-    /// `audio`
-    Audio,
-    /// `video`
-    Video,
-    /// Another, as written: `image`, `text`, `application`, `message`.
-    Other(String),
-}
-
-/// How media is transported.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Protocol {
-    /// `RTP/AVP` (RFC 3551)
-    RtpAvp,
-    /// `RTP/AVPF` (RFC 4585)
-    RtpAvpf,
-    /// `RTP/SAVP` (RFC 3711)
-    RtpSavp,
-    /// `RTP/SAVPF` (RFC 5124)
-    RtpSavpf,
-    /// `UDP/TLS/RTP/SAVP` (RFC 5764)
-    DtlsSavp,
-    /// `UDP/TLS/RTP/SAVPF` (RFC 5764)
-    DtlsSavpf,
-    /// Another, as written: `udptl`, `TCP/RTP/AVP`, `TCP/MSRP`.
-    Other(String),
-}
-
-/// A connection address.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Host {
-    /// A literal address.
-    Address(IpAddr),
-    /// `0.0.0.0` or `::`: media is not wanted now (hold, RFC 3264 §8.4).
-    Unspecified,
-    /// A domain name.
-    Name(String),
-}
-
-/// `a=rtcp` (RFC 3605).
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Rtcp {
-    /// RTCP port.
-    pub port: u16,
-    /// RTCP address, where it is not the media's.
-    pub address: Option<Host>,
-}
-
-/// Which way media flows, as the author of the description sees it (RFC 3264 §5.1).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Direction {
-    /// Both ways.
-    #[default]
-    SendRecv,
-    /// The author only sends.
-    SendOnly,
-    /// The author only receives.
-    RecvOnly,
-    /// Neither way.
-    Inactive,
 }
 
 /// Why a body cannot be rewritten with certainty. Lines count from 1.
@@ -189,86 +99,6 @@ impl Session {
     /// The media descriptions, in order.
     pub fn media(&self) -> &[Media] {
         &self.media
-    }
-}
-
-impl Media {
-    /// Whether the relay can carry it: RTP over UDP with one pair of ports, and not an alternative to another
-    /// description. What cannot be relayed goes out with port 0, which is to reject it (RFC 3264 §6): T.38 over `udptl`,
-    /// media over TCP, MSRP, BFCP, data channels, layered RTP with several pairs of ports.
-    pub fn relayable(&self) -> bool {
-        self.protocol.is_rtp() && self.port_count == 1 && !self.superseded
-    }
-
-    /// Whether its author put it on hold, in today's style or with an unspecified address.
-    pub fn held(&self) -> bool {
-        matches!(self.direction, Direction::SendOnly | Direction::Inactive) || self.address == Some(Host::Unspecified)
-    }
-
-    /// Where media is wanted, where that is a literal address. RTCP: `a=rtcp`, else the next port up; port 0 where there
-    /// is none.
-    pub fn remote(&self) -> Option<RemoteMedia> {
-        let literal = |host: Option<&Host>| match host {
-            Some(Host::Address(address)) => Some(*address),
-            _ => None,
-        };
-        let address = literal(self.address.as_ref()).filter(|_| self.port != 0)?;
-        let rtcp_address = self.rtcp.as_ref().and_then(|rtcp| literal(rtcp.address.as_ref())).unwrap_or(address);
-        let rtcp_port = self.rtcp.as_ref().map_or(self.port.checked_add(1).unwrap_or(0), |rtcp| rtcp.port);
-        Some(RemoteMedia { rtp: SocketAddr::new(address, self.port), rtcp: SocketAddr::new(rtcp_address, rtcp_port) })
-    }
-}
-
-impl MediaKind {
-    /// As it stands in `m=`.
-    pub fn as_str(&self) -> &str {
-        match self {
-            Self::Audio => "audio",
-            Self::Video => "video",
-            Self::Other(text) => text,
-        }
-    }
-}
-
-impl From<&str> for MediaKind {
-    fn from(text: &str) -> Self {
-        match text {
-            _ if text.eq_ignore_ascii_case("audio") => Self::Audio,
-            _ if text.eq_ignore_ascii_case("video") => Self::Video,
-            _ => Self::Other(text.to_owned()),
-        }
-    }
-}
-
-impl Protocol {
-    /// Whether it is RTP over UDP.
-    pub fn is_rtp(&self) -> bool {
-        !matches!(self, Self::Other(_))
-    }
-}
-
-impl From<&str> for Protocol {
-    fn from(text: &str) -> Self {
-        match text.to_ascii_uppercase().as_str() {
-            "RTP/AVP" => Self::RtpAvp,
-            "RTP/AVPF" => Self::RtpAvpf,
-            "RTP/SAVP" => Self::RtpSavp,
-            "RTP/SAVPF" => Self::RtpSavpf,
-            "UDP/TLS/RTP/SAVP" => Self::DtlsSavp,
-            "UDP/TLS/RTP/SAVPF" => Self::DtlsSavpf,
-            _ => Self::Other(text.to_owned()),
-        }
-    }
-}
-
-impl Host {
-    /// Reads a connection address without `/ttl` and `/count`.
-    fn parse(text: &str) -> Option<Self> {
-        if let Ok(address) = text.parse::<IpAddr>() {
-            return Some(if address.is_unspecified() { Self::Unspecified } else { Self::Address(address) });
-        }
-        let legal = text.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_'));
-        (legal && text.bytes().any(|byte| byte.is_ascii_alphabetic())).then(|| Self::Name(text.to_owned()))
     }
 }
 

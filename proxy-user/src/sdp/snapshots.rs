@@ -317,6 +317,9 @@ fn other_addresses_than_ipv4() {
         rewritten(body),
         "v=0\r\no=- 1 1 IN IP4 203.0.113.10\r\nc=IN IP4 203.0.113.10\r\nm=audio 30000 RTP/AVP 0\r\n"
     );
+    let held = "v=0\r\nc=IN IP6 ::\r\nm=audio 4000 RTP/AVP 0\r\n";
+    assert!(only_media(held).held());
+    assert_eq!(rewritten(held), "v=0\r\nc=IN IP6 ::\r\nm=audio 30000 RTP/AVP 0\r\n");
     let body = "v=0\r\nc=IN IP4 pc33.atlanta.example.com\r\nm=audio 4000 RTP/AVP 0\r\n";
     assert_eq!(only_media(body).address, Some(Host::Name("pc33.atlanta.example.com".into())));
     assert_eq!(only_media(body).remote(), None);
