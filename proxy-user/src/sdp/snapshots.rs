@@ -362,6 +362,11 @@ fn odd_lines_stay_where_they_are() {
 }
 
 #[test]
+fn a_user_name_that_looks_like_an_address_stays() {
+    assert_eq!(rewritten("v=0\no=IN IP4 phone 1 1 IN IP4 10.0.0.5\n"), "v=0\no=IN IP4 phone 1 1 IN IP4 203.0.113.10\n");
+}
+
+#[test]
 fn attributes_with_addresses_go() {
     let lines = [
         "v=0",
