@@ -76,7 +76,7 @@ impl Session {
 
     /// RTP and RTCP port of a media description that goes through the relay.
     fn relay(&self, index: usize, plan: &Rewrite) -> Option<(u16, u16)> {
-        let media = self.media.get(index).filter(|media| media.port != 0 && media.relayable())?;
+        self.media.get(index).filter(|media| media.port != 0 && media.relayable())?;
         match plan.media.get(index) {
             Some(&MediaPlan::Relay { rtp_port, rtcp_port }) if rtp_port != 0 => Some((rtp_port, rtcp_port)),
             _ => None,
