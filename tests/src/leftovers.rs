@@ -1,5 +1,6 @@
 //! What should be gone: BPF objects, attachments, namespaces, processes.
 
+use std::collections::BTreeSet;
 use std::process::Command;
 use std::time::Duration;
 
@@ -19,13 +20,24 @@ pub struct BpfObjects {
 }
 
 impl BpfObjects {
-    /// Those that process `pid` has open.
+    /// Those that process `pid` has open, by `/proc/PID/fdinfo` (bpftool names no owner unless it can load a program).
     pub fn of(pid: u32) -> Result<Self> {
-        let held = |kind| -> Result<Vec<(u64, String)>> {
+        let mut ids = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
+        let descriptors = std::fs::read_dir(format!("/proc/{pid}/fdinfo")).with_context(|| format!("process {pid}"))?;
+        for descriptor in descriptors.flatten() {
+            // It may have been closed meanwhile.
+            let info = std::fs::read_to_string(descriptor.path()).unwrap_or_default();
+            let id = |key: &str| info.lines().find_map(|line| line.strip_prefix(key)?.trim().parse::<u64>().ok());
+            // A link tells its program as well, which is held as long as the link.
+            ids.0.extend(id("map_id:"));
+            ids.1.extend(id("prog_id:"));
+            ids.2.extend(id("link_id:"));
+        }
+        let named = |kind, ids: &BTreeSet<u64>| -> Result<Vec<(u64, String)>> {
             let objects = list(kind)?;
-            Ok(objects.iter().filter(|object| holds(object, pid)).filter_map(id_and_name).collect())
+            Ok(objects.iter().filter_map(id_and_name).filter(|(id, _)| ids.contains(id)).collect())
         };
-        Ok(Self { maps: held("map")?, programs: held("prog")?, links: held("link")? })
+        Ok(Self { maps: named("map", &ids.0)?, programs: named("prog", &ids.1)?, links: named("link", &ids.2)? })
     }
 
     /// The id of a map by its name.
@@ -33,9 +45,14 @@ impl BpfObjects {
         self.maps.iter().find(|(_, map)| map == name).map(|(id, _)| *id)
     }
 
+    /// How many maps, programs and links.
+    pub fn len(&self) -> usize {
+        self.maps.len() + self.programs.len() + self.links.len()
+    }
+
     /// True where there is none.
     pub fn is_empty(&self) -> bool {
-        self.maps.is_empty() && self.programs.is_empty() && self.links.is_empty()
+        self.len() == 0
     }
 
     /// Waits until none of them exists any more (the kernel frees them a moment after the last user).
@@ -78,11 +95,6 @@ pub fn namespaces(prefix: &str) -> Vec<String> {
 fn list(kind: &str) -> Result<Vec<Value>> {
     let text = run(Command::new("bpftool").args(["-j", kind, "show"]))?;
     serde_json::from_str(&text).with_context(|| format!("JSON from `bpftool {kind} show`"))
-}
-
-fn holds(object: &Value, pid: u32) -> bool {
-    let holders = object["pids"].as_array();
-    holders.is_some_and(|holders| holders.iter().any(|holder| holder["pid"].as_u64() == Some(u64::from(pid))))
 }
 
 fn id_and_name(object: &Value) -> Option<(u64, String)> {

@@ -55,6 +55,16 @@ pub fn available() -> bool {
     false
 }
 
+/// True where the lab's XDP programs are built; says why a test is skipped where they are not. Never skips with
+/// `LATCH_LAB_REQUIRED`, as [`available`].
+pub fn has_programs() -> bool {
+    if pass::object().exists() || std::env::var_os("LATCH_LAB_REQUIRED").is_some() {
+        return true;
+    }
+    eprintln!("SKIPPED: needs {} (run `cargo xtask build`)", pass::object().display());
+    false
+}
+
 /// Runs `test` in a lab of its own. On an error it prints the error and every peer's log, removes the lab, and panics.
 ///
 /// # Panics
