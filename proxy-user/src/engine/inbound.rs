@@ -1,0 +1,207 @@
+//! What a datagram is: garbage, a retransmission, a new request, a response.
+
+use super::{
+    Alarm, Engine,
+    transactions::{Due, Server, ServerKey, ServerState},
+};
+use crate::{
+    config::Side,
+    media::{MediaEvent, RealmId},
+    signalling::sip::{Datagram, Message, Name, Response, check_request},
+};
+use std::{net::SocketAddr, time::Instant};
+use tracing::debug;
+
+impl Engine {
+    pub(super) fn datagram(&mut self, realm: RealmId, source: SocketAddr, bytes: &[u8], now: Instant) {
+        let Some(config) = self.config.realms.get(realm) else { return };
+        if config.side == Side::Core && config.softswitch.is_some_and(|softswitch| softswitch.ip() != source.ip()) {
+            self.statistics.foreign += 1;
+            return;
+        }
+        if Datagram::of(bytes) == Datagram::KeepAlive {
+            self.statistics.keepalives_received += 1;
+            return;
+        }
+        match Message::parse(bytes) {
+            Ok(message) if message.method().is_some() => self.request(realm, source, message, now),
+            Ok(message) => self.response(realm, message, now),
+            Err(error) => {
+                self.statistics.unparsable += 1;
+                debug!(%source, %error, "not a SIP message");
+                if let Some(request) = error.answerable() {
+                    let response = plain_response(request, error.fault.code(), None, source, None);
+                    self.send(realm, source, response);
+                }
+            }
+        }
+    }
+
+    pub(super) fn media_event(&mut self, event: MediaEvent, now: Instant) {
+        match event {
+            MediaEvent::Latched { stream, leg, rtcp, source, at } => {
+                let Some(&dialog) = self.streams.get(&stream) else { return };
+                debug!(dialog, ?stream, leg, rtcp, %source, "latched");
+                self.with_media(dialog, now, |media, _| media.latched(stream, leg, rtcp, source, at));
+            }
+            MediaEvent::Silent { stream } => {
+                let Some(&dialog) = self.streams.get(&stream) else { return };
+                self.media_silent(dialog, stream, now);
+            }
+            MediaEvent::Released { stream, counters } => {
+                let Some(dialog) = self.streams.remove(&stream) else { return };
+                self.with_media(dialog, now, |media, resources| media.released(stream, counters, resources));
+                self.record_if_over(dialog, now);
+            }
+        }
+    }
+
+    fn request(&mut self, realm: RealmId, source: SocketAddr, request: Message, now: Instant) {
+        let method = request.method().unwrap_or_default().to_owned();
+        let key = server_key(realm, source, &request, &method);
+        if method == "ACK" {
+            return self.ack(key, source, request, now);
+        }
+        if let Some(id) = self.server_ids.get(&key) {
+            self.statistics.retransmissions_received += 1;
+            let response = self.servers.get(id).map(|server| server.response.clone()).unwrap_or_default();
+            if !response.is_empty() {
+                self.statistics.retransmissions_sent += 1;
+                self.send(realm, source, response);
+            }
+            return;
+        }
+        if let Err(reject) = check_request(&request) {
+            self.statistics.refused += 1;
+            let tag = self.random_token();
+            let response = returned(reject.response(&request), &request, source, Some(&tag)).finish();
+            self.send(realm, source, response);
+            return;
+        }
+        if self.servers.len() + self.clients.len() >= self.config.limits.max_transactions {
+            self.statistics.limited += 1;
+            let headers = Some(("Retry-After", "5"));
+            self.send(realm, source, plain_response(&request, 503, headers, source, None));
+            return;
+        }
+        let id = self.new_id();
+        self.server_ids.insert(key.clone(), id);
+        self.servers.insert(id, Server::new(key, request));
+        if method == "CANCEL" {
+            self.cancel(id, now)
+        } else {
+            self.route(id, now)
+        }
+        // What could neither be answered nor sent on has no one to end it.
+        let idle = |server: &Server| server.state == ServerState::Proceeding && server.client.is_none();
+        if self.servers.get(&id).is_some_and(idle) {
+            self.drop_server(id);
+        }
+    }
+
+    /// The key of the INVITE transaction that an ACK or CANCEL with this key is for.
+    pub(super) fn invite_of(&self, key: &ServerKey) -> Option<u64> {
+        let key = ServerKey { method: "INVITE".into(), ..key.clone() };
+        self.server_ids.get(&key).copied()
+    }
+
+    /// Answers a request with a response of our own.
+    pub(super) fn reply(&mut self, server: u64, code: u16, header: Option<(&str, &str)>, now: Instant) {
+        let tag = (code > 100).then(|| self.random_token());
+        let Some(entry) = self.servers.get(&server) else { return };
+        let bytes = plain_response(&entry.request, code, header, entry.key.source, tag.as_deref());
+        self.respond(server, code, bytes, now);
+    }
+
+    /// Sends a response to a request and lets its transaction know.
+    pub(super) fn respond(&mut self, server: u64, code: u16, bytes: Vec<u8>, now: Instant) {
+        let Some(entry) = self.servers.get_mut(&server) else { return };
+        entry.respond(code, &bytes, self.timing, now);
+        let (realm, source) = (entry.key.realm, entry.key.source);
+        if let Some(at) = entry.next() {
+            self.timers.set(at, Alarm::Server(server));
+        }
+        self.send(realm, source, bytes);
+    }
+
+    pub(super) fn drop_server(&mut self, id: u64) {
+        if let Some(server) = self.servers.remove(&id) {
+            self.server_ids.remove(&server.key);
+        }
+    }
+
+    pub(super) fn server_due(&mut self, id: u64, at: Instant, now: Instant) {
+        let Some(server) = self.servers.get_mut(&id) else { return };
+        if server.next() != Some(at) {
+            return;
+        }
+        match server.due(self.timing, now) {
+            Due::End => {
+                if server.state == ServerState::Completed && server.is_invite() {
+                    debug!("no ACK for a refused INVITE");
+                }
+                return self.drop_server(id);
+            }
+            Due::Retransmit => {
+                let (realm, source, bytes) = (server.key.realm, server.key.source, server.response.clone());
+                self.statistics.retransmissions_sent += 1;
+                self.send(realm, source, bytes);
+            }
+            Due::Nothing => {}
+        }
+        if let Some(at) = self.servers.get(&id).and_then(Server::next) {
+            self.timers.set(at, Alarm::Server(id));
+        }
+    }
+}
+
+fn server_key(realm: RealmId, source: SocketAddr, request: &Message, method: &str) -> ServerKey {
+    let branch = request.top_via().ok().filter(|via| via.has_cookie()).map(|via| {
+        // The same branch from two hosts behind one address is told apart by sent-by (RFC 3261, section 17.2.3).
+        format!("{} {}:{}", via.branch(), via.host, via.port.unwrap_or(5060))
+    });
+    // A peer that knows only RFC 2543: what makes a transaction there (RFC 3261, section 17.2.3).
+    let branch = branch.unwrap_or_else(|| {
+        let cseq = request.cseq().map(|cseq| cseq.number).unwrap_or_default();
+        let call_id = request.call_id().unwrap_or_default();
+        let from_tag = request.from_tag().unwrap_or_default();
+        format!("{call_id} {from_tag} {cseq} {}", request.request_uri().unwrap_or_default())
+    });
+    ServerKey { realm, source, branch, method: method.to_owned() }
+}
+
+/// The Via values of a request as they go back in a response: the topmost says where it came from (RFC 3261, section
+/// 18.2.1; RFC 3581, section 4).
+pub(super) fn response_vias(request: &Message, source: SocketAddr) -> Vec<String> {
+    let mut vias: Vec<String> = request.values(Name::Via).map(|via| via.into_owned()).collect();
+    if let (Some(first), Ok(via)) = (vias.first_mut(), request.top_via()) {
+        *first = via.with_source(source.ip(), source.port());
+    }
+    vias
+}
+
+/// A response of the proxy's own, which goes back to where the request came from.
+fn returned<'m>(mut response: Response<'m>, request: &Message, source: SocketAddr, tag: Option<&str>) -> Response<'m> {
+    if let Ok(via) = request.top_via() {
+        response.top_via(&via.with_source(source.ip(), source.port()));
+    }
+    if let Some(tag) = tag {
+        response.to_tag(tag);
+    }
+    response
+}
+
+/// A response without a body. The tag goes into To where there is none.
+fn plain_response(
+    request: &Message,
+    code: u16,
+    header: Option<(&str, &str)>,
+    source: SocketAddr,
+    tag: Option<&str>,
+) -> Vec<u8> {
+    let mut response = returned(Response::to(request, code), request, source, tag);
+    if let Some((name, value)) = header {
+        response.header(name, value);
+    }
+    response.finish()
+}

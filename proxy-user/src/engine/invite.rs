@@ -1,0 +1,428 @@
+//! The life of a call: INVITE, ACK, CANCEL, BYE and what ends it without them.
+
+use super::{
+    Alarm, Engine, InDialog, MediaPhase, Output, Purpose,
+    calls::{Call, EndCause, Ending},
+    dialogs::Role,
+    requests::Way,
+    session::{MediaSession, OfferError, Side as MediaSide},
+    transactions::{Cancel, ClientState, ServerKey, ServerState},
+};
+use crate::{
+    accounting::Terminal,
+    config::Side,
+    media::{RealmId, StreamId},
+    sdp::Session,
+    signalling::sip::{Message, Name, NameAddr, cancel_for},
+};
+use rand::RngCore;
+use std::{net::SocketAddr, time::Instant};
+use tracing::{info, warn};
+
+/// What is wrong with a session description in a request: the status code that says so.
+struct Refused(u16);
+
+impl Engine {
+    /// An INVITE outside of dialogs.
+    pub(super) fn invite(&mut self, server: u64, request: &Message, mut way: Way, source: SocketAddr, now: Instant) {
+        let Some(entry) = self.servers.get(&server) else { return };
+        let realm = entry.key.realm;
+        if self.calls >= self.config.limits.max_calls {
+            self.statistics.limited += 1;
+            return self.reply(server, 503, Some(("Retry-After", "5")), now);
+        }
+        self.reply(server, 100, None, now);
+        let call = self.new_call(request, realm, source, &way, now);
+        let Some(id) = self.new_dialog(server, request, &way, source, Some(Box::new(call)), now) else { return };
+        self.calls += 1;
+        if let Some(call) = self.call_mut(id) {
+            call.invite = Some(server);
+        }
+        let call_id = request.call_id().unwrap_or_default().into_owned();
+        info!(call_id, %source, realm, "call begins");
+        let phase = match self.request_media(id, 0, request, &mut way, now) {
+            Ok(phase) => phase,
+            Err(Refused(code)) => {
+                self.refuse(server, code, now);
+                return self.end_call(id, EndCause::Rejected, Some(code), now);
+            }
+        };
+        way.contacts = self.party_contact(id, Role::Originator, request, way.realm);
+        let place = InDialog { id, from: Role::Originator, to: None, target: None };
+        self.forward(server, request, way, Some(place), phase, now);
+    }
+
+    /// A request inside a call.
+    pub(super) fn in_call(&mut self, server: u64, request: &Message, mut way: Way, place: InDialog, now: Instant) {
+        let method = request.method().unwrap_or_default();
+        if self.call(place.id).is_some_and(|call| call.ended.is_some()) {
+            let code = if method == "BYE" { 200 } else { 481 };
+            return self.reply(server, code, None, now);
+        }
+        let mut phase = MediaPhase::None;
+        if matches!(method, "INVITE" | "UPDATE" | "PRACK") {
+            if method == "INVITE" {
+                self.reply(server, 100, None, now);
+            }
+            phase = match self.request_media(place.id, place.from.side(), request, &mut way, now) {
+                Ok(phase) => phase,
+                Err(Refused(code)) => return self.refuse(server, code, now),
+            };
+        }
+        self.forward(server, request, way, Some(place), phase, now);
+    }
+
+    fn refuse(&mut self, server: u64, code: u16, now: Instant) {
+        let header = match code {
+            415 => Some(("Accept", "application/sdp")),
+            503 => Some(("Retry-After", "5")),
+            _ => None,
+        };
+        self.reply(server, code, header, now);
+    }
+
+    /// The ACK of a non-2xx ends here; that of a 2xx goes from end to end.
+    pub(super) fn ack(&mut self, key: ServerKey, source: SocketAddr, request: Message, now: Instant) {
+        if let Some(id) = self.invite_of(&key)
+            && let Some(server) = self.servers.get_mut(&id)
+            && server.state != ServerState::Accepted
+        {
+            server.acknowledged(now);
+            if let Some(at) = server.next() {
+                self.timers.set(at, Alarm::Server(id));
+            }
+            return;
+        }
+        if self.ack_in_dialog(key.realm, source, &request, now).is_none() {
+            self.statistics.stray_acks += 1;
+        }
+    }
+
+    fn ack_in_dialog(&mut self, realm: RealmId, _source: SocketAddr, request: &Message, now: Instant) -> Option<()> {
+        let (id, to) = match self.token_of(realm, request)? {
+            super::Token::Party(id, to) => (id, to),
+            super::Token::Binding(_) => return None,
+        };
+        let dialog = self.dialogs.get(&id)?;
+        if request.call_id()? != dialog.call_id {
+            return None;
+        }
+        let from = dialog.sender(to, &request.from_tag()?, &request.to_tag()?)?;
+        let mut way = self.way_to(id, from, to, request)?;
+        if let Some(session) = session_of(request).ok().flatten() {
+            // In an ACK a session description can only be an answer (RFC 3261, section 13.2.1).
+            way.body =
+                self.with_media(id, now, |media, resources| media.answer(from.side(), &session, true, resources));
+        }
+        let branch = self.new_branch();
+        let bytes = self.rewrite_request(realm, request, &way, &branch)?;
+        self.send(way.realm, way.destination, bytes);
+        Some(())
+    }
+
+    /// CANCEL: answered here, and sent on hop by hop (RFC 3261, sections 9.2 and 16.10).
+    pub(super) fn cancel(&mut self, server: u64, now: Instant) {
+        let Some(entry) = self.servers.get(&server) else { return };
+        let Some(invite) = self.invite_of(&entry.key) else { return self.reply(server, 481, None, now) };
+        self.reply(server, 200, None, now);
+        let Some(entry) = self.servers.get(&invite).filter(|entry| entry.state == ServerState::Proceeding) else {
+            return;
+        };
+        let Some(client) = entry.client else { return };
+        self.cancel_client(client, now);
+    }
+
+    fn cancel_client(&mut self, id: u64, now: Instant) {
+        let Some(client) = self.clients.get_mut(&id) else { return };
+        if let Purpose::Forward(super::Forward { dialog: Some(place), .. }) = &client.purpose {
+            let call = self.dialogs.get_mut(&place.id).and_then(|dialog| dialog.call_mut());
+            if let (Some(call), None) = (call, place.to) {
+                call.cancelled = true;
+            }
+        }
+        match client.state {
+            ClientState::Calling => client.cancel = Cancel::Wanted,
+            ClientState::Proceeding if client.cancel != Cancel::Sent => self.send_cancel(id, now),
+            _ => {}
+        }
+    }
+
+    pub(super) fn send_cancel(&mut self, id: u64, now: Instant) {
+        let Some(client) = self.clients.get_mut(&id) else { return };
+        client.cancelled(self.timing, now);
+        self.timers.set(client.next(), Alarm::Client(id));
+        let way = Way::to(client.realm, client.destination, String::new());
+        let branch = client.branch.clone();
+        let Ok(cancel) = Message::parse(&client.request).map(|invite| cancel_for(&invite)) else { return };
+        self.start_client(branch, "CANCEL".into(), &way, cancel, Purpose::Hangup, now);
+    }
+
+    /// Reads the session description of a request, and puts the one for the other side into `way`.
+    fn request_media(
+        &mut self,
+        id: u64,
+        from: usize,
+        request: &Message,
+        way: &mut Way,
+        now: Instant,
+    ) -> Result<MediaPhase, Refused> {
+        let Some(session) = session_of(request)? else { return Ok(MediaPhase::None) };
+        let method = request.method().unwrap_or_default();
+        let open = self.call(id).and_then(|call| call.media.open_offer());
+        if method == "PRACK" && open == Some(1 - from) {
+            way.body = self.with_media(id, now, |media, resources| media.answer(from, &session, false, resources));
+            return Ok(MediaPhase::None);
+        }
+        if open == Some(1 - from) {
+            // Both sides offered at once (RFC 3261, section 14.2; RFC 3311, section 5.2).
+            return Err(Refused(491));
+        }
+        match self.with_media(id, now, |media, resources| media.offer(from, &session, request.body(), resources)) {
+            Some(Ok(body)) => {
+                way.body = Some(body);
+                Ok(MediaPhase::Offered)
+            }
+            Some(Err(OfferError::PortsExhausted(realm))) => {
+                self.statistics.limited += 1;
+                warn!(realm, "no media ports left");
+                Err(Refused(503))
+            }
+            Some(Err(OfferError::NothingToRelay)) => Err(Refused(488)),
+            None => Err(Refused(481)),
+        }
+    }
+
+    /// Reads the session description of a response; returns the one for the requester.
+    pub(super) fn response_media(
+        &mut self,
+        client: u64,
+        place: &InDialog,
+        phase: MediaPhase,
+        response: &Message,
+        code: u16,
+        now: Instant,
+    ) -> Option<Vec<u8>> {
+        if code >= 300 {
+            return None;
+        }
+        let session = session_of(response).ok().flatten()?;
+        let from = 1 - place.from.side();
+        let last = code >= 200;
+        match phase {
+            MediaPhase::Offered | MediaPhase::Answered => {
+                self.set_media_phase(client, MediaPhase::Answered);
+                self.with_media(place.id, now, |media, resources| media.answer(from, &session, last, resources))
+            }
+            MediaPhase::None | MediaPhase::OfferedInResponse => {
+                self.set_media_phase(client, MediaPhase::OfferedInResponse);
+                let body = self.with_media(place.id, now, |media, resources| {
+                    media.offer(from, &session, response.body(), resources)
+                })?;
+                body.inspect_err(|error| warn!(?error, "an offer in a response cannot be passed on")).ok()
+            }
+        }
+    }
+
+    /// What a response means for its dialog.
+    pub(super) fn after_response(
+        &mut self,
+        place: &InDialog,
+        method: &str,
+        code: u16,
+        responder: Option<Role>,
+        now: Instant,
+    ) {
+        if code < 200 || self.call(place.id).is_none() {
+            return;
+        }
+        let success = code < 300;
+        match method {
+            "INVITE" if place.to.is_none() => {
+                if let Some(call) = self.call_mut(place.id) {
+                    call.invite = None;
+                }
+                if success { self.answered(place.id, responder, now) } else { self.refused(place.id, code, now) }
+            }
+            "INVITE" | "UPDATE" if !success => {
+                self.with_media(place.id, now, |media, resources| media.roll_back(resources));
+                // The other side knows no such dialog any more (RFC 5057, section 5.1).
+                if code == 481 || (code == 408 && method == "INVITE") {
+                    self.hang_up(place.id, EndCause::Timeout, now);
+                }
+            }
+            // A challenge is answered with the same request once more.
+            "BYE" if !matches!(code, 401 | 407) => {
+                let cause = if place.from == Role::Originator { EndCause::ByeCaller } else { EndCause::ByeCallee };
+                self.end_call(place.id, cause, Some(200), now);
+            }
+            _ => {}
+        }
+    }
+
+    fn answered(&mut self, id: u64, responder: Option<Role>, now: Instant) {
+        let Some(call) = self.call_mut(id) else { return };
+        if call.ended.is_some() {
+            // It was given up while the answer was under way: whoever answered is told.
+            if let Some(role) = responder {
+                self.send_ack(id, role);
+                self.send_bye(id, role, Role::Originator, now);
+            }
+            return;
+        }
+        if let Some(Role::Answerer(index)) = responder
+            && !call.confirmed.contains(&index)
+        {
+            call.confirmed.push(index);
+        }
+        if call.answered.is_none() {
+            call.answered = Some(now);
+            info!(dialog = id, "call answered");
+        }
+    }
+
+    fn refused(&mut self, id: u64, code: u16, now: Instant) {
+        let Some(call) = self.call_mut(id) else { return };
+        if call.answered.is_some() {
+            return;
+        }
+        if matches!(code, 401 | 407) {
+            // Not the call yet, only the question who calls; the next INVITE is the call.
+            call.recorded = true;
+            self.calls -= 1;
+        }
+        let cause = match (call_cancelled(self.call(id)), code) {
+            (true, _) | (_, 487) => EndCause::Cancelled,
+            (_, 408) => EndCause::Timeout,
+            _ => EndCause::Rejected,
+        };
+        self.end_call(id, cause, Some(code), now);
+    }
+
+    /// Ends a call from here: both sides are told.
+    pub(super) fn hang_up(&mut self, id: u64, cause: EndCause, now: Instant) {
+        let Some(call) = self.call(id).filter(|call| call.ended.is_none()) else { return };
+        if call.answered.is_none() {
+            if let Some(server) = call.invite {
+                let client = self.servers.get(&server).and_then(|entry| entry.client);
+                if let Some(client) = client {
+                    self.cancel_client(client, now);
+                }
+                self.reply(server, 503, None, now);
+            }
+            return self.end_call(id, cause, Some(503), now);
+        }
+        let confirmed = call.confirmed.clone();
+        for answerer in confirmed.into_iter().map(Role::Answerer) {
+            self.send_bye(id, Role::Originator, answerer, now);
+            self.send_bye(id, answerer, Role::Originator, now);
+        }
+        self.end_call(id, cause, Some(200), now);
+    }
+
+    fn end_call(&mut self, id: u64, cause: EndCause, code: Option<u16>, now: Instant) {
+        let Some(call) = self.call_mut(id).filter(|call| call.ended.is_none()) else { return };
+        call.ended = Some(Ending { at: now, cause, code });
+        info!(dialog = id, ?cause, code, "call ends");
+        self.with_media(id, now, |media, resources| media.close(resources));
+        let forget_at = now + 64 * self.timing.t1;
+        if let Some(dialog) = self.dialogs.get_mut(&id) {
+            dialog.forget_at = Some(forget_at);
+        }
+        self.timers.set(forget_at, Alarm::Dialog(id));
+        self.record_if_over(id, now);
+    }
+
+    /// Writes the record of a call that ended and whose last counters have come.
+    pub(super) fn record_if_over(&mut self, id: u64, now: Instant) {
+        let Some(dialog) = self.dialogs.get(&id) else { return };
+        let Some(call) = dialog.call() else { return };
+        if call.ended.is_none() || !call.media.is_closed() {
+            return;
+        }
+        let late = dialog.forget_at.is_some_and(|at| at <= now);
+        if !call.recorded {
+            let record = u128::from(self.random.next_u64()) << 64 | u128::from(self.random.next_u64());
+            if let Some(cdr) = self.cdr(record, id) {
+                self.outputs.push_back(Output::Record(Box::new(cdr)));
+            }
+            self.calls -= 1;
+            if let Some(call) = self.call_mut(id) {
+                call.recorded = true;
+            }
+        }
+        if late {
+            self.forget(id);
+        }
+    }
+
+    pub(super) fn media_silent(&mut self, id: u64, stream: StreamId, now: Instant) {
+        let timeout = self.config.media.silence_timeout;
+        let answered = self.call(id).is_some_and(|call| call.answered.is_some() && call.ended.is_none());
+        let silent = self.with_media(id, now, |media, _| media.silent(stream, now, timeout)) == Some(true);
+        if answered && silent {
+            self.hang_up(id, EndCause::MediaSilence, now);
+        }
+    }
+
+    fn new_call(&self, request: &Message, realm: RealmId, source: SocketAddr, way: &Way, now: Instant) -> Call {
+        let uri = |name| {
+            let value = request.value(name).unwrap_or_default();
+            NameAddr::parse(&value).map_or_else(|_| value.clone().into_owned(), |address| address.uri.to_owned())
+        };
+        let terminal = match self.side(realm) {
+            Some(Side::Access) => {
+                let contact = request.values(Name::Contact).next();
+                Terminal { source, contact: contact.and_then(|value| super::requests::contact_uri(&value)) }
+            }
+            _ => Terminal { source: way.destination, contact: Some(way.uri.clone()) },
+        };
+        let side = |realm: RealmId, address: SocketAddr| MediaSide {
+            realm,
+            signalling: address.ip(),
+            trusted: self.side(realm) == Some(Side::Core),
+        };
+        Call {
+            media: MediaSession::new([side(realm, source), side(way.realm, way.destination)]),
+            caller: uri(Name::From),
+            callee: uri(Name::To),
+            terminal,
+            started: now,
+            answered: None,
+            confirmed: Vec::new(),
+            ended: None,
+            invite: None,
+            cancelled: false,
+            recorded: false,
+        }
+    }
+
+    pub(super) fn call(&self, id: u64) -> Option<&Call> {
+        self.dialogs.get(&id)?.call()
+    }
+
+    pub(super) fn call_mut(&mut self, id: u64) -> Option<&mut Call> {
+        self.dialogs.get_mut(&id)?.call_mut()
+    }
+}
+
+fn call_cancelled(call: Option<&Call>) -> bool {
+    call.is_some_and(|call| call.cancelled)
+}
+
+/// The session description in a message, if it has one.
+fn session_of(message: &Message) -> Result<Option<Session>, Refused> {
+    if message.body().is_empty() {
+        return Ok(None);
+    }
+    let content_type = message.content_type().unwrap_or_default();
+    if !content_type.eq_ignore_ascii_case("application/sdp") {
+        // A part of a multipart body may be one that must not pass unread.
+        let several = content_type.get(..10).is_some_and(|start| start.eq_ignore_ascii_case("multipart/"));
+        return if several { Err(Refused(415)) } else { Ok(None) };
+    }
+    let encoded = message.values(Name::ContentEncoding).any(|encoding| !encoding.eq_ignore_ascii_case("identity"));
+    if encoded {
+        return Err(Refused(415));
+    }
+    Session::parse(message.body()).map(Some).map_err(|_| Refused(400))
+}

@@ -1,0 +1,47 @@
+//! Requests that the proxy sends inside a dialog by itself, each to one party in the name of the other.
+
+use super::{Engine, Purpose, dialogs::Role, requests::Way};
+use crate::signalling::sip::{Name, Request};
+use std::time::Instant;
+
+impl Engine {
+    /// A BYE to the party `to`.
+    pub(super) fn send_bye(&mut self, id: u64, to: Role, other: Role, now: Instant) {
+        let branch = self.new_branch();
+        let Some((way, mut request)) = self.own_request(id, "BYE", other, to, &branch) else { return };
+        let Some(cseq) = self.dialogs.get_mut(&id).and_then(|dialog| dialog.party_mut(other)).map(|party| {
+            party.cseq += 1;
+            party.cseq
+        }) else {
+            return;
+        };
+        request.cseq(cseq, "BYE");
+        self.start_client(branch, "BYE".into(), &way, request.finish(), Purpose::Hangup, now);
+    }
+
+    /// The ACK of a 2xx that came too late for the caller.
+    pub(super) fn send_ack(&mut self, id: u64, to: Role) {
+        let branch = self.new_branch();
+        let Some((way, mut request)) = self.own_request(id, "ACK", Role::Originator, to, &branch) else { return };
+        let Some(cseq) = self.dialogs.get(&id).map(|dialog| dialog.originator.cseq) else { return };
+        request.cseq(cseq, "ACK");
+        self.send(way.realm, way.destination, request.finish());
+    }
+
+    fn own_request(&self, id: u64, method: &str, from: Role, to: Role, branch: &str) -> Option<(Way, Request)> {
+        let dialog = self.dialogs.get(&id)?;
+        let party = dialog.party(to)?;
+        let realm = *dialog.realms.get(to.side())?;
+        let (from_value, to_value) = dialog.identities_for(from, to)?;
+        let mut request = Request::new(method, &party.target);
+        request.header(Name::Via, &self.via(realm, branch)?);
+        for route in &party.routes {
+            request.header(Name::Route, route);
+        }
+        request.header(Name::From, &from_value);
+        request.header(Name::To, &to_value);
+        request.header(Name::CallId, &dialog.call_id);
+        let way = Way::to(realm, party.destination, String::new());
+        Some((way, request))
+    }
+}

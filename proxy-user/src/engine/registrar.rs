@@ -1,0 +1,171 @@
+//! REGISTER and its answers: what makes and ends a binding.
+//!
+//! Each contact of a terminal is registered as one of the proxy's own. Nothing changes before the softswitch has said
+//! yes: its 2xx lists what is bound and for how long.
+
+use super::{
+    Alarm, Engine, Forward, MediaPhase, Purpose, Token,
+    registrations::{Binding, Pending, lifetime},
+    requests::Way,
+};
+use crate::signalling::sip::{Message, Name, NameAddr, Uri};
+use std::time::{Duration, Instant};
+use tracing::info;
+
+/// More contacts than a REGISTER needs: a bound on what one request can make us keep.
+const MOST_CONTACTS: usize = 16;
+
+/// How long a binding outlives its time here: the terminal's clock may be slower, the softswitch decides.
+const GRACE: Duration = Duration::from_secs(5);
+
+impl Engine {
+    pub(super) fn register(&mut self, server: u64, request: &Message, mut way: Way, now: Instant) {
+        let Some(entry) = self.servers.get(&server) else { return };
+        let (realm, source) = (entry.key.realm, entry.key.source);
+        let Some(aor) = address_of_record(request) else { return self.reply(server, 400, None, now) };
+        let call_id = request.call_id().unwrap_or_default().into_owned();
+        let stated: Vec<String> = request.values(Name::Contact).map(|value| value.into_owned()).collect();
+        let all = stated.iter().any(|value| value.trim() == "*");
+        if all && (stated.len() > 1 || request.expires() != Some(0)) {
+            return self.reply(server, 400, None, now);
+        }
+        let room = self.config.limits.max_registrations.saturating_sub(self.registrations.len());
+        if stated.len() > MOST_CONTACTS || (room == 0 && self.registrations.of(&aor).is_empty()) {
+            self.statistics.limited += 1;
+            return self.reply(server, 503, Some(("Retry-After", "60")), now);
+        }
+        let mut contacts = Vec::new();
+        let mut values = Vec::new();
+        for value in stated.iter().filter(|_| !all) {
+            let Ok(contact) = NameAddr::parse(value) else { return self.reply(server, 400, None, now) };
+            let known = self.registrations.find(&aor, contact.uri, source, &call_id);
+            let token = known.map(|(_, binding)| binding.token.clone()).unwrap_or_else(|| self.random_token());
+            if let Some(value) = self.own_contact(value, Some(&token), way.realm) {
+                values.push(value);
+            }
+            contacts.push((token, contact.uri.to_owned()));
+        }
+        way.contacts = match (all, values.is_empty()) {
+            (true, _) => Some(vec!["*".into()]),
+            (false, true) => None,
+            (false, false) => Some(values),
+        };
+        let pending =
+            Pending { aor, source, realm, core: way.realm, call_id, contacts, all, expires: request.expires() };
+        let purpose = Forward { server, dialog: None, register: Some(Box::new(pending)), media: MediaPhase::None };
+        self.forward_for(server, request, way, purpose, now);
+    }
+
+    /// Takes over what the softswitch bound; returns the Contact values for the terminal.
+    pub(super) fn registered(
+        &mut self,
+        client: u64,
+        response: &Message,
+        code: u16,
+        now: Instant,
+    ) -> Option<Vec<String>> {
+        let Some(Purpose::Forward(forward)) = self.clients.get_mut(&client).map(|client| &mut client.purpose) else {
+            return None;
+        };
+        if !(200..300).contains(&code) {
+            return None;
+        }
+        let pending = forward.register.take()?;
+        if pending.all {
+            for id in self.registrations.of(&pending.aor).to_vec() {
+                self.unbind(id);
+            }
+            info!(aor = pending.aor, source = %pending.source, "all contacts deregistered");
+        }
+        let listed: Vec<String> = response.values(Name::Contact).map(|value| value.into_owned()).collect();
+        let mut bound = Vec::new();
+        let mut shown = Vec::new();
+        for value in &listed {
+            let Ok(contact) = NameAddr::parse(value) else { continue };
+            let Some(token) = contact.uri().ok().and_then(|uri| uri.user()) else { continue };
+            let lasts = lifetime(contact.param("expires"), response.expires(), pending.expires);
+            if let Some((_, uri)) = pending.contacts.iter().find(|(pending, _)| pending == token) {
+                bound.push(token.to_owned());
+                shown.push(contact.with_uri(uri));
+                self.bind(&pending, token, uri, lasts, now);
+            } else if let Some(Token::Binding(id)) = self.tokens.get(token) {
+                // Another terminal's contact of the same user: shown as that terminal stated it.
+                if let Some(binding) = self.registrations.get(*id).filter(|binding| binding.aor == pending.aor) {
+                    shown.push(contact.with_uri(&binding.contact));
+                }
+            }
+        }
+        for (token, _) in pending.contacts.iter().filter(|(token, _)| !bound.contains(token)) {
+            if let Some(Token::Binding(id)) = self.tokens.get(token).copied() {
+                info!(aor = pending.aor, source = %pending.source, "deregistered");
+                self.unbind(id);
+            }
+        }
+        (!shown.is_empty()).then_some(shown)
+    }
+
+    fn bind(&mut self, pending: &Pending, token: &str, uri: &str, lasts: Duration, now: Instant) {
+        let known = match self.tokens.get(token) {
+            Some(Token::Binding(id)) => Some(*id),
+            _ => None,
+        };
+        if lasts.is_zero() {
+            if let Some(id) = known {
+                self.unbind(id);
+            }
+            return;
+        }
+        let keepalive_at = self.next_keepalive(now);
+        let expires_at = now + lasts + GRACE;
+        let id = match known {
+            Some(id) => {
+                if let Some(binding) = self.registrations.get_mut(id) {
+                    binding.source = pending.source;
+                    binding.call_id.clone_from(&pending.call_id);
+                    binding.expires_at = expires_at;
+                    binding.keepalive_at = keepalive_at;
+                    binding.unanswered = 0;
+                }
+                id
+            }
+            None => {
+                if self.registrations.len() >= self.config.limits.max_registrations {
+                    self.statistics.limited += 1;
+                    return;
+                }
+                let binding = Binding {
+                    aor: pending.aor.clone(),
+                    token: token.to_owned(),
+                    contact: uri.to_owned(),
+                    source: pending.source,
+                    realm: pending.realm,
+                    core: pending.core,
+                    call_id: pending.call_id.clone(),
+                    expires_at,
+                    unanswered: 0,
+                    keepalive_at,
+                };
+                info!(aor = pending.aor, source = %pending.source, contact = uri, seconds = lasts.as_secs(), "registered");
+                let id = self.registrations.insert(binding);
+                self.tokens.insert(token.to_owned(), Token::Binding(id));
+                id
+            }
+        };
+        if let Some(binding) = self.registrations.get(id) {
+            self.timers.set(binding.next(), Alarm::Binding(id));
+        }
+    }
+}
+
+/// The user that a REGISTER is about: To's URI without parameters (RFC 3261, section 10.3, step 5).
+fn address_of_record(request: &Message) -> Option<String> {
+    let value = request.value(Name::To)?;
+    let to = NameAddr::parse(&value).ok()?;
+    let uri: Uri<'_> = to.uri().ok()?;
+    let host = uri.host().to_ascii_lowercase();
+    Some(match (uri.user(), uri.port()) {
+        (Some(user), Some(port)) => format!("{user}@{host}:{port}"),
+        (Some(user), None) => format!("{user}@{host}"),
+        (None, _) => host,
+    })
+}

@@ -1,0 +1,481 @@
+//! Where a request goes, and what it looks like there.
+//!
+//! A request for a token of ours goes to the party or terminal behind it; a terminal's other requests go to its
+//! softswitch. On the way the Via stack stays behind, Contact becomes one of the proxy's own, the route set is that of
+//! the other side, and literal addresses are mapped.
+
+use super::{
+    Alarm, Engine, Forward, InDialog, MediaPhase, Purpose, Token,
+    dialogs::{Dialog, Identities, Party, Role, Usage},
+    responses::client_key,
+    topology::{Crossing, INTERNAL_HEADERS, URI_HEADERS, host_text},
+    transactions::{Client, Due},
+};
+use crate::{
+    config::Side,
+    media::RealmId,
+    signalling::sip::{Message, Name, NameAddr, Uri},
+};
+use std::{
+    net::SocketAddr,
+    time::{Duration, Instant},
+};
+use tracing::debug;
+
+/// Methods that Latch answers for itself about.
+pub(super) const ALLOW: &str =
+    "INVITE, ACK, CANCEL, BYE, OPTIONS, REGISTER, PRACK, UPDATE, SUBSCRIBE, NOTIFY, REFER, MESSAGE, INFO, PUBLISH";
+
+/// How long a subscription's dialog is kept where nobody says how long it lasts.
+const SUBSCRIPTION: Duration = Duration::from_secs(3600);
+
+/// Where a request goes.
+#[derive(Clone, Debug)]
+pub(super) struct Way {
+    pub(super) realm: RealmId,
+    pub(super) destination: SocketAddr,
+    /// Request-URI there.
+    pub(super) uri: String,
+    pub(super) routes: Vec<String>,
+    /// Contact values there; `None` leaves out Contact.
+    pub(super) contacts: Option<Vec<String>>,
+    /// From and To there, where they are not just what they were with mapped addresses.
+    pub(super) identities: Option<(String, String)>,
+    /// Content-Type and body there, where it is not what it was.
+    pub(super) body: Option<Vec<u8>>,
+}
+
+impl Way {
+    /// A way without a route set; Contact is left out, all else stays.
+    pub(super) fn to(realm: RealmId, destination: SocketAddr, uri: String) -> Self {
+        Self { realm, destination, uri, routes: Vec::new(), contacts: None, identities: None, body: None }
+    }
+}
+
+impl Engine {
+    /// Finds out what a new request is about.
+    pub(super) fn route(&mut self, server: u64, now: Instant) {
+        let Some(entry) = self.servers.get(&server) else { return };
+        let realm = entry.key.realm;
+        let request = entry.request.clone();
+        let Some(side) = self.side(realm) else { return };
+        match self.token_of(realm, &request) {
+            Some(Token::Party(dialog, to)) => self.in_dialog(server, &request, dialog, to, now),
+            Some(Token::Binding(binding)) if side == Side::Core => self.toward_terminal(server, &request, binding, now),
+            _ if request.to_tag().is_some() => self.reply(server, 481, None, now),
+            _ if self.is_for_us(realm, &request) => match request.method() {
+                Some("OPTIONS") => self.reply(server, 200, Some(("Allow", ALLOW)), now),
+                _ => self.reply(server, 404, None, now),
+            },
+            _ if side == Side::Access => self.toward_softswitch(server, &request, now),
+            _ => self.reply(server, 404, None, now),
+        }
+    }
+
+    pub(super) fn token_of(&self, realm: RealmId, request: &Message) -> Option<Token> {
+        let uri = Uri::parse(request.request_uri()?).ok()?;
+        let token = self.tokens.get(uri.user()?)?;
+        match *token {
+            Token::Binding(_) => Some(*token),
+            // A party's token is known on the other party's side only.
+            Token::Party(dialog, role) => {
+                let dialog = self.dialogs.get(&dialog)?;
+                (dialog.realms.get(1 - role.side()) == Some(&realm)).then_some(*token)
+            }
+        }
+    }
+
+    /// Whether the Request-URI names the proxy itself and nobody behind it.
+    fn is_for_us(&self, realm: RealmId, request: &Message) -> bool {
+        let Some(uri) = request.request_uri().and_then(|uri| Uri::parse(uri).ok()) else { return false };
+        let Some(own) = self.own(realm) else { return false };
+        let method_of_a_server = request.method() != Some("REGISTER");
+        method_of_a_server && uri.user().is_none() && uri.host() == host_text(own.ip())
+    }
+
+    fn toward_softswitch(&mut self, server: u64, request: &Message, now: Instant) {
+        let Some(entry) = self.servers.get(&server) else { return };
+        let (realm, source) = (entry.key.realm, entry.key.source);
+        let Some((core, softswitch)) = self.core_of(realm) else {
+            return self.reply(server, 503, None, now);
+        };
+        let Some(crossing) = Crossing::new(&self.config, realm, core) else { return };
+        let way = Way::to(core, softswitch, crossing.value(request.request_uri().unwrap_or_default()).into_owned());
+        match request.method() {
+            Some("REGISTER") => self.register(server, request, way, now),
+            _ => self.begin(server, request, way, source, now),
+        }
+    }
+
+    fn toward_terminal(&mut self, server: u64, request: &Message, binding: u64, now: Instant) {
+        let Some(binding) = self.registrations.get(binding) else {
+            return self.reply(server, 404, None, now);
+        };
+        let way = Way::to(binding.realm, binding.source, binding.contact.clone());
+        let Some(entry) = self.servers.get(&server) else { return };
+        let source = entry.key.source;
+        if request.method() == Some("REGISTER") {
+            return self.reply(server, 403, None, now);
+        }
+        self.begin(server, request, way, source, now);
+    }
+
+    /// A request outside of dialogs.
+    fn begin(&mut self, server: u64, request: &Message, mut way: Way, source: SocketAddr, now: Instant) {
+        match request.method() {
+            Some("INVITE") => self.invite(server, request, way, source, now),
+            Some("SUBSCRIBE" | "REFER") => {
+                let Some(dialog) = self.new_dialog(server, request, &way, source, None, now) else { return };
+                way.contacts = self.party_contact(dialog, Role::Originator, request, way.realm);
+                let in_dialog = InDialog { id: dialog, from: Role::Originator, to: None, target: None };
+                self.forward(server, request, way, Some(in_dialog), MediaPhase::None, now);
+            }
+            _ => {
+                way.contacts = self.plain_contact(request, way.realm);
+                self.forward(server, request, way, None, MediaPhase::None, now);
+            }
+        }
+    }
+
+    /// A request inside a dialog, for the party `to`.
+    fn in_dialog(&mut self, server: u64, request: &Message, id: u64, to: Role, now: Instant) {
+        let from_tag = request.from_tag().unwrap_or_default().into_owned();
+        let to_tag = request.to_tag().unwrap_or_default().into_owned();
+        let Some(dialog) = self.dialogs.get_mut(&id) else { return };
+        let same_call = request.call_id().is_some_and(|call_id| call_id == dialog.call_id);
+        let sender = dialog.sender(to, &from_tag, &to_tag);
+        let newcomer = to == Role::Originator && to_tag == dialog.originator.tag && !from_tag.is_empty();
+        let from = match sender {
+            Some(from) if same_call => from,
+            // A NOTIFY may overtake the answer to its SUBSCRIBE, and a forked one may come from several (RFC 6665,
+            // section 4.4.1).
+            None if same_call && newcomer && request.method() == Some("NOTIFY") => {
+                match self.new_answerer(id, server, request, &from_tag) {
+                    Some(index) => Role::Answerer(index),
+                    None => return self.reply(server, 481, None, now),
+                }
+            }
+            _ => return self.reply(server, 481, None, now),
+        };
+        let Some(entry) = self.servers.get(&server) else { return };
+        let source = entry.key.source;
+        let Some(dialog) = self.dialogs.get_mut(&id) else { return };
+        if let Some(party) = dialog.party_mut(from) {
+            party.cseq = party.cseq.max(request.cseq().map(|cseq| cseq.number).unwrap_or_default());
+        }
+        if self.follow_terminal(id, from, source) {
+            debug!(%source, "a terminal's signalling comes from another port now");
+        }
+        let Some(way) = self.way_to(id, from, to, request) else { return };
+        let target = request.values(Name::Contact).next().and_then(|value| contact_uri(&value));
+        let place = InDialog { id, from, to: Some(to), target };
+        if let Some(dialog) = self.dialogs.get(&id) {
+            if dialog.call().is_some() {
+                return self.in_call(server, request, way, place, now);
+            }
+        }
+        if request.method() == Some("SUBSCRIBE") {
+            self.keep_subscription(id, request.expires(), now);
+        }
+        self.forward(server, request, way, Some(place), MediaPhase::None, now);
+    }
+
+    /// The way of a request from one party of a dialog to the other.
+    pub(super) fn way_to(&self, id: u64, from: Role, to: Role, request: &Message) -> Option<Way> {
+        let dialog = self.dialogs.get(&id)?;
+        let party = dialog.party(to)?;
+        let realm = *dialog.realms.get(to.side())?;
+        let identities = if dialog.identities_differ() { dialog.identities_for(from, to) } else { None };
+        Some(Way {
+            realm,
+            destination: party.destination,
+            uri: party.target.clone(),
+            routes: party.routes.clone(),
+            contacts: self.party_contact(id, from, request, realm),
+            identities,
+            body: None,
+        })
+    }
+
+    /// Sends a request on, as a transaction of ours.
+    pub(super) fn forward(
+        &mut self,
+        server: u64,
+        request: &Message,
+        way: Way,
+        dialog: Option<InDialog>,
+        media: MediaPhase,
+        now: Instant,
+    ) {
+        self.forward_for(server, request, way, Forward { server, dialog, register: None, media }, now);
+    }
+
+    pub(super) fn forward_for(&mut self, server: u64, request: &Message, way: Way, purpose: Forward, now: Instant) {
+        let branch = self.new_branch();
+        let Some(entry) = self.servers.get(&server) else { return };
+        let Some(bytes) = self.rewrite_request(entry.key.realm, request, &way, &branch) else { return };
+        let method = request.method().unwrap_or_default().to_owned();
+        let client = self.start_client(branch, method, &way, bytes, Purpose::Forward(purpose), now);
+        if let Some(entry) = self.servers.get_mut(&server) {
+            entry.client = Some(client);
+        }
+    }
+
+    /// The request as it goes out.
+    pub(super) fn rewrite_request(&self, from: RealmId, request: &Message, way: &Way, branch: &str) -> Option<Vec<u8>> {
+        let crossing = Crossing::new(&self.config, from, way.realm)?;
+        let mut editor = request.edit();
+        editor.request_uri(&way.uri);
+        editor.set(Name::Via, &self.via(way.realm, branch)?);
+        let hops = request.max_forwards().ok().flatten().unwrap_or(70);
+        editor.set(Name::MaxForwards, &hops.saturating_sub(1).to_string());
+        match way.routes.as_slice() {
+            [] => editor.remove(Name::Route),
+            routes => editor.replace(Name::Route, routes),
+        };
+        match &way.contacts {
+            Some(contacts) => editor.replace(Name::Contact, contacts),
+            None => editor.remove(Name::Contact),
+        };
+        for &name in INTERNAL_HEADERS {
+            editor.remove(name);
+        }
+        for &name in URI_HEADERS {
+            if let Some(values) = crossing.header(request, name) {
+                editor.replace(name, &values);
+            }
+        }
+        if let Some((from, to)) = &way.identities {
+            editor.set(Name::From, from);
+            editor.set(Name::To, to);
+        }
+        if let Some(body) = &way.body {
+            editor.body(None, body.clone());
+        }
+        Some(editor.finish())
+    }
+
+    pub(super) fn start_client(
+        &mut self,
+        branch: String,
+        method: String,
+        way: &Way,
+        bytes: Vec<u8>,
+        purpose: Purpose,
+        now: Instant,
+    ) -> u64 {
+        let id = self.new_id();
+        let client =
+            Client::new(branch.clone(), method, way.realm, way.destination, bytes.clone(), purpose, self.timing, now);
+        self.timers.set(client.next(), Alarm::Client(id));
+        self.client_ids.insert(client_key(&branch, &client.method), id);
+        self.clients.insert(id, client);
+        self.send(way.realm, way.destination, bytes);
+        id
+    }
+
+    pub(super) fn client_due(&mut self, id: u64, at: Instant, now: Instant) {
+        let Some(client) = self.clients.get_mut(&id) else { return };
+        if client.next() != at {
+            return;
+        }
+        match client.due(self.timing, now) {
+            Due::End => return self.client_ends(id, now),
+            Due::Retransmit => {
+                let (realm, destination, bytes) = (client.realm, client.destination, client.request.clone());
+                self.statistics.retransmissions_sent += 1;
+                self.send(realm, destination, bytes);
+            }
+            Due::Nothing => {}
+        }
+        if let Some(client) = self.clients.get(&id) {
+            self.timers.set(client.next(), Alarm::Client(id));
+        }
+    }
+
+    /// A new dialog, begun by `request`. Answers with 503 and returns `None` if there are too many.
+    pub(super) fn new_dialog(
+        &mut self,
+        server: u64,
+        request: &Message,
+        way: &Way,
+        source: SocketAddr,
+        call: Option<Box<super::calls::Call>>,
+        now: Instant,
+    ) -> Option<u64> {
+        if self.dialogs.len() >= self.config.limits.max_calls.saturating_mul(2) {
+            self.statistics.limited += 1;
+            self.reply(server, 503, Some(("Retry-After", "5")), now);
+            return None;
+        }
+        let realm = self.servers.get(&server)?.key.realm;
+        let crossing = Crossing::new(&self.config, realm, way.realm)?;
+        let identity = |name| request.value(name).unwrap_or_default().into_owned();
+        let (from, to) = (identity(Name::From), identity(Name::To));
+        let identities = [
+            Identities { originator: from.clone(), answerer: to.clone() },
+            Identities { originator: crossing.value(&from).into_owned(), answerer: crossing.value(&to).into_owned() },
+        ];
+        let token = self.random_token();
+        let id = self.new_id();
+        self.tokens.insert(token.clone(), Token::Party(id, Role::Originator));
+        let originator = Party {
+            token,
+            tag: request.from_tag().unwrap_or_default().into_owned(),
+            destination: source,
+            target: request.values(Name::Contact).next().and_then(|value| contact_uri(&value)).unwrap_or_default(),
+            routes: route_set(request, false),
+            cseq: request.cseq().map(|cseq| cseq.number).unwrap_or_default(),
+        };
+        let usage = match call {
+            Some(call) => Usage::Call(call),
+            None => Usage::Subscription { ends_at: now },
+        };
+        self.dialogs.insert(
+            id,
+            Dialog {
+                call_id: request.call_id().unwrap_or_default().into_owned(),
+                realms: [realm, way.realm],
+                originator: self.routed(realm, originator),
+                answerers: Vec::new(),
+                identities,
+                usage,
+                forget_at: None,
+            },
+        );
+        self.keep_subscription(id, request.expires(), now);
+        Some(id)
+    }
+
+    /// A party that answers a dialog's first request, known by the first message with its tag.
+    pub(super) fn new_answerer(&mut self, id: u64, server: u64, message: &Message, tag: &str) -> Option<usize> {
+        /// More branches than any fork has: a bound on what one request can make us keep.
+        const MOST: usize = 32;
+        let token = self.random_token();
+        let dialog = self.dialogs.get(&id)?;
+        let realm = *dialog.realms.get(1)?;
+        let index = dialog.answerers.len();
+        if index >= MOST {
+            return None;
+        }
+        // A response comes from where our request went; a request from where it came.
+        let destination = match message.code() {
+            Some(_) => {
+                let client = self.servers.get(&server)?.client?;
+                self.clients.get(&client)?.destination
+            }
+            None => self.servers.get(&server)?.key.source,
+        };
+        let party = Party {
+            token: token.clone(),
+            tag: tag.to_owned(),
+            destination,
+            target: message.values(Name::Contact).next().and_then(|value| contact_uri(&value)).unwrap_or_default(),
+            routes: route_set(message, message.code().is_some()),
+            cseq: 0,
+        };
+        let party = self.routed(realm, party);
+        self.dialogs.get_mut(&id)?.answerers.push(party);
+        self.tokens.insert(token, Token::Party(id, Role::Answerer(index)));
+        Some(index)
+    }
+
+    /// In a core realm requests follow the route set; a terminal is reached only through the NAT mapping that its own
+    /// packets made.
+    pub(super) fn routed(&self, realm: RealmId, mut party: Party) -> Party {
+        if let Some(address) = self.core_destination(realm, &party) {
+            party.destination = address;
+        }
+        party
+    }
+
+    pub(super) fn core_destination(&self, realm: RealmId, party: &Party) -> Option<SocketAddr> {
+        (self.side(realm)? == Side::Core).then_some(())?;
+        uri_address(party.routes.first().unwrap_or(&party.target))
+    }
+
+    /// A terminal's NAT may give its signalling another port: the newest is the one that works. Another address is not
+    /// believed here.
+    fn follow_terminal(&mut self, id: u64, role: Role, source: SocketAddr) -> bool {
+        let Some(dialog) = self.dialogs.get(&id) else { return false };
+        let Some(&realm) = dialog.realms.get(role.side()) else { return false };
+        if self.side(realm) != Some(Side::Access) {
+            return false;
+        }
+        let party = self.dialogs.get_mut(&id).and_then(|dialog| dialog.party_mut(role));
+        match party {
+            Some(party) if party.destination != source && party.destination.ip() == source.ip() => {
+                party.destination = source;
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// Contact of a message from one party of a dialog, as the other side sees it.
+    pub(super) fn party_contact(&self, id: u64, from: Role, message: &Message, to: RealmId) -> Option<Vec<String>> {
+        let token = &self.dialogs.get(&id)?.party(from)?.token;
+        let first = message.values(Name::Contact).next()?;
+        self.own_contact(&first, Some(token), to).map(|contact| vec![contact])
+    }
+
+    /// Contact of a message outside of dialogs: nobody will send a request there.
+    pub(super) fn plain_contact(&self, message: &Message, to: RealmId) -> Option<Vec<String>> {
+        let first = message.values(Name::Contact).next()?;
+        self.own_contact(&first, None, to).map(|contact| vec![contact])
+    }
+
+    /// A Contact value with the proxy's own URI in it; its parameters stay.
+    pub(super) fn own_contact(&self, value: &str, token: Option<&str>, realm: RealmId) -> Option<String> {
+        let own = self.own(realm)?;
+        let uri = match token {
+            Some(token) => format!("sip:{token}@{own}"),
+            None => format!("sip:{own}"),
+        };
+        Some(match NameAddr::parse(value) {
+            Ok(contact) if !contact.is_wildcard() => contact.with_uri(&uri),
+            _ => format!("<{uri}>"),
+        })
+    }
+
+    pub(super) fn new_branch(&mut self) -> String {
+        format!("z9hG4bK{}", self.random_token())
+    }
+
+    pub(super) fn via(&self, realm: RealmId, branch: &str) -> Option<String> {
+        Some(format!("SIP/2.0/UDP {};branch={branch}", self.own(realm)?))
+    }
+
+    /// A dialog that is no call lasts as long as it was asked to, and a little longer.
+    pub(super) fn keep_subscription(&mut self, id: u64, expires: Option<u32>, now: Instant) {
+        let lasts = expires.map_or(SUBSCRIPTION, |seconds| Duration::from_secs(u64::from(seconds.min(86_400))));
+        let at = now + lasts + 64 * self.timing.t1;
+        if let Some(Dialog { usage: Usage::Subscription { ends_at }, .. }) = self.dialogs.get_mut(&id) {
+            *ends_at = at;
+            self.timers.set(at, Alarm::Dialog(id));
+        }
+    }
+}
+
+/// The URI in a Contact value.
+pub(super) fn contact_uri(value: &str) -> Option<String> {
+    NameAddr::parse(value).ok().map(|contact| contact.uri.to_owned())
+}
+
+/// The route set that a message's Record-Route makes: for who sent the request in its order, for who gets the response
+/// in reverse (RFC 3261, sections 12.1.1 and 12.1.2).
+fn route_set(message: &Message, from_response: bool) -> Vec<String> {
+    let mut routes: Vec<String> = message.values(Name::RecordRoute).map(|value| value.into_owned()).collect();
+    if from_response {
+        routes.reverse();
+    }
+    routes
+}
+
+/// The address of a URI or name-addr whose host is one.
+fn uri_address(value: &str) -> Option<SocketAddr> {
+    let contact = NameAddr::parse(value).ok();
+    let uri = Uri::parse(contact.as_ref().map_or(value, |contact| contact.uri)).ok()?;
+    let host = uri.host().trim_start_matches('[').trim_end_matches(']');
+    Some(SocketAddr::new(host.parse().ok()?, uri.port().unwrap_or(5060)))
+}

@@ -1,0 +1,242 @@
+//! Where a response goes, and what it looks like there.
+
+use super::{
+    Alarm, Engine, Forward, InDialog, MediaPhase, Purpose,
+    dialogs::{Dialog, Role},
+    inbound::response_vias,
+    requests::contact_uri,
+    topology::{Crossing, INTERNAL_HEADERS, URI_HEADERS},
+    transactions::{Cancel, ClientState},
+};
+use crate::{
+    media::RealmId,
+    signalling::sip::{Message, Name, ack_for},
+};
+use std::time::Instant;
+use tracing::debug;
+
+impl Engine {
+    pub(super) fn response(&mut self, realm: RealmId, response: Message, now: Instant) {
+        let Some(code) = response.code() else { return };
+        let Some(id) = self.client_of(&response) else {
+            self.statistics.stray_responses += 1;
+            return;
+        };
+        let Some(client) = self.clients.get_mut(&id) else { return };
+        if client.realm != realm {
+            self.statistics.stray_responses += 1;
+            return;
+        }
+        let fresh = client.received(code, self.timing, now);
+        self.timers.set(client.next(), Alarm::Client(id));
+        if client.is_invite() && client.state == ClientState::Completed && code >= 300 {
+            // Hop by hop: every copy of a non-2xx is acknowledged here (RFC 3261, section 17.1.1.2).
+            let (realm, destination) = (client.realm, client.destination);
+            if let Ok(invite) = Message::parse(&client.request) {
+                self.send(realm, destination, ack_for(&invite, &response));
+            }
+        }
+        if !fresh {
+            return;
+        }
+        let Some(client) = self.clients.get(&id) else { return };
+        if client.cancel == Cancel::Wanted && client.state == ClientState::Proceeding {
+            self.send_cancel(id, now);
+        }
+        let Some(client) = self.clients.get(&id) else { return };
+        match &client.purpose {
+            Purpose::Forward(forward) if code > 100 => {
+                let forward = Forward {
+                    server: forward.server,
+                    dialog: forward.dialog.clone(),
+                    register: None,
+                    media: forward.media,
+                };
+                self.forward_response(id, forward, &response, code, now);
+            }
+            Purpose::KeepAlive(binding) => self.keepalive_answered(*binding),
+            Purpose::Forward(_) | Purpose::Hangup => {}
+        }
+    }
+
+    fn client_of(&self, response: &Message) -> Option<u64> {
+        let via = response.top_via().ok()?;
+        let cseq = response.cseq().ok()?;
+        self.client_ids.get(&client_key(via.branch(), cseq.method)).copied()
+    }
+
+    fn forward_response(&mut self, client: u64, forward: Forward, response: &Message, code: u16, now: Instant) {
+        let Some(entry) = self.servers.get(&forward.server) else { return };
+        let upstream = entry.key.realm;
+        let method = entry.key.method.clone();
+        let Some(from) = self.clients.get(&client).map(|client| client.realm) else { return };
+        if method == "REGISTER" {
+            let contacts = self.registered(client, response, code, now);
+            let bytes = self.rewrite_response(forward.server, from, response, contacts, None);
+            if let Some(bytes) = bytes {
+                self.respond(forward.server, code, bytes, now);
+            }
+            return;
+        }
+        let responder = forward.dialog.as_ref().and_then(|place| self.responder(place, forward.server, response));
+        if let (Some(place), Some(responder)) = (&forward.dialog, responder)
+            && (200..300).contains(&code)
+        {
+            self.refresh_targets(place, responder, response, &method);
+        }
+        let contacts = match (&forward.dialog, responder, code) {
+            (Some(place), Some(responder), ..300) => self.party_contact(place.id, responder, response, upstream),
+            (_, _, 300..400 | 485) => self.redirect_contacts(from, upstream, response),
+            _ => self.plain_contact(response, upstream),
+        };
+        let body = match &forward.dialog {
+            Some(place) => self.response_media(client, place, forward.media, response, code, now),
+            None => None,
+        };
+        if let Some(bytes) = self.rewrite_response(forward.server, from, response, contacts, body) {
+            self.respond(forward.server, code, bytes, now);
+        }
+        if let Some(place) = forward.dialog {
+            self.after_response(&place, &method, code, responder, now);
+        }
+    }
+
+    /// Which party of the dialog answered.
+    fn responder(&mut self, place: &InDialog, server: u64, response: &Message) -> Option<Role> {
+        if place.to.is_some() {
+            return place.to;
+        }
+        let tag = response.to_tag()?.into_owned();
+        let known = self.dialogs.get(&place.id)?.answerer_with_tag(&tag);
+        known.or_else(|| self.new_answerer(place.id, server, response, &tag)).map(Role::Answerer)
+    }
+
+    /// A 2xx to a request that refreshes targets moves both parties to the contacts that they stated (RFC 3261, section
+    /// 12.2; RFC 3311, section 5.1; RFC 6665, section 4.4.1).
+    fn refresh_targets(&mut self, place: &InDialog, responder: Role, response: &Message, method: &str) {
+        if !matches!(method, "INVITE" | "UPDATE" | "SUBSCRIBE" | "NOTIFY" | "REFER") {
+            return;
+        }
+        let stated = response.values(Name::Contact).next().and_then(|value| contact_uri(&value));
+        for (role, target) in [(place.from, place.target.clone()), (responder, stated)] {
+            let Some(target) = target else { continue };
+            let Some(realm) = self.dialogs.get(&place.id).and_then(|dialog| dialog.realms.get(role.side()).copied())
+            else {
+                continue;
+            };
+            let party = self.dialogs.get_mut(&place.id).and_then(|dialog| dialog.party_mut(role));
+            let Some(party) = party else { continue };
+            party.target = target;
+            let party = self.dialogs.get(&place.id).and_then(|dialog| dialog.party(role));
+            let destination = party.and_then(|party| self.core_destination(realm, party));
+            let party = self.dialogs.get_mut(&place.id).and_then(|dialog| dialog.party_mut(role));
+            if let (Some(party), Some(destination)) = (party, destination) {
+                party.destination = destination;
+            }
+        }
+    }
+
+    fn redirect_contacts(&self, from: RealmId, to: RealmId, response: &Message) -> Option<Vec<String>> {
+        let crossing = Crossing::new(&self.config, from, to)?;
+        let contacts: Vec<_> =
+            response.values(Name::Contact).map(|value| crossing.value(&value).into_owned()).collect();
+        (!contacts.is_empty()).then_some(contacts)
+    }
+
+    /// The response as it goes out.
+    fn rewrite_response(
+        &self,
+        server: u64,
+        from: RealmId,
+        response: &Message,
+        contacts: Option<Vec<String>>,
+        body: Option<Vec<u8>>,
+    ) -> Option<Vec<u8>> {
+        let entry = self.servers.get(&server)?;
+        let request = &entry.request;
+        let crossing = Crossing::new(&self.config, from, entry.key.realm)?;
+        let mut editor = response.edit();
+        editor.replace(Name::Via, &response_vias(request, entry.key.source));
+        for &name in URI_HEADERS {
+            if let Some(values) = crossing.header(response, name) {
+                editor.replace(name, &values);
+            }
+        }
+        // From and To go back as they came (RFC 3261, section 8.2.6.2).
+        editor.set(Name::From, &request.value(Name::From)?);
+        let to = request.value(Name::To)?;
+        let to = match (request.to_tag(), response.to_tag()) {
+            (None, Some(tag)) => format!("{to};tag={tag}"),
+            _ => to.into_owned(),
+        };
+        editor.set(Name::To, &to);
+        match contacts {
+            Some(contacts) => editor.replace(Name::Contact, &contacts),
+            None => editor.remove(Name::Contact),
+        };
+        for &name in INTERNAL_HEADERS {
+            editor.remove(name);
+        }
+        if let Some(body) = body {
+            editor.body(None, body);
+        }
+        Some(editor.finish())
+    }
+
+    /// Time is up for a transaction of ours.
+    pub(super) fn client_ends(&mut self, id: u64, now: Instant) {
+        let Some(client) = self.clients.get(&id) else { return };
+        if client.is_invite() && client.state == ClientState::Proceeding && client.cancel != Cancel::Sent {
+            debug!("no final response to an INVITE in time");
+            return self.send_cancel(id, now);
+        }
+        let Some(client) = self.clients.remove(&id) else { return };
+        self.client_ids.remove(&client_key(&client.branch, &client.method));
+        let unanswered = matches!(client.state, ClientState::Calling | ClientState::Proceeding);
+        match client.purpose {
+            Purpose::KeepAlive(binding) if unanswered => self.keepalive_unanswered(binding),
+            Purpose::Forward(forward) if unanswered => {
+                if client.method == "INVITE" {
+                    self.reply(forward.server, 408, None, now);
+                } else {
+                    // A 408 would come too late to be of use to anybody (RFC 4320, section 4.2).
+                    self.drop_server(forward.server);
+                }
+                if let Some(place) = forward.dialog {
+                    self.after_response(&place, &client.method, 408, None, now);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    pub(super) fn dialog_due(&mut self, id: u64, now: Instant) {
+        let Some(dialog) = self.dialogs.get(&id) else { return };
+        let over = match (&dialog.usage, dialog.forget_at) {
+            (super::dialogs::Usage::Call(call), Some(at)) => at <= now && call.recorded,
+            (super::dialogs::Usage::Call(_), None) => false,
+            (super::dialogs::Usage::Subscription { ends_at }, _) => *ends_at <= now,
+        };
+        if over {
+            self.forget(id);
+        }
+    }
+
+    pub(super) fn forget(&mut self, id: u64) {
+        let Some(Dialog { originator, answerers, .. }) = self.dialogs.remove(&id) else { return };
+        for party in answerers.iter().chain([&originator]) {
+            self.tokens.remove(&party.token);
+        }
+    }
+
+    pub(super) fn set_media_phase(&mut self, client: u64, phase: MediaPhase) {
+        if let Some(Purpose::Forward(forward)) = self.clients.get_mut(&client).map(|client| &mut client.purpose) {
+            forward.media = phase;
+        }
+    }
+}
+
+/// What tells our transactions apart: a CANCEL has the branch of its INVITE (RFC 3261, section 17.1.3).
+pub(super) fn client_key(branch: &str, method: &str) -> String {
+    format!("{branch} {method}")
+}

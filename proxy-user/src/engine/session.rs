@@ -1,0 +1,400 @@
+//! The media of one call: offers and answers (RFC 3264) become streams, legs and ports.
+//!
+//! An offer reserves what is new in it and opens nothing but that; only the answer moves a stream that is running, so
+//! that a refused re-INVITE leaves the session as it was (RFC 6141). Reading the same answer twice changes nothing.
+
+use crate::{
+    media::{
+        LegCounters, LegSpec, MediaCommand, PayloadTypes, RealmId, RemoteMedia, StreamId, StreamSpec,
+        allocator::{PortAllocator, PortPair},
+    },
+    sdp::{MediaPlan, Protocol, Rewrite, Session},
+};
+use std::{
+    net::{IpAddr, SocketAddr},
+    time::Instant,
+};
+
+/// What a session needs from the engine around it.
+pub(super) struct Resources<'a> {
+    /// One for each realm.
+    pub(super) allocators: &'a mut [PortAllocator],
+    /// The media address of each realm.
+    pub(super) addresses: &'a [IpAddr],
+    pub(super) next_stream: &'a mut u64,
+    pub(super) random: &'a mut dyn FnMut() -> u64,
+    pub(super) commands: &'a mut Vec<MediaCommand>,
+    pub(super) now: Instant,
+}
+
+impl Resources<'_> {
+    fn allocate(&mut self, realm: RealmId) -> Result<PortPair, OfferError> {
+        let random = (self.random)();
+        let allocator = self.allocators.get_mut(realm).ok_or(OfferError::PortsExhausted(realm))?;
+        allocator.allocate(random, self.now).map_err(|_| OfferError::PortsExhausted(realm))
+    }
+}
+
+/// Why an offer can't be passed on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum OfferError {
+    /// No pair of ports is left in the realm.
+    PortsExhausted(RealmId),
+    /// It holds media, but none that can be relayed.
+    NothingToRelay,
+}
+
+/// The media of one call. Side 0 is the party that began the call, side 1 the one that was called.
+#[derive(Debug)]
+pub(super) struct MediaSession {
+    sides: [Side; 2],
+    /// One for each media description, by position; `None` where it is not relayed.
+    slots: Vec<Option<Slot>>,
+    offer: Option<Offer>,
+    /// Streams that were given up and whose last counters have not come.
+    leaving: Vec<Slot>,
+    /// Streams that are gone.
+    ended: Vec<StreamReport>,
+}
+
+/// One party, as far as media go.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Side {
+    pub(super) realm: RealmId,
+    /// Where its signalling comes from.
+    pub(super) signalling: IpAddr,
+    /// Its session descriptions tell the truth about its addresses.
+    pub(super) trusted: bool,
+}
+
+#[derive(Debug)]
+struct Slot {
+    id: StreamId,
+    index: usize,
+    kind: String,
+    ports: [PortPair; 2],
+    remotes: [Option<RemoteMedia>; 2],
+    payload_types: PayloadTypes,
+    on_hold: bool,
+    /// As the datapath has it.
+    applied: Option<StreamSpec>,
+    silent_at: Option<Instant>,
+    /// Of each side the source of RTP and of RTCP.
+    latched: [[Option<(SocketAddr, Instant)>; 2]; 2],
+}
+
+/// The latest offer.
+#[derive(Debug)]
+struct Offer {
+    from: usize,
+    answered: bool,
+    /// As it came, to know it again.
+    body: Vec<u8>,
+    media: Vec<Description>,
+    /// Slots that did not exist before it.
+    fresh: Vec<usize>,
+}
+
+/// What one media description says of the party that sent it.
+#[derive(Clone, Debug)]
+struct Description {
+    relayed: bool,
+    /// The port is not 0.
+    stated: bool,
+    kind: String,
+    /// `None` keeps the address that was there before: old-style hold, or one that the relay can't send to.
+    remote: Option<RemoteMedia>,
+    payload_types: PayloadTypes,
+    held: bool,
+}
+
+/// What became of a stream.
+#[derive(Clone, Debug)]
+pub(super) struct StreamReport {
+    pub(super) index: usize,
+    pub(super) kind: String,
+    pub(super) latched: [[Option<(SocketAddr, Instant)>; 2]; 2],
+    pub(super) counters: [LegCounters; 2],
+}
+
+impl MediaSession {
+    pub(super) fn new(sides: [Side; 2]) -> Self {
+        Self { sides, slots: Vec::new(), offer: None, leaving: Vec::new(), ended: Vec::new() }
+    }
+
+    /// Whether the last offer waits for its answer, and from whom the offer came.
+    pub(super) fn open_offer(&self) -> Option<usize> {
+        self.offer.as_ref().filter(|offer| !offer.answered).map(|offer| offer.from)
+    }
+
+    /// Reads an offer that side `from` sent; returns the body for the other side.
+    pub(super) fn offer(
+        &mut self,
+        from: usize,
+        session: &Session,
+        body: &[u8],
+        resources: &mut Resources<'_>,
+    ) -> Result<Vec<u8>, OfferError> {
+        let to = 1 - from;
+        if let Some(offer) = self.offer.as_ref().filter(|offer| offer.from == from && offer.body == body) {
+            let plans = self.plans(to, &offer.media);
+            return Ok(self.rewrite(to, session, plans, resources));
+        }
+        self.roll_back(resources);
+        let media: Vec<_> = session.media().iter().map(Description::read).collect();
+        if media.iter().any(|description| description.stated) && !media.iter().any(|description| description.relayed) {
+            return Err(OfferError::NothingToRelay);
+        }
+        let mut fresh = Vec::new();
+        if self.slots.len() < media.len() {
+            self.slots.resize_with(media.len(), || None);
+        }
+        for (index, description) in media.iter().enumerate() {
+            if !description.relayed || self.slots.get(index).is_some_and(Option::is_some) {
+                continue;
+            }
+            match self.reserve(index, description, resources) {
+                Ok(slot) => {
+                    if let Some(place) = self.slots.get_mut(index) {
+                        *place = Some(slot);
+                        fresh.push(index);
+                    }
+                }
+                Err(error) => {
+                    self.give_up(&fresh, resources);
+                    return Err(error);
+                }
+            }
+        }
+        for &index in &fresh {
+            let slot = self.slots.get_mut(index).and_then(Option::as_mut);
+            if let (Some(slot), Some(description)) = (slot, media.get(index)) {
+                slot.set_remote(from, description.remote);
+                let open = if to == 0 { [true, false] } else { [false, true] };
+                slot.apply(&self.sides, resources, open);
+            }
+        }
+        let plans = self.plans(to, &media);
+        self.offer = Some(Offer { from, answered: false, body: body.to_vec(), media, fresh });
+        Ok(self.rewrite(to, session, plans, resources))
+    }
+
+    /// Reads the answer of side `from`; returns the body for the party that offered. `last` says that no other answer to
+    /// this offer can come, so what it refuses is given up.
+    pub(super) fn answer(
+        &mut self,
+        from: usize,
+        session: &Session,
+        last: bool,
+        resources: &mut Resources<'_>,
+    ) -> Vec<u8> {
+        let to = 1 - from;
+        let offered = self.offer.as_ref().map(|offer| offer.media.clone()).unwrap_or_default();
+        if let Some(offer) = &mut self.offer {
+            offer.answered = true;
+        }
+        let mut plans = Vec::new();
+        for (index, media) in session.media().iter().enumerate() {
+            let answered = Description::read(media);
+            let agreed = answered.relayed && offered.get(index).is_some_and(|offered| offered.relayed);
+            let slot = self.slots.get_mut(index).and_then(Option::as_mut);
+            plans.push(match (slot, offered.get(index)) {
+                (Some(slot), Some(offered)) if agreed => {
+                    slot.set_remote(to, offered.remote);
+                    slot.set_remote(from, answered.remote);
+                    slot.payload_types = offered.payload_types.union(answered.payload_types);
+                    slot.on_hold = offered.held || answered.held;
+                    slot.apply(&self.sides, resources, [true, true]);
+                    slot.plan(to)
+                }
+                _ => MediaPlan::Reject,
+            });
+            if last && !agreed {
+                self.give_up(&[index], resources);
+            }
+        }
+        if last {
+            let refused: Vec<_> = (session.media().len()..self.slots.len()).collect();
+            self.give_up(&refused, resources);
+        }
+        self.rewrite(to, session, plans, resources)
+    }
+
+    /// Forgets an offer that nobody answered.
+    pub(super) fn roll_back(&mut self, resources: &mut Resources<'_>) {
+        if let Some(offer) = self.offer.take_if(|offer| !offer.answered) {
+            self.give_up(&offer.fresh, resources);
+        }
+    }
+
+    /// Ends all streams.
+    pub(super) fn close(&mut self, resources: &mut Resources<'_>) {
+        let all: Vec<_> = (0..self.slots.len()).collect();
+        self.give_up(&all, resources);
+        self.offer = None;
+    }
+
+    /// Whether the last counters of every stream have come.
+    pub(super) fn is_closed(&self) -> bool {
+        self.leaving.is_empty() && self.slots.iter().all(Option::is_none)
+    }
+
+    /// Streams that are or were relayed.
+    pub(super) fn reports(&self) -> &[StreamReport] {
+        &self.ended
+    }
+
+    /// A leg latched.
+    pub(super) fn latched(&mut self, stream: StreamId, leg: usize, rtcp: bool, source: SocketAddr, at: Instant) {
+        let component = usize::from(rtcp);
+        let place = self.slot_mut(stream).and_then(|slot| slot.latched.get_mut(leg)?.get_mut(component));
+        if let Some(place) = place {
+            *place = Some((source, at));
+        }
+    }
+
+    /// A stream was silent for `timeout`. Returns whether the whole session is: every stream, and none on hold.
+    pub(super) fn silent(&mut self, stream: StreamId, now: Instant, timeout: std::time::Duration) -> bool {
+        if let Some(slot) = self.slot_mut(stream) {
+            slot.silent_at = Some(now);
+        }
+        // Every stream reports once in `timeout` while it is silent; half of it more covers the time between reports.
+        let horizon = timeout + timeout / 2;
+        self.slots
+            .iter()
+            .flatten()
+            .all(|slot| !slot.on_hold && slot.silent_at.is_some_and(|at| now.duration_since(at) < horizon))
+    }
+
+    /// The last counters of a stream came: its ports may rest. Returns false for a stream of another session.
+    pub(super) fn released(
+        &mut self,
+        stream: StreamId,
+        counters: [LegCounters; 2],
+        resources: &mut Resources<'_>,
+    ) -> bool {
+        let Some(position) = self.leaving.iter().position(|slot| slot.id == stream) else { return false };
+        let slot = self.leaving.swap_remove(position);
+        for (side, port) in self.sides.iter().zip(slot.ports) {
+            if let Some(allocator) = resources.allocators.get_mut(side.realm) {
+                // Taken from it and released once: it can't refuse.
+                let released = allocator.release(port, resources.now);
+                debug_assert!(released.is_ok());
+            }
+        }
+        self.ended.push(StreamReport { index: slot.index, kind: slot.kind, latched: slot.latched, counters });
+        self.ended.sort_by_key(|report| report.index);
+        true
+    }
+
+    fn slot_mut(&mut self, stream: StreamId) -> Option<&mut Slot> {
+        self.slots.iter_mut().flatten().chain(&mut self.leaving).find(|slot| slot.id == stream)
+    }
+
+    fn reserve(
+        &self,
+        index: usize,
+        description: &Description,
+        resources: &mut Resources<'_>,
+    ) -> Result<Slot, OfferError> {
+        let [first, second] = self.sides.map(|side| side.realm);
+        let one = resources.allocate(first)?;
+        let other = resources.allocate(second).inspect_err(|_| {
+            if let Some(allocator) = resources.allocators.get_mut(first) {
+                let released = allocator.release(one, resources.now);
+                debug_assert!(released.is_ok());
+            }
+        })?;
+        let ports = [one, other];
+        *resources.next_stream += 1;
+        Ok(Slot {
+            id: StreamId(*resources.next_stream),
+            index,
+            kind: description.kind.clone(),
+            ports,
+            remotes: [None; 2],
+            payload_types: description.payload_types,
+            on_hold: false,
+            applied: None,
+            silent_at: None,
+            latched: [[None; 2]; 2],
+        })
+    }
+
+    fn give_up(&mut self, indexes: &[usize], resources: &mut Resources<'_>) {
+        for &index in indexes {
+            if let Some(slot) = self.slots.get_mut(index).and_then(Option::take) {
+                resources.commands.push(MediaCommand::Release(slot.id));
+                self.leaving.push(slot);
+            }
+        }
+    }
+
+    fn plans(&self, to: usize, media: &[Description]) -> Vec<MediaPlan> {
+        let plan = |(index, description): (usize, &Description)| match self.slots.get(index) {
+            Some(Some(slot)) if description.relayed => slot.plan(to),
+            _ => MediaPlan::Reject,
+        };
+        media.iter().enumerate().map(plan).collect()
+    }
+
+    fn rewrite(&self, to: usize, session: &Session, plans: Vec<MediaPlan>, resources: &Resources<'_>) -> Vec<u8> {
+        let address = resources.addresses.get(self.sides[to].realm).copied();
+        session.rewrite(&Rewrite { address: address.unwrap_or(IpAddr::from([0, 0, 0, 0])), media: plans })
+    }
+}
+
+impl Slot {
+    fn plan(&self, to: usize) -> MediaPlan {
+        MediaPlan::Relay { rtp_port: self.ports[to].rtp(), rtcp_port: self.ports[to].rtcp() }
+    }
+
+    fn set_remote(&mut self, side: usize, remote: Option<RemoteMedia>) {
+        if let (Some(place), Some(remote)) = (self.remotes.get_mut(side), remote) {
+            *place = Some(remote);
+        }
+    }
+
+    fn local(&self, side: usize, sides: &[Side; 2], resources: &Resources<'_>) -> SocketAddr {
+        let address = resources.addresses.get(sides[side].realm).copied();
+        SocketAddr::new(address.unwrap_or(IpAddr::from([0, 0, 0, 0])), self.ports[side].rtp())
+    }
+
+    fn apply(&mut self, sides: &[Side; 2], resources: &mut Resources<'_>, open: [bool; 2]) {
+        let leg = |side: usize| {
+            let party = &sides[side];
+            let remote = self.remotes[side];
+            // An address that the party's signalling really comes from, or that a trusted network stated, is right.
+            let known = remote.is_some_and(|remote| party.trusted || remote.rtp.ip() == party.signalling);
+            LegSpec {
+                realm: party.realm,
+                local: self.local(side, sides, resources),
+                open: open[side],
+                remote,
+                signalling: Some(party.signalling),
+                payload_types: self.payload_types,
+                send_before_latch: known,
+            }
+        };
+        let spec = StreamSpec { id: self.id, legs: [leg(0), leg(1)] };
+        if self.applied.as_ref() != Some(&spec) {
+            self.applied = Some(spec.clone());
+            self.silent_at = None;
+            resources.commands.push(MediaCommand::Apply(spec));
+        }
+    }
+}
+
+impl Description {
+    fn read(media: &crate::sdp::Media) -> Self {
+        Self {
+            // DTLS handshakes on the media ports are not relayed, so keys could never be agreed.
+            relayed: media.relayable() && !matches!(media.protocol, Protocol::DtlsSavp | Protocol::DtlsSavpf),
+            stated: media.port != 0,
+            kind: media.kind.as_str().to_owned(),
+            remote: media.remote(),
+            payload_types: media.payload_types,
+            held: media.held(),
+        }
+    }
+}

@@ -1,0 +1,92 @@
+//! Address hiding: no literal address of one network is shown to the other.
+//!
+//! Names stay: they mean the same on both sides, and digest responses are computed over them. A literal address in a
+//! URI that travels between realms becomes one that means something where it arrives.
+
+use crate::{
+    config::{Config, Side},
+    media::RealmId,
+    signalling::sip::{Message, Name, rewrite_hosts},
+};
+use std::{
+    borrow::Cow,
+    net::{IpAddr, SocketAddr},
+};
+
+/// Headers whose URIs may hold addresses and that are not rebuilt anyway.
+pub(super) const URI_HEADERS: &[Name] = &[
+    Name::From,
+    Name::To,
+    Name::ReplyTo,
+    Name::PAssertedIdentity,
+    Name::PPreferredIdentity,
+    Name::RemotePartyId,
+    Name::Diversion,
+    Name::HistoryInfo,
+    Name::ReferredBy,
+    Name::ReferTo,
+    Name::CallInfo,
+    Name::AlertInfo,
+    Name::ErrorInfo,
+];
+
+/// Headers that tell of one network's inside and mean nothing in the other.
+pub(super) const INTERNAL_HEADERS: &[Name] = &[Name::RecordRoute, Name::Path, Name::ServiceRoute, Name::Warning];
+
+/// Maps addresses in what travels from one realm to another.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Crossing {
+    from_own: SocketAddr,
+    to_own: SocketAddr,
+    /// What the other side knows the receiving network's server as.
+    to_server: SocketAddr,
+}
+
+impl Crossing {
+    pub(super) fn new(config: &Config, from: RealmId, to: RealmId) -> Option<Self> {
+        let from_own = config.realms.get(from)?.signalling;
+        let to = config.realms.get(to)?;
+        let to_server = match to.side {
+            Side::Core => to.softswitch.unwrap_or(to.signalling),
+            Side::Access => to.signalling,
+        };
+        Some(Self { from_own, to_own: to.signalling, to_server })
+    }
+
+    /// The host and port that take the place of a literal address: the proxy itself stands for the server behind it,
+    /// any other address becomes the proxy's own.
+    fn map(&self, host: &str, port: Option<u16>) -> Option<String> {
+        let address: IpAddr = host.trim_start_matches('[').trim_end_matches(']').parse().ok()?;
+        let own = address == self.from_own.ip() && port.is_none_or(|port| port == self.from_own.port());
+        let place = if own { self.to_server } else { self.to_own };
+        Some(if place.port() == 5060 { host_text(place.ip()) } else { place.to_string() })
+    }
+
+    /// The header value with mapped addresses; borrowed where there was none.
+    pub(super) fn value<'a>(&self, value: &'a str) -> Cow<'a, str> {
+        rewrite_hosts(value, |host, port| self.map(host, port))
+    }
+
+    /// The values of a header whose addresses have to be mapped, or `None` where it can stay as it is.
+    pub(super) fn header(&self, message: &Message, name: Name) -> Option<Vec<String>> {
+        let mut changed = false;
+        let values = message
+            .lines(name)
+            .map(|header| {
+                let value = header.value();
+                let mapped = self.value(&value);
+                changed |= mapped != value;
+                mapped.into_owned()
+            })
+            .collect();
+        changed.then_some(values)
+    }
+}
+
+/// An address as it stands in a URI.
+pub(super) fn host_text(address: IpAddr) -> String {
+    match address {
+        IpAddr::V4(address) => address.to_string(),
+        IpAddr::V6(address) => format!("[{address}]"),
+    }
+}

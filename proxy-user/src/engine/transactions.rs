@@ -1,0 +1,250 @@
+//! Transactions (RFC 3261, section 17, with RFC 6026's Accepted state): retransmissions end here.
+//!
+//! The machines only keep state and time; what a message means is decided elsewhere.
+
+use crate::{media::RealmId, signalling::sip::Message};
+use std::{
+    net::SocketAddr,
+    time::{Duration, Instant},
+};
+
+/// T4: how long a message may stay in the network (RFC 3261, section 17.1.1.1).
+pub(super) const T4: Duration = Duration::from_secs(5);
+
+/// What tells one server transaction from another (RFC 3261, section 17.2.3). An ACK for a non-2xx and a CANCEL carry
+/// the branch of their INVITE.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) struct ServerKey {
+    pub(super) realm: RealmId,
+    pub(super) source: SocketAddr,
+    pub(super) branch: String,
+    pub(super) method: String,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum ServerState {
+    /// No final response yet.
+    Proceeding,
+    /// A final response was sent; for INVITE, not a 2xx and not acknowledged yet.
+    Completed,
+    /// INVITE: a 2xx was sent.
+    Accepted,
+    /// INVITE: the non-2xx was acknowledged.
+    Confirmed,
+}
+
+/// A request that somebody sent us.
+#[derive(Debug)]
+pub(super) struct Server {
+    pub(super) key: ServerKey,
+    pub(super) request: Message,
+    pub(super) state: ServerState,
+    /// The last response that was sent.
+    pub(super) response: Vec<u8>,
+    pub(super) client: Option<u64>,
+    interval: Duration,
+    retransmit_at: Option<Instant>,
+    ends_at: Option<Instant>,
+}
+
+/// What time asks of a transaction.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Due {
+    Nothing,
+    Retransmit,
+    End,
+}
+
+impl Server {
+    pub(super) fn new(key: ServerKey, request: Message) -> Self {
+        Self {
+            key,
+            request,
+            state: ServerState::Proceeding,
+            response: Vec::new(),
+            client: None,
+            interval: Duration::ZERO,
+            retransmit_at: None,
+            ends_at: None,
+        }
+    }
+
+    pub(super) fn is_invite(&self) -> bool {
+        self.key.method == "INVITE"
+    }
+
+    /// A response is about to be sent.
+    pub(super) fn respond(&mut self, code: u16, response: &[u8], timing: Timing, now: Instant) {
+        self.response = response.to_vec();
+        if code < 200 {
+            return;
+        }
+        self.ends_at = Some(now + 64 * timing.t1);
+        self.state = match (self.is_invite(), code) {
+            (true, 200..300) => ServerState::Accepted,
+            (true, _) => {
+                self.interval = timing.t1;
+                self.retransmit_at = Some(now + self.interval);
+                ServerState::Completed
+            }
+            (false, _) => ServerState::Completed,
+        };
+    }
+
+    /// The ACK of a non-2xx came.
+    pub(super) fn acknowledged(&mut self, now: Instant) {
+        if self.state == ServerState::Completed && self.is_invite() {
+            self.state = ServerState::Confirmed;
+            self.retransmit_at = None;
+            self.ends_at = Some(now + T4);
+        }
+    }
+
+    pub(super) fn next(&self) -> Option<Instant> {
+        [self.retransmit_at, self.ends_at].into_iter().flatten().min()
+    }
+
+    pub(super) fn due(&mut self, timing: Timing, now: Instant) -> Due {
+        if self.ends_at.is_some_and(|at| at <= now) {
+            return Due::End;
+        }
+        if self.retransmit_at.is_some_and(|at| at <= now) {
+            self.interval = (self.interval * 2).min(timing.t2);
+            self.retransmit_at = Some(now + self.interval);
+            return Due::Retransmit;
+        }
+        Due::Nothing
+    }
+}
+
+/// T1 and T2 of RFC 3261, and timer C.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Timing {
+    pub(super) t1: Duration,
+    pub(super) t2: Duration,
+    pub(super) invite: Duration,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum ClientState {
+    /// Nothing came back.
+    Calling,
+    /// A provisional response came.
+    Proceeding,
+    /// A final response came; for INVITE, not a 2xx.
+    Completed,
+    /// INVITE: a 2xx came.
+    Accepted,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Cancel {
+    No,
+    /// To be sent once a provisional response has come (RFC 3261, section 9.1).
+    Wanted,
+    Sent,
+}
+
+/// A request that we sent. `P` is what it was for.
+#[derive(Debug)]
+pub(super) struct Client<P> {
+    pub(super) branch: String,
+    pub(super) method: String,
+    pub(super) realm: RealmId,
+    pub(super) destination: SocketAddr,
+    pub(super) request: Vec<u8>,
+    pub(super) state: ClientState,
+    pub(super) cancel: Cancel,
+    pub(super) purpose: P,
+    interval: Duration,
+    retransmit_at: Option<Instant>,
+    ends_at: Instant,
+}
+
+impl<P> Client<P> {
+    #[allow(clippy::too_many_arguments, reason = "the parts of a request, each once")]
+    pub(super) fn new(
+        branch: String,
+        method: String,
+        realm: RealmId,
+        destination: SocketAddr,
+        request: Vec<u8>,
+        purpose: P,
+        timing: Timing,
+        now: Instant,
+    ) -> Self {
+        Self {
+            branch,
+            method,
+            realm,
+            destination,
+            request,
+            state: ClientState::Calling,
+            cancel: Cancel::No,
+            purpose,
+            interval: timing.t1,
+            retransmit_at: Some(now + timing.t1),
+            ends_at: now + 64 * timing.t1,
+        }
+    }
+
+    pub(super) fn is_invite(&self) -> bool {
+        self.method == "INVITE"
+    }
+
+    /// A response came. Returns whether it is new: a final response that repeats an earlier one is not, but for the 2xx
+    /// of an INVITE, which is repeated end to end.
+    pub(super) fn received(&mut self, code: u16, timing: Timing, now: Instant) -> bool {
+        match (self.state, code) {
+            (ClientState::Calling | ClientState::Proceeding, ..200) => {
+                self.state = ClientState::Proceeding;
+                if self.is_invite() {
+                    self.retransmit_at = None;
+                    if self.cancel != Cancel::Sent {
+                        self.ends_at = now + timing.invite;
+                    }
+                }
+                true
+            }
+            (ClientState::Calling | ClientState::Proceeding, _) => {
+                self.retransmit_at = None;
+                self.state = match (self.is_invite(), code) {
+                    (true, 200..300) => ClientState::Accepted,
+                    _ => ClientState::Completed,
+                };
+                self.ends_at = now + if self.is_invite() { 64 * timing.t1 } else { T4 };
+                true
+            }
+            (ClientState::Accepted, 200..300) => true,
+            _ => false,
+        }
+    }
+
+    /// The CANCEL goes out: a final response has to come soon.
+    pub(super) fn cancelled(&mut self, timing: Timing, now: Instant) {
+        self.cancel = Cancel::Sent;
+        self.ends_at = now + 64 * timing.t1;
+    }
+
+    pub(super) fn next(&self) -> Instant {
+        self.retransmit_at.map_or(self.ends_at, |at| at.min(self.ends_at))
+    }
+
+    pub(super) fn due(&mut self, timing: Timing, now: Instant) -> Due {
+        if self.ends_at <= now {
+            return Due::End;
+        }
+        if self.retransmit_at.is_some_and(|at| at <= now) {
+            self.interval *= 2;
+            if !self.is_invite() {
+                self.interval = self.interval.min(timing.t2);
+                if self.state == ClientState::Proceeding {
+                    self.interval = timing.t2;
+                }
+            }
+            self.retransmit_at = Some(now + self.interval);
+            return Due::Retransmit;
+        }
+        Due::Nothing
+    }
+}
