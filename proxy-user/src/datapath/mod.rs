@@ -1,12 +1,14 @@
 //! What relays the media.
 //!
 //! - [`Datapath`]: what the control plane asks of it;
+//! - [`xdp`]: the one in the kernel;
 //! - [`fake`]: one that only remembers, for tests.
 
 use crate::media::{MediaEvent, StreamId, StreamSpec};
 use std::{os::fd::BorrowedFd, time::Instant};
 
 pub mod fake;
+pub mod xdp;
 
 /// Relays streams as it is told ([`crate::media::MediaCommand`]) and tells what it saw ([`MediaEvent`]).
 pub trait Datapath {

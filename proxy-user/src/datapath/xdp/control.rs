@@ -1,0 +1,312 @@
+//! The streams: which entries they hold, what they have counted, and when they fell silent.
+
+use super::{
+    clock::Clock,
+    legs::{self, Locals, Placed},
+    mapped::{Legs, States},
+    next_hops::{Destination, Neighbourhood, NextHops, UNRESOLVED},
+};
+use crate::{
+    datapath::DatapathError,
+    media::{LegCounters, LegSpec, MediaEvent, StreamId, StreamSpec},
+};
+use proxy_common::layout::{LatchEvent, LegState};
+use std::{
+    collections::{HashMap, VecDeque},
+    net::{IpAddr, SocketAddr},
+    time::{Duration, Instant},
+};
+
+/// A packet is handled within this time: then a closed leg's counters stand still.
+const GRACE: Duration = Duration::from_millis(20);
+/// So often the counters of all streams are looked at.
+const SCAN: Duration = Duration::from_secs(1);
+
+/// What stands between the engine's commands and the maps.
+pub(super) struct Control<N> {
+    pub(super) hops: NextHops<N>,
+    locals: Locals,
+    legs: Legs,
+    states: States,
+    clock: Clock,
+    learning_window: Duration,
+    silence_timeout: Duration,
+    streams: HashMap<StreamId, Stream>,
+    /// Who has each pair of ports, by index in `LEGS`.
+    owners: HashMap<u32, (StreamId, usize)>,
+    /// The last generation of each index; 0 where there was none yet.
+    generations: Vec<u16>,
+    closing: VecDeque<Closing>,
+    ready: Vec<MediaEvent>,
+    scan_at: Option<Instant>,
+}
+
+struct Stream {
+    spec: StreamSpec,
+    placed: [Placed; 2],
+    ways: Vec<Destination>,
+    window_end_ns: u64,
+    /// The counters when the stream began.
+    baseline: [LegState; 2],
+    /// Packets forwarded at the last scan, and since when that has been so.
+    packets: u64,
+    quiet_since: Instant,
+}
+
+struct Closing {
+    id: StreamId,
+    stream: Stream,
+    at: Instant,
+}
+
+impl<N: Neighbourhood> Control<N> {
+    pub(super) fn new(
+        hops: NextHops<N>,
+        locals: Locals,
+        (legs, states): (Legs, States),
+        max_legs: u32,
+        media: &crate::config::Media,
+    ) -> Self {
+        Self {
+            hops,
+            locals,
+            legs,
+            states,
+            clock: Clock::now(),
+            learning_window: media.learning_window,
+            silence_timeout: media.silence_timeout,
+            streams: HashMap::new(),
+            owners: HashMap::new(),
+            generations: vec![0; max_legs as usize],
+            closing: VecDeque::new(),
+            ready: Vec::new(),
+            scan_at: None,
+        }
+    }
+
+    /// See [`crate::datapath::Datapath::apply`].
+    pub(super) fn apply(&mut self, spec: StreamSpec, now: Instant) -> Result<(), DatapathError> {
+        let indices = self.admit(&spec)?;
+        let before = self.streams.remove(&spec.id);
+        let anew = |leg: usize| match &before {
+            Some(before) => {
+                before.placed.get(leg).map(|placed| placed.index) != indices.get(leg).copied()
+                    || match (before.spec.legs.get(leg), spec.legs.get(leg)) {
+                        (Some(before), Some(after)) => legs::learns_anew(before, after),
+                        _ => true,
+                    }
+            }
+            None => true,
+        };
+        let mut placed = [0, 1].map(|leg| Placed {
+            index: indices.get(leg).copied().unwrap_or_default(),
+            generation: self.generation(indices.get(leg).copied().unwrap_or_default(), anew(leg)),
+            ..Placed::default()
+        });
+        // The new ways are taken before the old ones are given back: what both use stays.
+        let ways = ways(&spec);
+        for way in &ways {
+            self.hops.acquire(*way, now);
+        }
+        self.place(&spec, &mut placed);
+        let mut baseline = placed.map(|placed| self.states.get(placed.index));
+        if let Some(before) = &before {
+            self.give_back(before);
+            for leg in [0, 1] {
+                if let (Some(old), Some(new)) = (before.placed.get(leg), placed.get(leg))
+                    && old.index == new.index
+                    && let (Some(kept), Some(slot)) = (before.baseline.get(leg), baseline.get_mut(leg))
+                {
+                    *slot = *kept;
+                } else if let Some(old) = before.placed.get(leg) {
+                    self.legs.close(old.index);
+                }
+            }
+        }
+        for (leg, placed) in placed.iter().enumerate() {
+            self.owners.insert(placed.index, (spec.id, leg));
+        }
+        let window_end_ns = self.clock.ns(now + self.learning_window);
+        let packets = before.as_ref().map_or(0, |before| before.packets);
+        let stream = Stream { spec, placed, ways, window_end_ns, baseline, packets, quiet_since: now };
+        self.write(&stream);
+        self.streams.insert(stream.spec.id, stream);
+        self.scan_at.get_or_insert(now + SCAN);
+        Ok(())
+    }
+
+    /// See [`crate::datapath::Datapath::release`].
+    pub(super) fn release(&mut self, id: StreamId, now: Instant) {
+        let Some(stream) = self.streams.remove(&id) else {
+            self.ready.push(MediaEvent::Released { stream: id, counters: Default::default() });
+            return;
+        };
+        for placed in &stream.placed {
+            self.legs.close(placed.index);
+        }
+        self.closing.push_back(Closing { id, stream, at: now + GRACE });
+    }
+
+    /// A leg latched, says the XDP program.
+    pub(super) fn latched(&self, event: &LatchEvent, events: &mut Vec<MediaEvent>) {
+        let Some(&(stream, leg)) = self.owners.get(&event.leg) else { return };
+        let current = self.streams.get(&stream).and_then(|stream| stream.placed.get(leg));
+        // The event of a leg that has since begun to learn anew is nobody's news any more.
+        if current.is_none_or(|placed| placed.generation != event.source.generation()) {
+            return;
+        }
+        events.push(MediaEvent::Latched {
+            stream,
+            leg,
+            rtcp: event.component != 0,
+            source: SocketAddr::from((event.source.address, event.source.port)),
+            at: self.clock.instant(event.time_ns),
+        });
+    }
+
+    /// Does what is due and appends what happened.
+    pub(super) fn poll(&mut self, now: Instant, events: &mut Vec<MediaEvent>) {
+        events.append(&mut self.ready);
+        while self.closing.front().is_some_and(|closing| closing.at <= now) {
+            let Some(Closing { id, stream, .. }) = self.closing.pop_front() else { break };
+            events.push(MediaEvent::Released { stream: id, counters: self.counters(&stream) });
+            self.give_back(&stream);
+        }
+        if self.scan_at.is_some_and(|at| at <= now) {
+            self.scan(now, events);
+            self.scan_at = (!self.streams.is_empty()).then_some(now + SCAN);
+        }
+        if self.hops.poll(now) {
+            self.move_ways();
+        }
+    }
+
+    /// When [`Control::poll`] is due.
+    pub(super) fn poll_timeout(&self, now: Instant) -> Option<Instant> {
+        let ready = (!self.ready.is_empty()).then_some(now);
+        let closing = self.closing.front().map(|closing| closing.at);
+        [ready, closing, self.scan_at, self.hops.poll_timeout()].into_iter().flatten().min()
+    }
+
+    /// Where both legs stand, if they may.
+    fn admit(&self, spec: &StreamSpec) -> Result<[u32; 2], DatapathError> {
+        let [one, other] = &spec.legs;
+        let indices = [self.locals.index_of(one)?, self.locals.index_of(other)?];
+        for (leg, index) in spec.legs.iter().zip(indices) {
+            legs::check(leg)?;
+            if self.owners.get(&index).is_some_and(|(owner, _)| *owner != spec.id) {
+                return Err(DatapathError::InUse(leg.local));
+            }
+        }
+        if indices.first() == indices.last() {
+            return Err(DatapathError::InUse(other.local));
+        }
+        if self.closing.iter().any(|closing| closing.id == spec.id) {
+            return Err(DatapathError::InUse(one.local));
+        }
+        Ok(indices)
+    }
+
+    fn generation(&mut self, index: u32, anew: bool) -> u16 {
+        let Some(generation) = self.generations.get_mut(index as usize) else { return 0 };
+        if anew {
+            *generation = legs::next_generation(*generation);
+        }
+        *generation
+    }
+
+    fn place(&self, spec: &StreamSpec, placed: &mut [Placed; 2]) {
+        for (leg, placed) in spec.legs.iter().zip(placed) {
+            let way = |destination: Option<Destination>| destination.map_or(UNRESOLVED, |way| self.hops.of(way));
+            placed.to_remote = way(to_remote(leg));
+            placed.to_signalling = way(to_signalling(leg));
+        }
+    }
+
+    fn write(&self, stream: &Stream) {
+        for (leg, placed) in stream.placed.iter().enumerate() {
+            self.legs.put(placed.index, &legs::entry(&stream.spec, leg, &stream.placed, stream.window_end_ns));
+        }
+    }
+
+    fn give_back(&mut self, stream: &Stream) {
+        for placed in &stream.placed {
+            self.owners.remove(&placed.index);
+        }
+        for way in &stream.ways {
+            self.hops.release(*way);
+        }
+    }
+
+    /// Routes changed: tells the entries.
+    fn move_ways(&mut self) {
+        let mut streams = std::mem::take(&mut self.streams);
+        for stream in streams.values_mut() {
+            let before = stream.placed;
+            self.place(&stream.spec, &mut stream.placed);
+            if stream.placed != before {
+                self.write(stream);
+            }
+        }
+        self.streams = streams;
+    }
+
+    fn scan(&mut self, now: Instant, events: &mut Vec<MediaEvent>) {
+        for (id, stream) in &mut self.streams {
+            let packets = stream.placed.iter().zip(&stream.baseline).fold(0u64, |sum, (placed, baseline)| {
+                let counters = counters(&self.states.get(placed.index), baseline);
+                sum.wrapping_add(counters.rtp_packets).wrapping_add(counters.rtcp_packets)
+            });
+            if packets != stream.packets {
+                stream.packets = packets;
+                stream.quiet_since = now;
+            } else if now.duration_since(stream.quiet_since) >= self.silence_timeout {
+                stream.quiet_since = now;
+                events.push(MediaEvent::Silent { stream: *id });
+            }
+        }
+    }
+
+    fn counters(&self, stream: &Stream) -> [LegCounters; 2] {
+        let [one, other] = &stream.placed;
+        let [first, second] = &stream.baseline;
+        [counters(&self.states.get(one.index), first), counters(&self.states.get(other.index), second)]
+    }
+}
+
+/// What was counted since the baseline. Counters go round at 2^64.
+fn counters(state: &LegState, baseline: &LegState) -> LegCounters {
+    let since = |now: u64, then: u64| now.wrapping_sub(then);
+    LegCounters {
+        rtp_packets: since(state.rtp.packets, baseline.rtp.packets),
+        rtp_octets: since(state.rtp.octets, baseline.rtp.octets),
+        rtcp_packets: since(state.rtcp.packets, baseline.rtcp.packets),
+        rtcp_octets: since(state.rtcp.octets, baseline.rtcp.octets),
+        dropped_source: since(state.drops.source, baseline.drops.source),
+        dropped_format: since(state.drops.format, baseline.drops.format),
+        dropped_destination: since(state.drops.destination, baseline.drops.destination),
+        dropped_path: since(state.drops.path, baseline.drops.path),
+    }
+}
+
+fn ways(spec: &StreamSpec) -> Vec<Destination> {
+    spec.legs.iter().flat_map(|leg| to_remote(leg).into_iter().chain(to_signalling(leg))).collect()
+}
+
+fn to_remote(leg: &LegSpec) -> Option<Destination> {
+    destination(leg, leg.remote.map(|remote| remote.rtp.ip()))
+}
+
+fn to_signalling(leg: &LegSpec) -> Option<Destination> {
+    destination(leg, leg.signalling)
+}
+
+fn destination(leg: &LegSpec, address: Option<IpAddr>) -> Option<Destination> {
+    match address? {
+        IpAddr::V4(v4) if !v4.is_unspecified() => Some((leg.realm, v4)),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests;

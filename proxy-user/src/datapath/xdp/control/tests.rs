@@ -1,0 +1,233 @@
+use super::{
+    super::next_hops::tests::{FakeKernel, GATEWAY_MAC, config, egress, kernel},
+    *,
+};
+use crate::media::RemoteMedia;
+use proxy_common::layout::{Component, Drops, Remote};
+
+const ACCESS: u32 = 1;
+const CORE: u32 = 12;
+
+fn control(kernel: &FakeKernel) -> Control<FakeKernel> {
+    let config = config();
+    let locals = Locals::new(&config).unwrap();
+    let hops = NextHops::new(kernel.clone(), locals.clone(), egress(), 16);
+    Control::new(hops, locals, (Legs::anonymous(32), States::anonymous(32)), 32, &config.media)
+}
+
+fn remote(address: &str) -> Option<RemoteMedia> {
+    let rtp: SocketAddr = address.parse().unwrap();
+    Some(RemoteMedia { rtp, rtcp: SocketAddr::new(rtp.ip(), rtp.port() + 1) })
+}
+
+/// A call whose offer came from the access side and has been sent on to the core side.
+fn offered() -> StreamSpec {
+    let access = LegSpec {
+        realm: 0,
+        local: "203.0.113.10:30002".parse().unwrap(),
+        open: false,
+        remote: remote("192.168.1.10:4000"),
+        signalling: Some("198.51.100.7".parse().unwrap()),
+        payload_types: [0].into_iter().collect(),
+        send_before_latch: false,
+    };
+    let core = LegSpec {
+        realm: 1,
+        local: "10.9.0.10:30004".parse().unwrap(),
+        open: true,
+        remote: None,
+        signalling: None,
+        ..access.clone()
+    };
+    StreamSpec { id: StreamId(1), legs: [access, core] }
+}
+
+fn answered() -> StreamSpec {
+    let mut spec = offered();
+    spec.legs[0].open = true;
+    spec.legs[1].remote = remote("10.9.0.30:16384");
+    spec.legs[1].send_before_latch = true;
+    spec
+}
+
+fn poll(control: &mut Control<FakeKernel>, now: Instant) -> Vec<MediaEvent> {
+    let mut events = Vec::new();
+    control.poll(now, &mut events);
+    events
+}
+
+#[test]
+fn a_leg_opens_when_its_address_is_sent_out() {
+    let (now, kernel) = (Instant::now(), kernel());
+    let mut control = control(&kernel);
+    control.apply(offered(), now).unwrap();
+    assert_eq!(control.legs.get(ACCESS).generation, 0);
+    let core = control.legs.get(CORE);
+    assert_ne!(core.generation, 0);
+    control.apply(answered(), now).unwrap();
+    let (access, core) = (control.legs.get(ACCESS), control.legs.get(CORE));
+    assert_ne!(access.generation, 0);
+    assert_eq!((access.peer, core.peer), (CORE, ACCESS));
+    assert_eq!((access.peer_generation, core.peer_generation), (core.generation, access.generation));
+    assert_eq!(access.next_hop_remote, control.hops.of((1, "10.9.0.30".parse().unwrap())));
+    assert_eq!(core.next_hop_signalling, control.hops.of((0, "198.51.100.7".parse().unwrap())));
+    assert_ne!(core.next_hop_signalling, UNRESOLVED);
+    assert!(control.hops.take_writes().iter().any(|(_, hop)| hop.destination_mac == GATEWAY_MAC));
+}
+
+#[test]
+fn only_the_leg_that_changed_learns_anew() {
+    let (now, kernel) = (Instant::now(), kernel());
+    let mut control = control(&kernel);
+    control.apply(answered(), now).unwrap();
+    let (access, core) = (control.legs.get(ACCESS), control.legs.get(CORE));
+    let mut changed = answered();
+    changed.legs[1].remote = remote("10.9.0.31:20000");
+    control.apply(changed.clone(), now + Duration::from_secs(30)).unwrap();
+    let (access_after, core_after) = (control.legs.get(ACCESS), control.legs.get(CORE));
+    assert_eq!(access_after.generation, access.generation);
+    assert_ne!(core_after.generation, core.generation);
+    assert_eq!(access_after.peer_generation, core_after.generation);
+    assert!(access_after.window_end_ns > access.window_end_ns, "the window of both begins anew");
+    // More payload types are no reason to forget.
+    changed.legs[0].payload_types.insert(8);
+    control.apply(changed, now).unwrap();
+    assert_eq!(control.legs.get(ACCESS).generation, access.generation);
+    assert_eq!(control.legs.get(CORE).generation, core_after.generation);
+}
+
+#[test]
+fn counters_are_those_of_the_call_alone() {
+    let (now, kernel) = (Instant::now(), kernel());
+    let mut control = control(&kernel);
+    let component = |packets, octets| Component { packets, octets, ..Component::default() };
+    let before = LegState { rtp: component(u64::MAX, 1_000), ..LegState::default() };
+    control.states.set(ACCESS, &before);
+    control.apply(offered(), now).unwrap();
+    control.apply(answered(), now).unwrap();
+    let drops = Drops { source: 4, format: 3, destination: 2, path: 1 };
+    let after = LegState { rtp: component(9, 3_000), rtcp: component(1, 100), drops, ..LegState::default() };
+    control.states.set(ACCESS, &after);
+    control.release(StreamId(1), now);
+    assert_eq!(control.legs.get(ACCESS).generation, 0);
+    assert_eq!(control.legs.get(CORE).generation, 0);
+    assert_eq!(poll(&mut control, now), []);
+    // A packet that was under way when the leg closed still counts.
+    control.states.set(ACCESS, &LegState { rtp: component(10, 3_200), ..after });
+    let at = control.poll_timeout(now).unwrap();
+    let released = poll(&mut control, at);
+    let access = LegCounters {
+        rtp_packets: 11,
+        rtp_octets: 2_200,
+        rtcp_packets: 1,
+        rtcp_octets: 100,
+        dropped_source: 4,
+        dropped_format: 3,
+        dropped_destination: 2,
+        dropped_path: 1,
+    };
+    assert_eq!(released, [MediaEvent::Released { stream: StreamId(1), counters: [access, LegCounters::default()] }]);
+}
+
+#[test]
+fn a_released_stream_leaves_nothing() {
+    let (now, kernel) = (Instant::now(), kernel());
+    let mut control = control(&kernel);
+    control.apply(answered(), now).unwrap();
+    control.release(StreamId(1), now);
+    let mut other = answered();
+    other.id = StreamId(2);
+    assert!(matches!(control.apply(other.clone(), now), Err(DatapathError::InUse(_))), "packets may be under way");
+    poll(&mut control, now + GRACE);
+    assert!(control.owners.is_empty() && control.streams.is_empty());
+    assert_eq!(control.hops.len(), 0);
+    poll(&mut control, now + 2 * SCAN);
+    assert_eq!(control.poll_timeout(now), None);
+    control.apply(other, now).unwrap();
+}
+
+#[test]
+fn releasing_an_unknown_stream_is_answered() {
+    let (now, kernel) = (Instant::now(), kernel());
+    let mut control = control(&kernel);
+    control.release(StreamId(9), now);
+    assert_eq!(control.poll_timeout(now), Some(now));
+    assert_eq!(poll(&mut control, now), [MediaEvent::Released { stream: StreamId(9), counters: Default::default() }]);
+}
+
+#[test]
+fn a_refused_stream_changes_nothing() {
+    let (now, kernel) = (Instant::now(), kernel());
+    let mut control = control(&kernel);
+    control.apply(answered(), now).unwrap();
+    let before = (control.legs.get(ACCESS), control.legs.get(CORE), control.hops.len());
+    let mut outside = answered();
+    outside.legs[1].local = "10.9.0.10:40000".parse().unwrap();
+    assert!(matches!(control.apply(outside, now), Err(DatapathError::NotLocal(_))));
+    let mut six = answered();
+    six.legs[1].remote = remote("[2001:db8::1]:4000");
+    assert!(matches!(control.apply(six, now), Err(DatapathError::Family(_))));
+    let mut other = answered();
+    other.id = StreamId(2);
+    assert!(matches!(control.apply(other, now), Err(DatapathError::InUse(_))));
+    assert_eq!((control.legs.get(ACCESS), control.legs.get(CORE), control.hops.len()), before);
+}
+
+#[test]
+fn latches_are_told_while_they_matter() {
+    let (now, kernel) = (Instant::now(), kernel());
+    let mut control = control(&kernel);
+    control.apply(answered(), now).unwrap();
+    let generation = control.legs.get(ACCESS).generation;
+    let event = LatchEvent {
+        source: Remote { address: [198, 51, 100, 7], port: 61_000, tag: generation },
+        time_ns: control.clock.ns(now),
+        leg: ACCESS,
+        component: 1,
+        rank: 1,
+    };
+    let mut events = Vec::new();
+    control.latched(&event, &mut events);
+    let source = "198.51.100.7:61000".parse().unwrap();
+    assert_eq!(events, [MediaEvent::Latched { stream: StreamId(1), leg: 0, rtcp: true, source, at: now }]);
+    events.clear();
+    let stale = Remote { tag: generation + 1, ..event.source };
+    control.latched(&LatchEvent { source: stale, ..event }, &mut events);
+    control.latched(&LatchEvent { leg: 31, ..event }, &mut events);
+    assert_eq!(events, []);
+}
+
+#[test]
+fn silence_is_told_each_time_it_passes() {
+    let (start, kernel) = (Instant::now(), kernel());
+    let mut control = control(&kernel);
+    control.apply(answered(), start).unwrap();
+    let mut silent = Vec::new();
+    for second in 1..=200u64 {
+        let now = start + Duration::from_secs(second);
+        if second == 30 {
+            let rtp = Component { packets: 1, ..Component::default() };
+            control.states.set(CORE, &LegState { rtp, ..LegState::default() });
+        }
+        for event in poll(&mut control, now) {
+            assert_eq!(event, MediaEvent::Silent { stream: StreamId(1) });
+            silent.push(second);
+        }
+    }
+    assert_eq!(silent, [90, 150]);
+}
+
+#[test]
+fn a_new_gateway_is_told_to_live_legs_without_forgetting() {
+    let (now, kernel) = (Instant::now(), kernel());
+    kernel.0.borrow_mut().gateway = None;
+    let mut control = control(&kernel);
+    control.apply(answered(), now).unwrap();
+    let before = control.legs.get(ACCESS);
+    assert_eq!(before.next_hop_remote, UNRESOLVED);
+    kernel.0.borrow_mut().gateway = Some("10.9.0.1".parse().unwrap());
+    poll(&mut control, now + SCAN);
+    let after = control.legs.get(ACCESS);
+    assert_ne!(after.next_hop_remote, UNRESOLVED);
+    assert_eq!((after.generation, after.window_end_ns), (before.generation, before.window_end_ns));
+}

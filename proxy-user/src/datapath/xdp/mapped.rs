@@ -1,0 +1,260 @@
+//! The two big arrays, `LEGS` and `LEG_STATE`, as memory that user space and the XDP program share.
+//!
+//! The kernel maps an array of 128-byte values without gaps (`BPF_F_MMAPABLE`). Both sides access it at the same time,
+//! so user space does it by atomic 64-bit words only and never makes a reference to a value.
+
+use proxy_common::layout::{Leg, LegState};
+use std::{
+    io,
+    os::fd::{AsFd, AsRawFd},
+    ptr::NonNull,
+    sync::atomic::{AtomicU64, Ordering, fence},
+};
+
+/// `LEGS`: written here, read by the XDP program.
+pub(super) struct Legs(Memory);
+
+impl Legs {
+    /// Maps the array behind `map`, which has `entries` values.
+    pub(super) fn of_map(map: impl AsFd, entries: u32) -> io::Result<Self> {
+        Memory::of_map(map, entries, true).map(Self)
+    }
+
+    /// Puts a value in place. The XDP program sees the old one, a closed leg, or the new one: generation, peer
+    /// generation and flags are one word, which is cleared first and stored last.
+    ///
+    /// An index outside the array is ignored.
+    pub(super) fn put(&self, index: u32, leg: &Leg) {
+        let Some(words) = self.0.words(index) else { return };
+        let new = words_of_leg(leg);
+        let [head, body @ ..] = words;
+        let [new_head, new_body @ ..] = &new;
+        if body.iter().zip(new_body).any(|(word, new)| word.load(Ordering::Relaxed) != *new) {
+            head.store(0, Ordering::Relaxed);
+            fence(Ordering::Release);
+            for (word, new) in body.iter().zip(new_body) {
+                word.store(*new, Ordering::Relaxed);
+            }
+        }
+        head.store(*new_head, Ordering::Release);
+    }
+
+    /// Closes a leg; the rest of the value stays.
+    pub(super) fn close(&self, index: u32) {
+        if let Some([head, ..]) = self.0.words(index) {
+            head.store(0, Ordering::Release);
+        }
+    }
+
+    /// What stands there.
+    #[cfg(test)]
+    pub(super) fn get(&self, index: u32) -> Leg {
+        leg_of_words(self.0.words(index).unwrap().each_ref().map(|word| word.load(Ordering::Acquire)))
+    }
+
+    #[cfg(test)]
+    pub(super) fn anonymous(entries: u32) -> Self {
+        Self(Memory::anonymous(entries).unwrap())
+    }
+}
+
+/// `LEG_STATE`: written by the XDP program, read here.
+pub(super) struct States(Memory);
+
+impl States {
+    /// Maps the array behind `map`, which has `entries` values.
+    pub(super) fn of_map(map: impl AsFd, entries: u32) -> io::Result<Self> {
+        Memory::of_map(map, entries, false).map(Self)
+    }
+
+    /// Each word of the value as it is at some moment of the call; all zero outside the array.
+    pub(super) fn get(&self, index: u32) -> LegState {
+        match self.0.words(index) {
+            Some(words) => state_of_words(words.each_ref().map(|word| word.load(Ordering::Relaxed))),
+            None => LegState::default(),
+        }
+    }
+
+    #[cfg(test)]
+    pub(super) fn anonymous(entries: u32) -> Self {
+        Self(Memory::anonymous(entries).unwrap())
+    }
+
+    /// What the XDP program would do.
+    #[cfg(test)]
+    pub(super) fn set(&self, index: u32, state: &LegState) {
+        for (word, new) in self.0.words(index).unwrap().iter().zip(words_of_state(state)) {
+            word.store(new, Ordering::Relaxed);
+        }
+    }
+}
+
+const WORDS: usize = 16;
+
+fn words_of_leg(leg: &Leg) -> [u64; WORDS] {
+    // SAFETY: `Leg` is `repr(C)`, 128 bytes of integers and byte arrays without padding (asserted in its module), so
+    // it may be read as sixteen words; transmute checks the size.
+    unsafe { std::mem::transmute(*leg) }
+}
+
+#[cfg(test)]
+fn leg_of_words(words: [u64; WORDS]) -> Leg {
+    // SAFETY: as above, and every bit pattern is a `Leg`.
+    unsafe { std::mem::transmute(words) }
+}
+
+fn state_of_words(words: [u64; WORDS]) -> LegState {
+    // SAFETY: `LegState` is `repr(C)`, 128 bytes of integers and byte arrays without padding, and every bit pattern is
+    // one; transmute checks the size.
+    unsafe { std::mem::transmute(words) }
+}
+
+#[cfg(test)]
+fn words_of_state(state: &LegState) -> [u64; WORDS] {
+    // SAFETY: as above.
+    unsafe { std::mem::transmute(*state) }
+}
+
+/// Shared memory of `entries` values of 128 bytes.
+struct Memory {
+    /// Start of `length` bytes that are mapped, readable, page-aligned, and stay so until drop.
+    start: NonNull<AtomicU64>,
+    length: usize,
+    entries: u32,
+}
+
+// SAFETY: the memory is not bound to a thread, and it is only accessed by atomic words.
+unsafe impl Send for Memory {}
+// SAFETY: as above.
+unsafe impl Sync for Memory {}
+
+impl Memory {
+    fn of_map(map: impl AsFd, entries: u32, writable: bool) -> io::Result<Self> {
+        let protection = libc::PROT_READ | if writable { libc::PROT_WRITE } else { 0 };
+        Self::map(entries, protection, libc::MAP_SHARED, map.as_fd().as_raw_fd())
+    }
+
+    #[cfg(test)]
+    fn anonymous(entries: u32) -> io::Result<Self> {
+        Self::map(entries, libc::PROT_READ | libc::PROT_WRITE, libc::MAP_SHARED | libc::MAP_ANONYMOUS, -1)
+    }
+
+    fn map(entries: u32, protection: i32, flags: i32, fd: i32) -> io::Result<Self> {
+        let length = entries as usize * WORDS * size_of::<u64>();
+        // SAFETY: a new mapping at an address of the kernel's choice touches no memory that Rust knows of. The kernel
+        // refuses a length that the map does not have, and a map that cannot be mapped.
+        let start = unsafe { libc::mmap(std::ptr::null_mut(), length, protection, flags, fd, 0) };
+        if start == libc::MAP_FAILED {
+            return Err(io::Error::last_os_error());
+        }
+        let start = NonNull::new(start.cast()).ok_or_else(|| io::Error::other("mapped at address 0"))?;
+        Ok(Self { start, length, entries })
+    }
+
+    /// The words of a value; `None` outside the array.
+    fn words(&self, index: u32) -> Option<&[AtomicU64; WORDS]> {
+        if index >= self.entries {
+            return None;
+        }
+        // SAFETY: `index` is below `entries`, so the sixteen words lie within the mapping, which lives as long as
+        // `self`; it is page-aligned, so each word is aligned; they are only ever accessed atomically, by both sides.
+        // Of a mapping that is only readable nobody stores (`States` does only in tests, where it is writable).
+        Some(unsafe { self.start.add(index as usize * WORDS).cast::<[AtomicU64; WORDS]>().as_ref() })
+    }
+}
+
+impl Drop for Memory {
+    fn drop(&mut self) {
+        // SAFETY: exactly what `map` mapped, and no borrow of it outlives `self`.
+        unsafe { libc::munmap(self.start.as_ptr().cast(), self.length) };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proxy_common::layout::{Component, Drops, Remote};
+    use std::sync::atomic::AtomicBool;
+
+    fn leg(generation: u16) -> Leg {
+        let byte = generation.to_le_bytes()[0];
+        Leg {
+            generation,
+            peer_generation: generation,
+            flags: u32::from(generation),
+            peer: u32::from(generation),
+            out_address: [byte; 16],
+            remote_address: [byte; 16],
+            payload_types: [u32::from(generation); 4],
+            window_end_ns: u64::from(generation),
+            ..Leg::default()
+        }
+    }
+
+    #[test]
+    fn values_lie_one_after_the_other() {
+        let legs = Legs::anonymous(100);
+        for index in 0..100 {
+            legs.put(index, &leg(index as u16 + 1));
+        }
+        for index in 0..100 {
+            assert_eq!(legs.get(index), leg(index as u16 + 1));
+        }
+        legs.close(5);
+        assert_eq!(legs.get(5).generation, 0);
+        assert_eq!(legs.get(6), leg(7));
+    }
+
+    #[test]
+    fn outside_the_array_nothing_happens() {
+        let (legs, states) = (Legs::anonymous(32), States::anonymous(32));
+        legs.put(32, &leg(1));
+        legs.close(u32::MAX);
+        assert_eq!(states.get(32), LegState::default());
+    }
+
+    #[test]
+    fn counters_are_read_where_the_program_writes_them() {
+        let states = States::anonymous(4);
+        let state = LegState {
+            rtp: Component {
+                source: Remote { address: [1, 2, 3, 4], port: 5, tag: 6 },
+                packets: 7,
+                octets: 8,
+                ..Default::default()
+            },
+            rtcp: Component { packets: 9, ..Default::default() },
+            drops: Drops { source: 10, format: 11, destination: 12, path: 13 },
+            ..Default::default()
+        };
+        states.set(3, &state);
+        assert_eq!(states.get(3), state);
+        assert_eq!(states.get(2), LegState::default());
+    }
+
+    #[test]
+    fn nobody_sees_half_a_leg() {
+        let legs = Legs::anonymous(1);
+        let done = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            let reader = scope.spawn(|| {
+                let mut whole = 0;
+                while !done.load(Ordering::Relaxed) {
+                    let before = legs.get(0);
+                    fence(Ordering::Acquire);
+                    // Read twice under the same generation, it is the value of that generation.
+                    if before.generation != 0 && legs.get(0).generation == before.generation {
+                        assert_eq!(before, leg(before.generation));
+                        whole += 1;
+                    }
+                }
+                whole
+            });
+            for generation in 1..=20_000 {
+                legs.put(0, &leg(generation));
+            }
+            done.store(true, Ordering::Relaxed);
+            let _ = reader.join().unwrap();
+        });
+    }
+}
