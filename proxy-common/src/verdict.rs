@@ -60,6 +60,11 @@ macro_rules! verdicts {
                 }
             }
 
+            /// Adds another's counters, such as another CPU's.
+            pub fn add(&mut self, other: &Self) {
+                $(self.$field = self.$field.wrapping_add(other.$field);)*
+            }
+
             /// Name and value of every counter, in order.
             pub fn named(&self) -> impl Iterator<Item = (&'static str, u64)> {
                 [$((stringify!($field), self.$field),)*].into_iter()

@@ -76,8 +76,8 @@ impl Datapath for Fake {
         events.append(&mut self.events);
     }
 
-    fn poll_timeout(&self) -> Option<Instant> {
-        None
+    fn poll_timeout(&self, now: Instant) -> Option<Instant> {
+        (!self.events.is_empty()).then_some(now)
     }
 }
 

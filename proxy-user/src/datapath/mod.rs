@@ -23,7 +23,7 @@ pub trait Datapath {
     fn poll_events(&mut self, now: Instant, events: &mut Vec<MediaEvent>);
 
     /// When [`Datapath::poll_events`] must be called at the latest.
-    fn poll_timeout(&self) -> Option<Instant>;
+    fn poll_timeout(&self, now: Instant) -> Option<Instant>;
 
     /// Readable when [`Datapath::poll_events`] has something new to tell.
     fn event_fd(&self) -> Option<BorrowedFd<'_>> {

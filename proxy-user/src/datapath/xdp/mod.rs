@@ -5,8 +5,167 @@
 //! - `legs`: what stands in `LEGS` and `LOCALS`; `mapped`: the shared memory it stands in;
 //! - `next_hops`: ways out of the host; `clock`: the program's time.
 
+use super::{Datapath, DatapathError};
+use crate::{
+    config::Config,
+    media::{MediaEvent, StreamId, StreamSpec},
+    netlink::Netlink,
+};
+use anyhow::{Context as _, Result};
+use aya::maps::{Array, MapData, PerCpuArray, RingBuf};
+use control::Control;
+use legs::Locals;
+use loader::Loaded;
+use next_hops::NextHops;
+use proxy_common::{
+    layout::{LatchEvent, NextHop},
+    verdict::Counters,
+};
+use std::{
+    os::fd::{AsFd as _, BorrowedFd},
+    time::Instant,
+};
+
 mod clock;
 mod control;
 mod legs;
+mod loader;
 mod mapped;
 mod next_hops;
+pub mod object;
+
+pub use loader::Mode;
+
+/// The XDP program and its maps. Dropped, both are gone from the kernel.
+pub struct Xdp {
+    control: Control<Netlink>,
+    next_hops: Array<MapData, NextHop>,
+    events: RingBuf<MapData>,
+    counters: PerCpuArray<MapData, Counters>,
+    interfaces: Vec<String>,
+    mode: Mode,
+    _attached: loader::Attached,
+}
+
+impl Xdp {
+    /// Loads `object` and attaches it to the realms' interfaces, which begins to drop what arrives at their media ports.
+    ///
+    /// # Errors
+    ///
+    /// What the kernel does not grant, or an object of another version.
+    pub fn start(config: &Config, object: &[u8]) -> Result<Self> {
+        let locals = Locals::new(config)?;
+        let mut netlink = Netlink::open().context("cannot open a netlink socket")?;
+        let loaded = Loaded::load(config, &locals, object, &mut netlink)?;
+        let hops = NextHops::new(netlink, locals.clone(), loaded.egress, config.maps.max_next_hops);
+        let memory = (loaded.legs, loaded.states);
+        Ok(Self {
+            control: Control::new(hops, locals, memory, config.maps.max_legs, &config.media),
+            next_hops: loaded.next_hops,
+            events: loaded.events,
+            counters: loaded.counters,
+            interfaces: loaded.interfaces,
+            mode: loaded.mode,
+            _attached: loaded.attached,
+        })
+    }
+
+    /// The interfaces that the program is attached to.
+    pub fn interfaces(&self) -> &[String] {
+        &self.interfaces
+    }
+
+    /// How it is attached.
+    pub fn mode(&self) -> Mode {
+        self.mode
+    }
+
+    /// How packets left the program so far, all CPUs together.
+    ///
+    /// # Errors
+    ///
+    /// The kernel's.
+    pub fn counters(&self) -> Result<Counters> {
+        let mut sum = Counters::default();
+        for one in self.counters.get(&0, 0).context("cannot read COUNTERS")?.iter() {
+            sum.add(one);
+        }
+        Ok(sum)
+    }
+
+    fn write_next_hops(&mut self) -> Result<(), DatapathError> {
+        for (index, hop) in self.control.hops.take_writes() {
+            self.next_hops
+                .set(u32::from(index), hop, 0)
+                .map_err(|error| DatapathError::Kernel(format!("cannot write NEXT_HOPS: {error}")))?;
+        }
+        Ok(())
+    }
+}
+
+impl Datapath for Xdp {
+    fn apply(&mut self, spec: StreamSpec, now: Instant) -> Result<(), DatapathError> {
+        self.control.apply(spec, now)?;
+        self.write_next_hops()
+    }
+
+    fn release(&mut self, stream: StreamId, now: Instant) {
+        self.control.release(stream, now);
+    }
+
+    fn poll_events(&mut self, now: Instant, events: &mut Vec<MediaEvent>) {
+        while let Some(item) = self.events.next() {
+            if let Some(event) = event(&item) {
+                self.control.latched(&event, events);
+            }
+        }
+        self.control.poll(now, events);
+        if let Err(error) = self.write_next_hops() {
+            tracing::error!(%error, "the kernel's table of next hops is not up to date");
+        }
+    }
+
+    fn poll_timeout(&self, now: Instant) -> Option<Instant> {
+        self.control.poll_timeout(now)
+    }
+
+    fn event_fd(&self) -> Option<BorrowedFd<'_>> {
+        Some(self.events.as_fd())
+    }
+}
+
+/// An item of the ring buffer; `None` if it is not as long as one.
+fn event(bytes: &[u8]) -> Option<LatchEvent> {
+    fn field<const N: usize>(bytes: &[u8], at: usize) -> Option<[u8; N]> {
+        bytes.get(at..at + N)?.try_into().ok()
+    }
+    use std::mem::offset_of;
+    Some(LatchEvent {
+        source: proxy_common::layout::Remote::from_word(u64::from_ne_bytes(field(bytes, 0)?)),
+        time_ns: u64::from_ne_bytes(field(bytes, offset_of!(LatchEvent, time_ns))?),
+        leg: u32::from_ne_bytes(field(bytes, offset_of!(LatchEvent, leg))?),
+        component: u16::from_ne_bytes(field(bytes, offset_of!(LatchEvent, component))?),
+        rank: u16::from_ne_bytes(field(bytes, offset_of!(LatchEvent, rank))?),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proxy_common::layout::Remote;
+
+    #[test]
+    fn an_event_is_read_as_it_was_written() {
+        let mut bytes = Vec::new();
+        bytes.extend([203, 0, 113, 7]);
+        bytes.extend(40_000u16.to_ne_bytes());
+        bytes.extend(3u16.to_ne_bytes());
+        bytes.extend(123_456_789u64.to_ne_bytes());
+        bytes.extend(17u32.to_ne_bytes());
+        bytes.extend(1u16.to_ne_bytes());
+        bytes.extend(2u16.to_ne_bytes());
+        let source = Remote { address: [203, 0, 113, 7], port: 40_000, tag: 3 };
+        assert_eq!(event(&bytes), Some(LatchEvent { source, time_ns: 123_456_789, leg: 17, component: 1, rank: 2 }));
+        assert_eq!(event(&bytes[..23]), None);
+    }
+}

@@ -1,0 +1,176 @@
+//! The XDP program from its object file into the kernel and onto the interfaces.
+
+use super::{
+    legs::Locals,
+    mapped::{Legs, States},
+    next_hops::Egress,
+};
+use crate::{
+    config::{Config, Maps},
+    netlink::{Link, Netlink},
+};
+use anyhow::{Context as _, Result, anyhow, bail};
+use aya::{
+    Ebpf, EbpfLoader,
+    maps::{Array, DevMap, Map, MapData, PerCpuArray, RingBuf},
+    programs::{Xdp, XdpMode, links::FdLink},
+};
+use proxy_common::{
+    layout::{Leg, LegState, NextHop},
+    locals::Local,
+    verdict::Counters,
+};
+
+const PROGRAM: &str = "latch";
+
+/// How the program is attached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// In the driver, before the kernel has made a socket buffer.
+    Native,
+    /// In the network stack: works everywhere, slower.
+    Generic,
+}
+
+/// The program in the kernel, attached to its interfaces, and its maps. Dropped, all of it is gone.
+pub(super) struct Loaded {
+    pub(super) legs: Legs,
+    pub(super) states: States,
+    pub(super) next_hops: Array<MapData, NextHop>,
+    pub(super) events: RingBuf<MapData>,
+    pub(super) counters: PerCpuArray<MapData, Counters>,
+    pub(super) egress: Vec<Egress>,
+    pub(super) interfaces: Vec<String>,
+    pub(super) mode: Mode,
+    pub(super) attached: Attached,
+}
+
+/// Keeps the program attached: closing the links takes it off its interfaces.
+pub(super) struct Attached {
+    _links: Vec<FdLink>,
+    _program: Ebpf,
+}
+
+impl Loaded {
+    pub(super) fn load(config: &Config, locals: &Locals, object: &[u8], netlink: &mut Netlink) -> Result<Self> {
+        let interfaces = interfaces(config, &netlink.links().context("cannot list the network interfaces")?)?;
+        let egress = egress(config, &interfaces)?;
+        let mut program = load(&config.maps, locals.seed, object)?;
+
+        let mut table = Array::<_, Local>::try_from(take(&mut program, "LOCALS")?)?;
+        for (slot, local) in locals.table() {
+            table.set(slot, local, 0).context("cannot write LOCALS")?;
+        }
+        let mut devices = DevMap::try_from(take(&mut program, "DEVICES")?)?;
+        for (slot, link) in (0u32..).zip(&interfaces) {
+            devices.set(slot, link.index, None, 0).context("cannot write DEVICES")?;
+        }
+        let legs = mapped::<Leg>(&mut program, "LEGS")?;
+        let states = mapped::<LegState>(&mut program, "LEG_STATE")?;
+        let max_legs = config.maps.max_legs;
+        let legs = Legs::of_map(legs.fd(), max_legs).context("cannot map LEGS into memory")?;
+        let states = States::of_map(states.fd(), max_legs).context("cannot map LEG_STATE into memory")?;
+        let next_hops = Array::try_from(take(&mut program, "NEXT_HOPS")?)?;
+        let events = RingBuf::try_from(take(&mut program, "EVENTS")?)?;
+        let counters = PerCpuArray::try_from(take(&mut program, "COUNTERS")?)?;
+
+        // Every map is ready: now packets may come.
+        let (links, mode) = attach(&mut program, &interfaces)?;
+        Ok(Self {
+            legs,
+            states,
+            next_hops,
+            events,
+            counters,
+            egress,
+            interfaces: interfaces.into_iter().map(|link| link.name).collect(),
+            mode,
+            attached: Attached { _links: links, _program: program },
+        })
+    }
+}
+
+/// The interfaces of the realms, each once; the position is the slot in `DEVICES`.
+fn interfaces(config: &Config, links: &[Link]) -> Result<Vec<Link>> {
+    let mut interfaces: Vec<Link> = Vec::new();
+    for realm in &config.realms {
+        if interfaces.iter().any(|link| link.name == realm.interface) {
+            continue;
+        }
+        let link = links.iter().find(|link| link.name == realm.interface);
+        interfaces.push(link.with_context(|| format!("there is no interface {}", realm.interface))?.clone());
+    }
+    Ok(interfaces)
+}
+
+/// How packets leave for each realm.
+fn egress(config: &Config, interfaces: &[Link]) -> Result<Vec<Egress>> {
+    let one = |realm: &crate::config::Realm| {
+        let found = (0u32..).zip(interfaces).find(|(_, link)| link.name == realm.interface);
+        let (device, link) = found.with_context(|| format!("there is no interface {}", realm.interface))?;
+        let mac = link.mac.with_context(|| format!("{} has no Ethernet address", link.name))?;
+        Ok(Egress { interface: link.index, device, mac, source: super::legs::v4(realm.media)? })
+    };
+    config.realms.iter().map(one).collect()
+}
+
+fn load(maps: &Maps, seed: u32, object: &[u8]) -> Result<Ebpf> {
+    EbpfLoader::new()
+        .map_max_entries("LEGS", maps.max_legs)
+        .map_max_entries("LEG_STATE", maps.max_legs)
+        .map_max_entries("NEXT_HOPS", maps.max_next_hops)
+        .map_max_entries("EVENTS", maps.events_bytes)
+        .override_global("LOCALS_SEED", &seed, true)
+        .load(object)
+        .context("the kernel does not take the XDP program's maps (is this root, and a Linux of at least 5.12?)")
+}
+
+fn take(program: &mut Ebpf, name: &str) -> Result<Map> {
+    program.take_map(name).ok_or_else(|| anyhow!("the object has no map {name}: it is of another version of Latch"))
+}
+
+/// An array that can be mapped, whose values are as large as `V`.
+fn mapped<V>(program: &mut Ebpf, name: &str) -> Result<MapData> {
+    let Map::Array(data) = take(program, name)? else {
+        bail!("the object's map {name} is no array: it is of another version of Latch");
+    };
+    let size = data.info()?.value_size() as usize;
+    if size != size_of::<V>() {
+        bail!("the object's map {name} has values of {size} bytes, not {}: it is of another version", size_of::<V>());
+    }
+    Ok(data)
+}
+
+/// Attaches to all interfaces in native mode, or else to all in generic mode: a frame that one interface received
+/// natively cannot be redirected to one whose driver knows nothing of XDP.
+fn attach(program: &mut Ebpf, interfaces: &[Link]) -> Result<(Vec<FdLink>, Mode)> {
+    let xdp: &mut Xdp = program
+        .program_mut(PROGRAM)
+        .with_context(|| format!("the object has no program {PROGRAM}"))?
+        .try_into()
+        .with_context(|| format!("{PROGRAM} is no XDP program"))?;
+    xdp.load().context("the kernel refuses the XDP program")?;
+    match attach_all(xdp, interfaces, XdpMode::Driver) {
+        Ok(links) => Ok((links, Mode::Native)),
+        Err(native) => {
+            tracing::warn!("no native XDP: {native:#}; trying generic XDP, which is slower");
+            Ok((attach_all(xdp, interfaces, XdpMode::Skb)?, Mode::Generic))
+        }
+    }
+}
+
+fn attach_all(xdp: &mut Xdp, interfaces: &[Link], mode: XdpMode) -> Result<Vec<FdLink>> {
+    let mut links = Vec::new();
+    for link in interfaces {
+        let id = xdp
+            .attach_to_if_index(link.index, mode)
+            .with_context(|| format!("cannot attach to {} (is another XDP program there?)", link.name))?;
+        // Only a link vanishes with the process; the old way of attaching would stay behind.
+        let fd: FdLink = xdp
+            .take_link(id)?
+            .try_into()
+            .with_context(|| format!("cannot attach to {} by a BPF link (Linux 5.9)", link.name))?;
+        links.push(fd);
+    }
+    Ok(links)
+}
