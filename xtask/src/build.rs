@@ -50,6 +50,16 @@ pub(crate) fn build(workspace: &Workspace, options: &Options) -> Result<PathBuf>
     build_latch(workspace, options.release)
 }
 
+/// Builds everything that the tests run: the BPF objects, `latch`, and the test programs.
+pub(crate) fn build_for_tests(workspace: &Workspace) -> Result<()> {
+    build_objects(workspace)?;
+    let mut cargo = Command::new(shell::cargo());
+    // All in one call: the test programs turn more features of some crates on, and a `latch` built on its own would
+    // have those crates compiled twice.
+    cargo.args(["build", "--locked", "--workspace", "--bins", "--tests"]).current_dir(&workspace.root);
+    shell::run("building latch and the tests", &mut cargo)
+}
+
 /// Builds the BPF objects and puts them, with the versions of the tools, into `target/bpf/`.
 fn build_objects(workspace: &Workspace) -> Result<()> {
     let toolchain = Toolchain::find(workspace).context("no BPF toolchain; run `cargo xtask setup`")?;

@@ -30,7 +30,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     let privilege = Privilege::of_this_process();
     let groups: &[Group] = if privilege == Privilege::None { &[Group::Build] } else { &[Group::Build, Group::Lab] };
     setup::ensure(&workspace, groups, options.no_install)?;
-    build::build(&workspace, &build::Options { release: false, no_install: options.no_install })?;
+    build::build_for_tests(&workspace)?;
 
     let mut cargo = Command::new(shell::cargo());
     cargo.current_dir(&workspace.root).args(["test", "--workspace", "--locked", "--no-fail-fast"]);
