@@ -112,11 +112,11 @@ impl Recording {
         Ok(messages)
     }
 
-    /// One line for each forbidden address or name that stands in any SIP message. An address counts only as a whole:
-    /// `10.9.0.2` is not found in `10.9.0.20`.
-    pub fn forbidden(&self, needles: &[&str]) -> Result<Vec<String>> {
+    /// One line for each forbidden address or name that stands in a SIP message `of` which it is forbidden. An address
+    /// counts only as a whole: `10.9.0.2` is not found in `10.9.0.20`.
+    pub fn forbidden(&self, needles: &[&str], of: impl Fn(&SipMessage) -> bool) -> Result<Vec<String>> {
         let mut found = Vec::new();
-        for message in self.sip_messages()? {
+        for message in self.sip_messages()?.into_iter().filter(of) {
             let text = String::from_utf8_lossy(&message.bytes).to_ascii_lowercase();
             for needle in needles {
                 for line in text.lines().filter(|line| contains_word(line, &needle.to_ascii_lowercase())) {

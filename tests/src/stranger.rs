@@ -26,8 +26,8 @@ pub struct Stranger<'lab> {
 pub struct StrangerReport {
     /// What arrived at its socket.
     pub tally: Tally,
-    /// What arrived at its interface from anywhere, UDP, whatever the port.
-    pub udp: Count,
+    /// What arrived at its interface, any protocol and port: ICMP errors too.
+    pub ip: Count,
 }
 
 impl<'lab> Stranger<'lab> {
@@ -37,7 +37,7 @@ impl<'lab> Stranger<'lab> {
     /// Opens the socket (port 40000) and begins to listen.
     pub fn start(lab: &'lab Lab) -> Result<Self> {
         let namespace = lab.host("stranger")?;
-        let counters = Counters::add(namespace, &[("udp_in", Direction::In, "ip protocol udp")])?;
+        let counters = Counters::add(namespace, &[("ip_in", Direction::In, "ip version 4")])?;
         let socket = namespace.udp(SocketAddrV4::new(address::STRANGER, 40_000))?;
         Ok(Self { sink: Sink::start(&socket)?, socket, counters })
     }
@@ -66,6 +66,6 @@ impl<'lab> Stranger<'lab> {
     /// Stops listening; what arrived.
     pub fn stop(self) -> Result<StrangerReport> {
         let tally = self.sink.stop()?;
-        Ok(StrangerReport { tally, udp: self.counters.get("udp_in")? })
+        Ok(StrangerReport { tally, ip: self.counters.get("ip_in")? })
     }
 }

@@ -282,8 +282,8 @@ fn the_capture_checks_find_a_planted_address_and_a_malformed_message() {
         let messages = recording.sip_messages()?;
         ensure!(messages.len() == 2 && messages[0].bytes == good.as_bytes(), "{messages:?}");
         ensure!(messages[1].bytes == big.as_bytes(), "fragments were not put together");
-        ensure!(recording.forbidden(&["10.9.0.2", "192.168.1.10"])?.is_empty());
-        let found = recording.forbidden(&["10.9.0.20"])?;
+        ensure!(recording.forbidden(&["10.9.0.2", "192.168.1.10"], |_| true)?.is_empty());
+        let found = recording.forbidden(&["10.9.0.20"], |message| message.from == PUBLIC[0].1)?;
         ensure!(found.len() == 1 && found[0].contains("10.9.0.20"), "{found:?}");
         ensure!(recording.malformed(Some("30000-30001"))?.len() == 1, "the truncated report was not noticed");
         Ok(())
@@ -315,7 +315,8 @@ fn streams_counters_and_the_stranger_agree() {
         let counted = counters.get("rtp")?;
         ensure!((counted.packets, counted.udp_payload()) == (52, 52 * 172), "{counted:?}");
         let report = stranger.stop()?;
-        ensure!(report.tally.stream(7)?.packets == 3 && report.udp.packets == 3, "{report:?}");
+        ensure!(report.tally.stream(7)?.packets == 3, "{report:?}");
+        ensure!(report.ip.packets > 3, "the ICMP errors from closed ports were not counted: {report:?}");
         Ok(())
     });
 }

@@ -1,0 +1,82 @@
+//! The usual scene: Latch between phones and a softswitch.
+
+use std::net::{Ipv4Addr, SocketAddrV4};
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use serde_json::Value;
+
+use crate::baresip::{Baresip, BaresipConfig};
+use crate::kamailio::{Kamailio, KamailioConfig};
+use crate::latch::{Latch, LatchConfig};
+use crate::peer::wait_until;
+use crate::sipp::{Scenario, Sipp, SippConfig};
+use crate::topology::{Lab, address};
+
+/// Where terminals send their signalling.
+pub const LATCH: SocketAddrV4 = SocketAddrV4::new(address::LATCH_ACCESS, 5060);
+
+/// A lab in which Kamailio and Latch run.
+#[derive(Debug)]
+pub struct Scene<'lab> {
+    /// The lab.
+    pub lab: &'lab Lab,
+    /// The softswitch.
+    pub kamailio: Kamailio,
+    /// Latch.
+    pub latch: Latch,
+    config: KamailioConfig,
+}
+
+impl<'lab> Scene<'lab> {
+    /// Starts both and waits until they are ready.
+    pub fn start(lab: &'lab Lab, kamailio: &KamailioConfig, latch: &LatchConfig) -> Result<Self> {
+        let config = kamailio.clone();
+        Ok(Self { lab, kamailio: Kamailio::start(lab, kamailio)?, latch: Latch::start(lab, latch)?, config })
+    }
+
+    /// A baresip at phone `number` (192.168.1.10) that has registered as `user` through Latch. `change` may alter its
+    /// settings before the start.
+    pub fn baresip(&self, number: usize, user: &str, change: impl FnOnce(&mut BaresipConfig)) -> Result<Baresip> {
+        let mut config = BaresipConfig::new(user, address::PHONE, LATCH);
+        config.password = Some(self.password(user));
+        change(&mut config);
+        let mut phone = Baresip::start(self.lab, user, self.lab.phone(number)?, &config)?;
+        phone.wait_registered(Duration::from_secs(10))?;
+        Ok(phone)
+    }
+
+    /// Settings of a SIPp at a phone with address `local`, port 5060, that sends everything to Latch.
+    pub fn sipp(&self, scenario: Scenario, user: &str, local: Ipv4Addr) -> SippConfig {
+        SippConfig::new(scenario, user, SocketAddrV4::new(local, 5060), LATCH).password(&self.password(user))
+    }
+
+    /// Registers `user` from phone `number` with SIPp, which is gone afterwards: start an answering one at the same port.
+    pub fn register(&self, number: usize, user: &str) -> Result<()> {
+        let config = self.sipp(Scenario::Register, user, address::PHONE);
+        let name = format!("register-{user}");
+        Sipp::run(self.lab, &name, self.lab.phone(number)?, &config, Duration::from_secs(10))?;
+        self.kamailio.wait_for_contacts(user, 1, Duration::from_secs(2)).map(drop)
+    }
+
+    /// How many legs are open: entries of the map `LEGS` whose generation is not 0.
+    pub fn open_legs(&self) -> Result<usize> {
+        let open = |entry: &&Value| entry["value"]["generation"].as_u64() != Some(0);
+        Ok(self.latch.map("LEGS")?.iter().filter(open).count())
+    }
+
+    /// The end: waits for `count` CDRs, checks that no leg is open, stops Latch and checks that nothing of it is left.
+    /// The records.
+    pub fn finish(self, count: usize) -> Result<Vec<Value>> {
+        let records = self.latch.wait_for_cdrs(count, Duration::from_secs(5))?;
+        ensure!(records.len() == count, "{count} records were expected: {records:#?}");
+        wait_until("no leg is open", Duration::from_secs(5), || Ok(self.open_legs()? == 0))?;
+        self.latch.stop(self.lab)?;
+        Ok(records)
+    }
+
+    fn password(&self, user: &str) -> String {
+        let known = self.config.users.iter().find(|known| known.name == user);
+        known.map(|known| known.password.to_owned()).unwrap_or_default()
+    }
+}
