@@ -101,10 +101,8 @@ pub fn check_request(request: &Message) -> Result<(), Reject> {
 /// # Errors
 /// What is wrong with it.
 pub fn check_response(response: &Message) -> Result<(), Malformed> {
-    for name in ONCE {
-        if response.lines(name).nth(1).is_some() {
-            return Err(Malformed(name));
-        }
+    if let Some(name) = response.repeated(&ONCE) {
+        return Err(Malformed(name));
     }
     response.top_via()?;
     response.cseq()?;
@@ -123,10 +121,8 @@ fn check_common(request: &Message) -> Result<(), Reject> {
             return Err(Reject::new(400, format!("Missing {}", name.text())));
         }
     }
-    for name in ONCE {
-        if request.lines(name).nth(1).is_some() {
-            return Err(Reject::new(400, format!("Several {}", name.text())));
-        }
+    if let Some(name) = request.repeated(&ONCE) {
+        return Err(Reject::new(400, format!("Several {}", name.text())));
     }
     request.call_id().ok_or(Malformed(Name::CallId))?;
     for name in [Name::From, Name::To] {

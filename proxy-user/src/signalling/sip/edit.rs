@@ -4,12 +4,13 @@ use std::borrow::Cow;
 
 use super::message::{Line, Message};
 use super::name::{Key, Name};
-use super::scan::{one_line, slice};
+use super::scan::{all_token, one_line, slice};
 use super::uri::rewrite_hosts_bytes;
 
 /// Changes to a message, made in memory line by line and written by [`finish`](Self::finish).
 ///
-/// Values are written on one line: line ends inside them become spaces.
+/// Values are written on one line: line ends inside them become spaces. A key that is no token, such as
+/// [`Name::Other`]'s, adds nothing.
 #[derive(Clone, Debug)]
 pub struct Editor<'m> {
     message: &'m Message,
@@ -56,7 +57,8 @@ impl<'m> Editor<'m> {
         let key = key.into();
         let place = self.first(key);
         let spelling = place.and_then(|at| self.lines.get(at)).map_or(&[][..], EditedLine::raw_name);
-        let values = values.into_iter().map(|value| EditedLine::new(key, spelling, value.as_ref())).collect::<Vec<_>>();
+        let values: Vec<_> =
+            values.into_iter().filter_map(|value| EditedLine::new(key, spelling, value.as_ref())).collect();
         self.lines.retain(|line| !line.is(key));
         let place = place.unwrap_or(self.lines.len()).min(self.lines.len());
         self.lines.splice(place..place, values);
@@ -79,7 +81,7 @@ impl<'m> Editor<'m> {
     pub fn prepend<'k>(&mut self, key: impl Into<Key<'k>>, value: &str) -> &mut Self {
         let key = key.into();
         let place = self.first(key).unwrap_or(0);
-        self.lines.insert(place, EditedLine::new(key, &[], value));
+        self.lines.splice(place..place, EditedLine::new(key, &[], value));
         self
     }
 
@@ -88,7 +90,7 @@ impl<'m> Editor<'m> {
         let key = key.into();
         let last = self.lines.iter().rposition(|line| line.is(key));
         let place = last.map_or(self.lines.len(), |at| at + 1);
-        self.lines.insert(place, EditedLine::new(key, &[], value));
+        self.lines.splice(place..place, EditedLine::new(key, &[], value));
         self
     }
 
@@ -168,10 +170,13 @@ impl<'m> Editor<'m> {
 }
 
 impl EditedLine<'_> {
-    /// A new line; an empty `spelling` takes the full name.
-    fn new(key: Key<'_>, spelling: &[u8], value: &str) -> Self {
+    /// A new line; an empty `spelling` takes the full name. `None` where the name is no token.
+    fn new(key: Key<'_>, spelling: &[u8], value: &str) -> Option<Self> {
         let value = one_line(value);
         let raw_name = if spelling.is_empty() { key.text().as_bytes() } else { spelling };
+        if !all_token(raw_name) {
+            return None;
+        }
         let mut bytes = Vec::with_capacity(raw_name.len() + value.len() + 4);
         bytes.extend_from_slice(raw_name);
         bytes.extend_from_slice(b": ");
@@ -181,7 +186,7 @@ impl EditedLine<'_> {
             Key::Known(name) => name,
             Key::Text(_) => Name::Other,
         };
-        Self { name, name_length: raw_name.len(), bytes: Cow::Owned(bytes) }
+        Some(Self { name, name_length: raw_name.len(), bytes: Cow::Owned(bytes) })
     }
 
     fn raw_name(&self) -> &[u8] {

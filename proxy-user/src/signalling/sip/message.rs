@@ -282,7 +282,12 @@ impl Message {
     /// The lines of one header field, in their order.
     pub fn lines<'a>(&'a self, key: impl Into<Key<'a>>) -> impl Iterator<Item = Header<'a>> {
         let key = key.into();
-        self.headers().filter(move |header| key.matches(header.name, header.raw_name.as_bytes()))
+        let fields = self.fields.iter().filter(move |field| match key {
+            // The hot case needs no spelling.
+            Key::Known(name) => field.name == name && name != Name::Other,
+            Key::Text(_) => key.matches(field.name, slice(&self.raw, field.start as usize, field.name_end as usize)),
+        });
+        fields.map(|field| self.header(field))
     }
 
     /// The value of the field's first line: on one line, trimmed, bytes that are not UTF-8 as U+FFFD.
@@ -385,6 +390,17 @@ impl Message {
     pub fn expires(&self) -> Option<u32> {
         let header = self.lines(Name::Expires).next()?;
         delta_seconds(trim_bytes(header.raw_value))
+    }
+
+    /// Which of `names` occurs on more than one line.
+    pub(super) fn repeated(&self, names: &[Name]) -> Option<Name> {
+        let mut seen = 0_u128;
+        self.fields.iter().map(|field| field.name).find(|name| {
+            let bit = 1_u128.checked_shl(*name as u32).unwrap_or_default();
+            let again = seen & bit != 0;
+            seen |= bit;
+            again && names.contains(name)
+        })
     }
 
     /// Begins a changed copy.

@@ -163,16 +163,16 @@ pub enum Key<'a> {
 }
 
 impl Key<'_> {
-    /// Whether a field that was parsed as `name` and spelled `raw` is the one meant.
+    /// Whether a field that was parsed as `name` and spelled `raw` is the one meant; [`Name::Other`] means none.
     #[must_use]
     pub fn matches(&self, name: Name, raw: &[u8]) -> bool {
         match self {
-            Self::Known(known) => *known == name,
+            Self::Known(known) => *known == name && name != Name::Other,
             Self::Text(text) => name == Name::Other && text.as_bytes().eq_ignore_ascii_case(raw),
         }
     }
 
-    /// The spelling for a line that Latch adds.
+    /// The spelling for a line that Latch adds; empty for [`Name::Other`].
     #[must_use]
     pub fn text(&self) -> &str {
         match self {
@@ -223,6 +223,8 @@ const fn hash(text: &[u8]) -> usize {
 #[expect(clippy::indexing_slicing, reason = "runs in the compiler only")]
 const fn chains() -> ([u8; BUCKETS], [u8; 2 * TABLE.len()]) {
     assert!(2 * TABLE.len() < NONE as usize);
+    // `Message::repeated` has a bit for each.
+    assert!(TABLE.len() <= 128);
     let mut first = [NONE; BUCKETS];
     let mut next = [NONE; 2 * TABLE.len()];
     let mut slot = 0;

@@ -8,7 +8,7 @@ use proxy_user::signalling::sip::{Fault, Message, Name, Start, check_request, ch
 
 /// What the RFC asks of an element like Latch: a proxy that reads what it routes by and carries the rest.
 #[derive(Debug, Clone, Copy, PartialEq)]
-enum Expect {
+pub(crate) enum Expect {
     /// Carried: parses, passes the checks, unchanged bytes survive.
     Carried,
     /// Parsing refuses it, and there is a request to answer with this code.
@@ -23,7 +23,7 @@ enum Expect {
 use Expect::{Carried, DropFault, DropMalformed, Reject};
 
 /// Name of the message, section of the RFC, expectation.
-const MESSAGES: [(&str, &str, Expect); 49] = [
+pub(crate) const MESSAGES: [(&str, &str, Expect); 49] = [
     ("wsinv", "3.1.1.1", Carried),
     ("intmeth", "3.1.1.2", Carried),
     ("esc01", "3.1.1.3", Carried),
@@ -166,7 +166,7 @@ fn others(message: &Message) -> Vec<(String, Vec<u8>)> {
     kept.map(|header| (header.raw_name.to_owned(), header.raw_value.to_vec())).collect()
 }
 
-fn file(name: &str) -> Vec<u8> {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/rfc4475").join(name).with_extension("dat");
+pub(crate) fn file(name: &str) -> Vec<u8> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/sip/rfc4475").join(name).with_extension("dat");
     std::fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
