@@ -159,3 +159,17 @@ fn toml(config: &LatchConfig, cdr: &std::path::Path) -> Result<String> {
     )?;
     Ok(text)
 }
+
+#[cfg(test)]
+mod tests {
+    use proxy_user::config::{Config, Overrides};
+
+    use super::*;
+
+    #[test]
+    fn latch_accepts_the_configuration() {
+        let text = toml(&LatchConfig::default(), "/tmp/cdr.jsonl".as_ref()).unwrap();
+        let config = Config::parse(&text, "latch.toml".as_ref(), Overrides::default());
+        assert_eq!(config.map(|config| config.realms.len()).map_err(|problems| problems.to_string()), Ok(2));
+    }
+}
