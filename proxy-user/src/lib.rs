@@ -6,6 +6,7 @@
 //! - [`sdp`]: session descriptions: read and rewritten.
 //! - [`media`]: streams and legs, as engine and datapath speak of them.
 //! - [`netlink`]: questions to the kernel about interfaces, addresses, routes and neighbours.
+//! - [`io`]: sockets, clocks and signals.
 //! - [`accounting`]: call detail records.
 //! - [`signalling`]: the protocols' messages.
 
@@ -13,6 +14,7 @@ pub mod accounting;
 pub mod config;
 pub mod datapath;
 pub mod engine;
+pub mod io;
 pub mod media;
 pub mod netlink;
 pub mod sdp;

@@ -181,7 +181,7 @@ fn media(mut section: Section<'_>, report: &mut Report<'_>) -> Media {
     let default = Media::default();
     let media = Media {
         learning_window: section.seconds("learning_window_s", 1..=60, default.learning_window, report),
-        silence_timeout: section.seconds("silence_timeout_s", 2..=86_400, default.silence_timeout, report),
+        silence_timeout: section.seconds("silence_timeout_s", 1..=86_400, default.silence_timeout, report),
         hold_time: section.seconds("hold_time_s", 0..=600, default.hold_time, report),
     };
     section.finish(report);
@@ -204,11 +204,12 @@ fn sip(mut section: Section<'_>, report: &mut Report<'_>) -> Sip {
 
 fn cdr(mut section: Section<'_>, report: &mut Report<'_>) -> CdrFile {
     let file = section.string("file", report).map(PathBuf::from);
-    if file.as_ref().is_some_and(|file| !file.is_absolute()) {
+    // "-" is standard output.
+    if file.as_ref().is_some_and(|file| !file.is_absolute() && file != Path::new("-")) {
         report.problem(
             &section.path("file"),
             "is not an absolute path",
-            "write it from the root, such as file = \"/var/log/latch/cdr.jsonl\"",
+            "write it from the root, such as file = \"/var/log/latch/cdr.jsonl\", or \"-\" for standard output",
         );
     }
     section.finish(report);

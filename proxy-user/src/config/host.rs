@@ -111,7 +111,7 @@ fn ephemeral_ports(field: &str, realm: &Realm, range: &str, reserved: &str) -> O
 
 fn cdr_directory(file: &Path) -> Option<Problem> {
     let directory = file.parent()?;
-    if directory.is_dir() {
+    if directory.is_dir() || file == Path::new("-") {
         return None;
     }
     Some(problem(

@@ -169,7 +169,7 @@ impl Default for Sip {
 /// Call detail records.
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
 pub struct CdrFile {
-    /// One JSON line a call is appended here; `None` writes none.
+    /// One JSON line a call is appended here, or written to standard output where it is `-`; `None` writes none.
     pub file: Option<PathBuf>,
 }
 

@@ -1,0 +1,279 @@
+//! Sockets, clocks and signals: the loop that ties engine, datapath and records together.
+//!
+//! ```text
+//! socket ──datagram──▶ engine ──Send──▶ socket
+//! datapath ──event───▶        ──Media─▶ datapath
+//! clock ──timeout────▶        ──Record▶ file
+//! ```
+//!
+//! Everything happens on one thread, one step at a time: what woke the loop goes into the engine, then everything that
+//! the engine puts out is carried out. Whatever goes wrong with one datagram is counted and at most once a second
+//! logged.
+
+use crate::{
+    accounting::CdrSink,
+    datapath::Datapath,
+    engine::{Input, Output},
+    media::{MediaCommand, MediaEvent, RealmId},
+};
+use anyhow::{Context as _, Result};
+use std::{
+    future::{Future, poll_fn},
+    net::SocketAddr,
+    os::fd::OwnedFd,
+    pin::pin,
+    task::Poll,
+    time::{Duration, Instant},
+};
+use throttle::Throttle;
+use tokio::{
+    io::{Interest, unix::AsyncFd},
+    net::UdpSocket,
+};
+
+pub mod sockets;
+mod throttle;
+
+/// Datagrams taken from one socket before the others have their turn.
+const BATCH: usize = 64;
+/// Larger than any UDP payload over IPv4.
+const DATAGRAM: usize = 65_536;
+/// So long calls have to end in order once Latch was told to stop.
+const FAREWELL: Duration = Duration::from_secs(3);
+
+/// A sans-IO core, as the loop drives it.
+pub trait Core {
+    /// Something happened.
+    fn handle_input(&mut self, input: Input<'_>, now: Instant);
+    /// The time of [`Core::poll_timeout`] has come.
+    fn handle_timeout(&mut self, now: Instant);
+    /// The next thing to do.
+    fn poll_output(&mut self) -> Option<Output>;
+    /// When [`Core::handle_timeout`] is to be called.
+    fn poll_timeout(&self) -> Option<Instant>;
+    /// Ends every call.
+    fn shutdown(&mut self, now: Instant);
+    /// Whether nothing is under way any more.
+    fn is_idle(&self) -> bool;
+}
+
+/// What the loop counted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Statistics {
+    /// Datagrams received.
+    pub received: u64,
+    /// Errors of receiving, such as what an ICMP message reports about an earlier datagram.
+    pub receive_errors: u64,
+    /// Datagrams sent.
+    pub sent: u64,
+    /// Datagrams that could not be sent.
+    pub send_errors: u64,
+    /// Streams that the datapath did not take.
+    pub media_errors: u64,
+    /// Records that could not be written.
+    pub record_errors: u64,
+}
+
+/// Engine, datapath and records, and the sockets between them and the world.
+pub struct Loop<C, D> {
+    core: C,
+    datapath: D,
+    records: Option<CdrSink>,
+    /// By realm.
+    sockets: Vec<UdpSocket>,
+    statistics: Statistics,
+    events: Vec<MediaEvent>,
+    throttle: Throttle,
+}
+
+impl<C: Core, D: Datapath> Loop<C, D> {
+    /// `sockets` are by realm, as [`sockets::bind`] makes them.
+    pub fn new(core: C, datapath: D, records: Option<CdrSink>, sockets: Vec<UdpSocket>) -> Self {
+        Self {
+            core,
+            datapath,
+            records,
+            sockets,
+            statistics: Statistics::default(),
+            events: Vec::new(),
+            throttle: Throttle::new(Duration::from_secs(1)),
+        }
+    }
+
+    /// The engine.
+    pub fn core(&self) -> &C {
+        &self.core
+    }
+
+    /// The datapath.
+    pub fn datapath(&self) -> &D {
+        &self.datapath
+    }
+
+    /// What was counted so far.
+    pub fn statistics(&self) -> Statistics {
+        self.statistics
+    }
+
+    /// Runs until `stop` is ready, and then until every call has ended in order or 3 seconds have passed.
+    ///
+    /// # Errors
+    ///
+    /// The operating system does not let the loop wait. No input from the network is an error.
+    pub async fn run(&mut self, stop: impl Future<Output = ()>) -> Result<()> {
+        let mut stop = pin!(stop);
+        let datapath_events = match self.datapath.event_fd() {
+            Some(fd) => Some(watch(fd.try_clone_to_owned().context("cannot watch the datapath's events")?)?),
+            None => None,
+        };
+        let mut buffer = vec![0; DATAGRAM];
+        // Until when to go on, once told to stop.
+        let mut end: Option<Instant> = None;
+        loop {
+            let now = Instant::now();
+            self.carry_out(now);
+            if end.is_some_and(|end| end <= now || self.core.is_idle()) {
+                return Ok(());
+            }
+            let timeouts = [self.core.poll_timeout(), self.datapath.poll_timeout(now), end];
+            let woken = {
+                let mut sleep = timeouts
+                    .into_iter()
+                    .flatten()
+                    .min()
+                    .map(|at| Box::pin(tokio::time::sleep_until(tokio::time::Instant::from_std(at))));
+                poll_fn(|context| {
+                    let mut woken = Woken::default();
+                    if end.is_none() && stop.as_mut().poll(context).is_ready() {
+                        woken.stop = true;
+                    }
+                    for (realm, socket) in self.sockets.iter().enumerate() {
+                        if socket.poll_recv_ready(context).is_ready() {
+                            woken.realms.push(realm);
+                        }
+                    }
+                    if let Some(events) = &datapath_events
+                        && let Poll::Ready(ready) = events.poll_read_ready(context)
+                    {
+                        woken.datapath = true;
+                        // It is emptied below, and tells again when there is more.
+                        if let Ok(mut ready) = ready {
+                            ready.clear_ready();
+                        }
+                    }
+                    if let Some(sleep) = &mut sleep
+                        && sleep.as_mut().poll(context).is_ready()
+                    {
+                        woken.timeout = true;
+                    }
+                    if woken.is_empty() { Poll::Pending } else { Poll::Ready(woken) }
+                })
+                .await
+            };
+            let now = Instant::now();
+            for realm in woken.realms {
+                self.receive(realm, &mut buffer, now);
+            }
+            if self.core.poll_timeout().is_some_and(|at| at <= now) {
+                self.core.handle_timeout(now);
+            }
+            if woken.stop {
+                tracing::info!("stopping: ending calls");
+                self.core.shutdown(now);
+                end = Some(now + FAREWELL);
+            }
+        }
+    }
+
+    /// Hands the engine what waits in a realm's socket.
+    fn receive(&mut self, realm: RealmId, buffer: &mut [u8], now: Instant) {
+        for _ in 0..BATCH {
+            let Some(socket) = self.sockets.get(realm) else { return };
+            match socket.try_recv_from(buffer) {
+                Ok((length, source)) => {
+                    self.statistics.received += 1;
+                    let bytes = buffer.get(..length).unwrap_or_default();
+                    self.core.handle_input(Input::Datagram { realm, source, bytes }, now);
+                }
+                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => return,
+                Err(error) => {
+                    self.statistics.receive_errors += 1;
+                    self.throttle.warn(now, || format!("receiving in realm {realm}: {error}"));
+                }
+            }
+        }
+    }
+
+    /// Carries out what the engine wants, hands it what the datapath tells, and so on until both are quiet.
+    fn carry_out(&mut self, now: Instant) {
+        loop {
+            while let Some(output) = self.core.poll_output() {
+                self.execute(output, now);
+            }
+            let mut events = std::mem::take(&mut self.events);
+            self.datapath.poll_events(now, &mut events);
+            let quiet = events.is_empty();
+            for event in events.drain(..) {
+                self.core.handle_input(Input::Media(event), now);
+            }
+            self.events = events;
+            if quiet {
+                return;
+            }
+        }
+    }
+
+    fn execute(&mut self, output: Output, now: Instant) {
+        match output {
+            Output::Send { realm, destination, bytes } => self.send(realm, destination, &bytes, now),
+            Output::Media(MediaCommand::Apply(spec)) => {
+                let stream = spec.id;
+                if let Err(error) = self.datapath.apply(spec, now) {
+                    self.statistics.media_errors += 1;
+                    self.throttle.warn(now, || format!("stream {} has no media: {error}", stream.0));
+                }
+            }
+            Output::Media(MediaCommand::Release(stream)) => self.datapath.release(stream, now),
+            Output::Record(cdr) => {
+                if let Some(Err(error)) = self.records.as_ref().map(|records| records.write(&cdr)) {
+                    self.statistics.record_errors += 1;
+                    self.throttle.warn(now, || error.to_string());
+                }
+            }
+        }
+    }
+
+    /// A datagram that the kernel does not take now is lost like one on the way: SIP sends it again.
+    fn send(&mut self, realm: RealmId, destination: SocketAddr, bytes: &[u8], now: Instant) {
+        let Some(socket) = self.sockets.get(realm) else { return };
+        match socket.try_send_to(bytes, destination) {
+            Ok(_) => self.statistics.sent += 1,
+            Err(error) => {
+                self.statistics.send_errors += 1;
+                self.throttle.warn(now, || format!("sending to {destination} in realm {realm}: {error}"));
+            }
+        }
+    }
+}
+
+/// What the loop is to look at.
+#[derive(Debug, Default)]
+struct Woken {
+    realms: Vec<RealmId>,
+    datapath: bool,
+    timeout: bool,
+    stop: bool,
+}
+
+impl Woken {
+    fn is_empty(&self) -> bool {
+        self.realms.is_empty() && !self.datapath && !self.timeout && !self.stop
+    }
+}
+
+fn watch(fd: OwnedFd) -> Result<AsyncFd<OwnedFd>> {
+    AsyncFd::with_interest(fd, Interest::READABLE).context("cannot watch the datapath's events")
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,54 @@
+//! The signalling sockets.
+
+use crate::config::Config;
+use anyhow::{Context as _, Result};
+use socket2::{Domain, Protocol, Socket, Type};
+use std::net::SocketAddr;
+use tokio::net::UdpSocket;
+
+/// Room for datagrams that wait, bytes: a burst of some thousand SIP messages.
+const RECEIVE_BUFFER: usize = 4 << 20;
+
+/// Binds each realm's signalling address. Must be called within a tokio runtime.
+///
+/// # Errors
+///
+/// An address is not the host's or is in use.
+pub fn bind(config: &Config) -> Result<Vec<UdpSocket>> {
+    config.realms.iter().map(|realm| bind_one(realm.signalling)).collect()
+}
+
+fn bind_one(address: SocketAddr) -> Result<UdpSocket> {
+    let socket = || -> std::io::Result<UdpSocket> {
+        let socket = Socket::new(Domain::for_address(address), Type::DGRAM, Some(Protocol::UDP))?;
+        // The kernel grants at most net.core.rmem_max of it.
+        socket.set_recv_buffer_size(RECEIVE_BUFFER)?;
+        socket.set_nonblocking(true)?;
+        socket.bind(&address.into())?;
+        UdpSocket::from_std(socket.into())
+    };
+    socket().with_context(|| format!("cannot open UDP {address} for signalling"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{PortRange, Realm, Side};
+
+    #[tokio::test]
+    async fn an_address_in_use_is_named() {
+        let taken = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        let address = taken.local_addr().unwrap();
+        let realm = Realm {
+            name: "access".into(),
+            side: Side::Access,
+            interface: "lo".into(),
+            signalling: address,
+            media: address.ip(),
+            ports: PortRange { first: 30_000, last: 30_001 },
+            softswitch: None,
+        };
+        let error = bind(&Config::new(vec![realm])).unwrap_err();
+        assert!(format!("{error:#}").contains(&address.to_string()), "{error:#}");
+    }
+}

@@ -1,0 +1,154 @@
+use super::*;
+use crate::{
+    datapath::fake::Fake,
+    media::{LegSpec, PayloadTypes, StreamId, StreamSpec},
+};
+use std::collections::VecDeque;
+
+/// Sends every datagram back, opens a stream on "open", and needs one timeout to end.
+#[derive(Default)]
+struct Echo {
+    outputs: VecDeque<Output>,
+    released: Vec<StreamId>,
+    timeout: Option<Instant>,
+    timeouts: usize,
+    idle: bool,
+}
+
+impl Core for Echo {
+    fn handle_input(&mut self, input: Input<'_>, now: Instant) {
+        match input {
+            Input::Datagram { realm, source, bytes } => {
+                if bytes == b"open" {
+                    self.outputs.push_back(Output::Media(MediaCommand::Apply(spec())));
+                    self.timeout = Some(now + Duration::from_millis(20));
+                }
+                self.outputs.push_back(Output::Send { realm, destination: source, bytes: bytes.to_vec() });
+            }
+            Input::Media(MediaEvent::Released { stream, .. }) => {
+                self.released.push(stream);
+                self.idle = true;
+            }
+            Input::Media(_) => {}
+        }
+    }
+
+    fn handle_timeout(&mut self, _: Instant) {
+        self.timeout = None;
+        self.timeouts += 1;
+    }
+
+    fn poll_output(&mut self) -> Option<Output> {
+        self.outputs.pop_front()
+    }
+
+    fn poll_timeout(&self) -> Option<Instant> {
+        self.timeout
+    }
+
+    fn shutdown(&mut self, _: Instant) {
+        self.outputs.push_back(Output::Media(MediaCommand::Release(StreamId(1))));
+    }
+
+    fn is_idle(&self) -> bool {
+        self.idle
+    }
+}
+
+fn spec() -> StreamSpec {
+    let leg = |realm, port| LegSpec {
+        realm,
+        local: SocketAddr::from(([10, 0, 0, 1], port)),
+        open: true,
+        remote: None,
+        signalling: None,
+        payload_types: PayloadTypes::default(),
+        send_before_latch: false,
+    };
+    StreamSpec { id: StreamId(1), legs: [leg(0, 4000), leg(1, 4002)] }
+}
+
+async fn pair() -> (Vec<UdpSocket>, Vec<SocketAddr>) {
+    let sockets =
+        vec![UdpSocket::bind("127.0.0.1:0").await.unwrap(), UdpSocket::bind("127.0.0.1:0").await.unwrap()];
+    let addresses = sockets.iter().map(|socket| socket.local_addr().unwrap()).collect();
+    (sockets, addresses)
+}
+
+async fn receive(socket: &UdpSocket) -> (Vec<u8>, SocketAddr) {
+    let mut buffer = vec![0; 2_000];
+    let (length, source) =
+        tokio::time::timeout(Duration::from_secs(5), socket.recv_from(&mut buffer)).await.unwrap().unwrap();
+    buffer.truncate(length);
+    (buffer, source)
+}
+
+#[tokio::test]
+async fn datagrams_timeouts_and_streams_go_round_until_the_last_call_ended() {
+    let (sockets, addresses) = pair().await;
+    let mut run = Loop::new(Echo::default(), Fake::new(), None, sockets);
+    let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+    let client = async move {
+        let phone = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        for (realm, text) in [(1, "open"), (0, ""), (0, "hello")] {
+            phone.send_to(text.as_bytes(), addresses[realm]).await.unwrap();
+            assert_eq!(receive(&phone).await, (text.as_bytes().to_vec(), addresses[realm]), "from where it came");
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        stop.send(()).unwrap();
+    };
+    let (result, ()) = tokio::join!(run.run(async move { stopped.await.unwrap() }), client);
+    result.unwrap();
+    assert_eq!(run.core().timeouts, 1);
+    assert_eq!(run.core().released, [StreamId(1)]);
+    assert_eq!(run.datapath().applied, [spec()]);
+    assert!(run.datapath().streams.is_empty());
+    assert_eq!(run.statistics(), Statistics { received: 3, sent: 3, ..Statistics::default() });
+}
+
+#[tokio::test]
+async fn what_icmp_reports_is_counted_and_survived() {
+    let (sockets, addresses) = pair().await;
+    let mut run = Loop::new(Echo { idle: true, ..Echo::default() }, Fake::new(), None, sockets);
+    let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+    let client = async move {
+        for _ in 0..3 {
+            // The answer finds the port closed.
+            let gone = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+            gone.send_to(b"x", addresses[0]).await.unwrap();
+            drop(gone);
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        let phone = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        phone.send_to(b"still there?", addresses[0]).await.unwrap();
+        assert_eq!(receive(&phone).await.0, b"still there?");
+        stop.send(()).unwrap();
+    };
+    let (result, ()) = tokio::join!(run.run(async move { stopped.await.unwrap() }), client);
+    result.unwrap();
+    assert_eq!(run.statistics().received, 4);
+}
+
+#[tokio::test]
+async fn calls_that_do_not_end_are_not_waited_for_for_ever() {
+    let (sockets, _) = pair().await;
+    struct Stuck;
+    impl Core for Stuck {
+        fn handle_input(&mut self, _: Input<'_>, _: Instant) {}
+        fn handle_timeout(&mut self, _: Instant) {}
+        fn poll_output(&mut self) -> Option<Output> {
+            None
+        }
+        fn poll_timeout(&self) -> Option<Instant> {
+            None
+        }
+        fn shutdown(&mut self, _: Instant) {}
+        fn is_idle(&self) -> bool {
+            false
+        }
+    }
+    let mut run = Loop::new(Stuck, Fake::new(), None, sockets);
+    let begun = Instant::now();
+    run.run(std::future::ready(())).await.unwrap();
+    assert!((FAREWELL..FAREWELL * 2).contains(&begun.elapsed()));
+}
