@@ -13,26 +13,23 @@
 use crate::{
     accounting::CdrSink,
     datapath::Datapath,
-    engine::{Input, Output},
+    engine::{Engine, Input, Output},
     media::{MediaCommand, MediaEvent, RealmId},
 };
 use anyhow::{Context as _, Result};
 use std::{
     future::{Future, poll_fn},
     net::SocketAddr,
-    os::fd::OwnedFd,
     pin::pin,
     task::Poll,
     time::{Duration, Instant},
 };
 use throttle::Throttle;
-use tokio::{
-    io::{Interest, unix::AsyncFd},
-    net::UdpSocket,
-};
+use tokio::net::UdpSocket;
 
 pub mod sockets;
 mod throttle;
+mod watch;
 
 /// Datagrams taken from one socket before the others have their turn.
 const BATCH: usize = 64;
@@ -55,6 +52,32 @@ pub trait Core {
     fn shutdown(&mut self, now: Instant);
     /// Whether nothing is under way any more.
     fn is_idle(&self) -> bool;
+}
+
+impl Core for Engine {
+    fn handle_input(&mut self, input: Input<'_>, now: Instant) {
+        self.handle_input(input, now);
+    }
+
+    fn handle_timeout(&mut self, now: Instant) {
+        self.handle_timeout(now);
+    }
+
+    fn poll_output(&mut self) -> Option<Output> {
+        self.poll_output()
+    }
+
+    fn poll_timeout(&self) -> Option<Instant> {
+        self.poll_timeout()
+    }
+
+    fn shutdown(&mut self, now: Instant) {
+        self.shutdown(now);
+    }
+
+    fn is_idle(&self) -> bool {
+        self.is_idle()
+    }
 }
 
 /// What the loop counted.
@@ -123,7 +146,7 @@ impl<C: Core, D: Datapath> Loop<C, D> {
     pub async fn run(&mut self, stop: impl Future<Output = ()>) -> Result<()> {
         let mut stop = pin!(stop);
         let datapath_events = match self.datapath.event_fd() {
-            Some(fd) => Some(watch(fd.try_clone_to_owned().context("cannot watch the datapath's events")?)?),
+            Some(fd) => Some(watch::readable(fd).context("cannot watch the datapath's events")?),
             None => None,
         };
         let mut buffer = vec![0; DATAGRAM];
@@ -269,10 +292,6 @@ impl Woken {
     fn is_empty(&self) -> bool {
         self.realms.is_empty() && !self.datapath && !self.timeout && !self.stop
     }
-}
-
-fn watch(fd: OwnedFd) -> Result<AsyncFd<OwnedFd>> {
-    AsyncFd::with_interest(fd, Interest::READABLE).context("cannot watch the datapath's events")
 }
 
 #[cfg(test)]

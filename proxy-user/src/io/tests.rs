@@ -69,8 +69,7 @@ fn spec() -> StreamSpec {
 }
 
 async fn pair() -> (Vec<UdpSocket>, Vec<SocketAddr>) {
-    let sockets =
-        vec![UdpSocket::bind("127.0.0.1:0").await.unwrap(), UdpSocket::bind("127.0.0.1:0").await.unwrap()];
+    let sockets = vec![UdpSocket::bind("127.0.0.1:0").await.unwrap(), UdpSocket::bind("127.0.0.1:0").await.unwrap()];
     let addresses = sockets.iter().map(|socket| socket.local_addr().unwrap()).collect();
     (sockets, addresses)
 }

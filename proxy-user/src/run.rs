@@ -1,0 +1,151 @@
+//! `latch run`: everything in its order at the start, the loop, and the account at the end.
+
+use crate::cli::Run;
+use anyhow::{Context as _, Result};
+use proxy_user::{
+    accounting::CdrSink,
+    config::{Config, Problems, Side, host},
+    datapath::xdp::{Mode, Xdp, object},
+    engine::Engine,
+    io::{Loop, sockets},
+};
+use std::{
+    fs::File,
+    io::{IsTerminal as _, Read as _},
+    sync::Arc,
+    time::{Instant, SystemTime},
+};
+use tokio::signal::unix::{SignalKind, signal};
+use tracing_subscriber::{EnvFilter, filter::LevelFilter};
+
+pub(crate) fn run(options: &Run) -> Result<()> {
+    log_to_stderr(options.log);
+    let config = Config::load(&options.config, options.maps.overrides())?;
+    fits_this_host(&config, options)?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start")?;
+    runtime.block_on(serve(Arc::new(config)))
+}
+
+async fn serve(config: Arc<Config>) -> Result<()> {
+    announce(&config);
+    let (object, origin) = object::find()?;
+    let records = config.cdr.file.as_deref().map(CdrSink::open).transpose()?;
+    let sockets = sockets::bind(&config)?;
+    let stop = stop_signal()?;
+    let datapath = Xdp::start(&config, &object)?;
+    announce_datapath(&datapath, &origin);
+    let engine = Engine::new(Arc::clone(&config), SystemTime::now(), Instant::now(), seed()?)?;
+    let mut proxy = Loop::new(engine, datapath, records, sockets);
+    eprintln!("latch is ready");
+
+    let done = proxy.run(stop).await;
+    account(&proxy);
+    done
+}
+
+fn log_to_stderr(level: Option<tracing::Level>) {
+    let filter = match level {
+        Some(level) => EnvFilter::default().add_directive(LevelFilter::from_level(level).into()),
+        None => EnvFilter::builder().with_default_directive(LevelFilter::INFO.into()).from_env_lossy(),
+    };
+    let ansi = std::io::stderr().is_terminal();
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_target(false)
+        .with_ansi(ansi)
+        .with_writer(std::io::stderr)
+        .init();
+}
+
+fn fits_this_host(config: &Config, options: &Run) -> Result<()> {
+    let findings = host::check(config).context("cannot examine this host")?;
+    for warning in findings.warnings {
+        tracing::warn!("{}: {} ({})", warning.field, warning.message, warning.remedy);
+    }
+    if findings.problems.is_empty() {
+        return Ok(());
+    }
+    Err(Problems { file: options.config.clone(), problems: findings.problems }.into())
+}
+
+/// Says what is going to be done, to whoever looks on.
+fn announce(config: &Config) {
+    eprintln!("latch {}", env!("CARGO_PKG_VERSION"));
+    for realm in &config.realms {
+        let side = match realm.side {
+            Side::Access => "access",
+            Side::Core => "core",
+        };
+        let softswitch = realm.softswitch.map(|address| format!(", softswitch {address}")).unwrap_or_default();
+        eprintln!(
+            "realm {} ({side}): interface {}, signalling UDP {}, media {} ports {}-{}{softswitch}",
+            realm.name, realm.interface, realm.signalling, realm.media, realm.ports.first, realm.ports.last,
+        );
+    }
+    let maps = &config.maps;
+    eprintln!(
+        "maps: LEGS and LEG_STATE {} entries ({} KiB together), NEXT_HOPS {} entries, EVENTS {} bytes",
+        maps.max_legs,
+        u64::from(maps.max_legs) * 256 / 1024,
+        maps.max_next_hops,
+        maps.events_bytes,
+    );
+    match &config.cdr.file {
+        Some(file) => eprintln!("call records: {}", file.display()),
+        None => eprintln!("call records: none (no file in [cdr])"),
+    }
+}
+
+fn announce_datapath(datapath: &Xdp, origin: &str) {
+    let interfaces = datapath.interfaces().join(", ");
+    match datapath.mode() {
+        Mode::Native => eprintln!("XDP program ({origin}): native mode on {interfaces}"),
+        Mode::Generic => eprintln!(
+            "XDP program ({origin}): GENERIC mode on {interfaces}: a driver has no native XDP, so each packet costs more"
+        ),
+    }
+}
+
+/// Ready at the first SIGTERM or SIGINT; the second one ends the process at once.
+fn stop_signal() -> Result<impl Future<Output = ()>> {
+    let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for SIGINT")?;
+    let mut next = async move || {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    };
+    Ok(async move {
+        next().await;
+        tokio::spawn(async move {
+            next().await;
+            // The kernel takes the program off the interfaces when the process is gone.
+            std::process::exit(1);
+        });
+    })
+}
+
+fn seed() -> Result<[u8; 32]> {
+    let mut seed = [0; 32];
+    File::open("/dev/urandom").and_then(|mut file| file.read_exact(&mut seed)).context("cannot read /dev/urandom")?;
+    Ok(seed)
+}
+
+/// What happened between start and end.
+fn account(proxy: &Loop<Engine, Xdp>) {
+    tracing::info!("signalling: {:?}", proxy.statistics());
+    tracing::info!("engine: {:?}", proxy.core().statistics());
+    tracing::info!("left: {:?}", proxy.core().load());
+    match proxy.datapath().counters() {
+        Ok(counters) => {
+            let named: Vec<_> = counters
+                .named()
+                .filter(|(_, count)| *count > 0)
+                .map(|(name, count)| format!("{name} {count}"))
+                .collect();
+            tracing::info!("packets: {}", if named.is_empty() { "none".into() } else { named.join(", ") });
+        }
+        Err(error) => tracing::warn!("{error:#}"),
+    }
+}
