@@ -112,26 +112,29 @@ pub const fn has_payload_type(set: &[u32; 4], payload_type: u8) -> bool {
     word >> (payload_type & 31) & 1 == 1
 }
 
+/// The IPv4 address that an IPv4-mapped one stands for.
 #[inline(always)]
-fn rank(leg: &Leg, stated_port: u16, address: [u8; 4], port: u16) -> Candidate {
-    let stated = is_v4(&leg.remote_address, address);
-    if stated && port == stated_port {
-        Candidate::Latch { rank: Rank::Exact, via_signalling: false }
-    } else if stated || is_v4(&leg.signalling_address, address) {
-        Candidate::Latch { rank: Rank::Address, via_signalling: !stated }
-    } else {
-        Candidate::Refuse
+pub const fn v4(mapped: &[u8; 16]) -> Option<[u8; 4]> {
+    match *mapped {
+        [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, a, b, c, d] => Some([a, b, c, d]),
+        _ => None,
     }
 }
 
 #[inline(always)]
-fn is_v4(mapped: &[u8; 16], address: [u8; 4]) -> bool {
-    mapped[10] == 0xff
-        && mapped[11] == 0xff
-        && mapped[12] == address[0]
-        && mapped[13] == address[1]
-        && mapped[14] == address[2]
-        && mapped[15] == address[3]
+fn rank(leg: &Leg, stated_port: u16, address: [u8; 4], port: u16) -> Candidate {
+    // RFC 768: source port 0 means that no answer is wanted.
+    if port == 0 {
+        return Candidate::Refuse;
+    }
+    let stated = v4(&leg.remote_address) == Some(address);
+    if stated && port == stated_port {
+        Candidate::Latch { rank: Rank::Exact, via_signalling: false }
+    } else if stated || v4(&leg.signalling_address) == Some(address) {
+        Candidate::Latch { rank: Rank::Address, via_signalling: !stated }
+    } else {
+        Candidate::Refuse
+    }
 }
 
 #[cfg(test)]
@@ -175,6 +178,7 @@ mod tests {
             ("SDP address, other port", None, SDP, 4002, 8, 0, by_sdp),
             ("signalling address", None, NAT, 61_000, 101, 0, by_signalling),
             ("signalling address, port of the SDP", None, NAT, 4000, 0, 0, by_signalling),
+            ("no source port", None, NAT, 0, 0, 0, Candidate::Refuse),
             ("stranger", None, STRANGER, 4000, 0, 0, Candidate::Refuse),
             ("payload type not negotiated", None, NAT, 61_000, 3, 0, Candidate::PayloadType),
             ("stranger with a strange payload type", None, STRANGER, 4000, 3, 0, Candidate::Refuse),
