@@ -28,7 +28,7 @@ pub const GENERATION_MASK: u16 = 0x7fff;
 ///
 /// The first 64 bytes serve every packet that arrives here; the rest is read only while no source is latched.
 /// Control writes `generation` last when it opens an entry and first (as 0) when it changes or closes one.
-#[repr(C, align(64))]
+#[repr(C, align(8))]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Leg {
     /// 0: closed. Another value than before: forget what was learned.
@@ -109,7 +109,7 @@ impl Remote {
 
 /// What the datapath knows of a leg. Counters only grow and outlive calls: who wants a call's share subtracts what
 /// they were when it began.
-#[repr(C, align(64))]
+#[repr(C, align(8))]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct LegState {
     /// RTP, the even port.

@@ -12,6 +12,7 @@
 //!   [`Latch`], [`rtp`] for streams made here, [`Stranger`] for the attacker.
 //! - [`Counters`] count packets at the far ends, [`Capture`] records them and lets tshark judge, [`leftovers`] looks
 //!   for what should be gone.
+//! - [`xdp`] needs no network: it feeds single packets to the XDP program.
 //!
 //! A test is a function from a lab to a result, run by [`lab_test`], which skips where there is no root and prints
 //! every peer's log where the test fails.
@@ -31,6 +32,7 @@ mod scene;
 mod sipp;
 mod stranger;
 mod topology;
+pub mod xdp;
 
 pub use baresip::{Baresip, BaresipConfig, Event};
 pub use capture::{Capture, Recording, SipMessage};

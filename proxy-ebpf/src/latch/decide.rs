@@ -8,7 +8,7 @@
 //! it had arrived there, still before a byte is rewritten: each leg counts it and each takes one from its TTL.
 
 use crate::learn;
-use crate::maps::{self, Hop, LegEntry, Spot, StateEntry};
+use crate::maps::{self, ComponentEntry, Hop, LegEntry, Spot};
 use crate::parse::Datagram;
 use proxy_common::{
     layout::{Remote, next_hop_kind},
@@ -41,13 +41,14 @@ pub(crate) fn decide(arrived: &Datagram, spot: Spot, ingress: u32) -> Result<Rou
         if generation == 0 {
             return Err(Verdict::DroppedClosed);
         }
-        match forward(&datagram, spot, leg, state, generation, ingress, pass == PASSES) {
+        let component = state.component(spot.component);
+        match forward(&datagram, spot, leg, component, generation, ingress, pass == PASSES) {
             Ok(Step::Leave(route)) => {
-                state.forwarded(spot.component, datagram.total_length);
+                component.forwarded(datagram.total_length);
                 return Ok(route);
             }
             Ok(Step::Again(again)) => {
-                state.forwarded(spot.component, datagram.total_length);
+                component.forwarded(datagram.total_length);
                 datagram = Datagram {
                     source: again.source,
                     source_port: again.source_port,
@@ -83,7 +84,7 @@ fn forward(
     datagram: &Datagram,
     spot: Spot,
     leg: LegEntry,
-    state: StateEntry,
+    state: ComponentEntry,
     generation: u16,
     ingress: u32,
     last: bool,
@@ -95,12 +96,12 @@ fn forward(
     };
 
     let source = Remote { address: datagram.source.to_ne_bytes(), port: datagram.source_port, tag: generation };
-    if state.source(spot.component) != source.to_word() {
+    if state.source() != source.to_word() {
         learn::source(spot.leg, spot.component, source.to_word(), payload_type)?;
     }
 
     let peer_generation = leg.peer_generation();
-    let mut destination = Remote::from_word(state.destination(spot.component));
+    let mut destination = Remote::from_word(state.destination());
     if destination.generation() != peer_generation || peer_generation == 0 {
         destination = Remote::from_word(learn::destination(spot.leg, spot.component, peer_generation));
         if destination.generation() == 0 {

@@ -7,7 +7,7 @@
 //! The published destination is a copy. Who finds none that is valid takes it from the source of the peer leg instead
 //! ([`destination`]), so a peer that is attached later, or a late write of an earlier call, costs one look and no packet.
 
-use crate::maps::{self, LegEntry, StateEntry};
+use crate::maps::{self, ComponentEntry, LegEntry, StateEntry};
 use aya_ebpf::helpers::bpf_ktime_get_ns;
 use proxy_common::{
     latch::{self, Candidate, Rank},
@@ -28,12 +28,14 @@ pub(crate) fn source(index: u32, component: u32, source: u64, payload_type: u8) 
     let (entry, state) = maps::leg(index).ok_or(Verdict::DroppedClosed)?;
     let leg = consistent(entry, remote.generation()).ok_or(Verdict::DroppedClosed)?;
 
-    let held = state.source(component);
+    let own = state.component(component);
+    let rtp = || of_generation(state.component(RTP).source(), remote.generation());
+    let held = own.source();
     let current = of_generation(held, remote.generation());
     let candidate = if component == RTP {
         latch::judge_rtp(&leg, current, remote.address, remote.port, payload_type, now_ns)
     } else {
-        let rtp = of_generation(state.source(RTP), remote.generation());
+        let rtp = rtp();
         if !rtp.is_some_and(|rtp| rtp.address == remote.address) {
             return Err(Verdict::DroppedRtcpSource);
         }
@@ -45,19 +47,19 @@ pub(crate) fn source(index: u32, component: u32, source: u64, payload_type: u8) 
         Candidate::PayloadType => return Err(Verdict::DroppedPayloadType),
     };
 
-    let seen = state.swap_source(component, held, source);
+    let seen = own.swap_source(held, source);
     if seen == source {
         return Ok(());
     }
     if seen != held {
         return Err(Verdict::DroppedSource);
     }
-    publish(&leg, state, component, source);
+    publish(&leg, own, component, source);
     if component == RTP {
         forget_rtcp_of_others(&leg, state, remote);
-    } else if !of_generation(state.source(RTP), remote.generation()).is_some_and(|rtp| rtp.address == remote.address) {
+    } else if !rtp().is_some_and(|rtp| rtp.address == remote.address) {
         // RTP moved while this was decided. Either it saw our claim and took it back, or we see its move and do.
-        state.swap_source(RTCP, source, 0);
+        own.swap_source(source, 0);
         return Err(Verdict::DroppedRtcpSource);
     }
     tell(index, component, remote, rank);
@@ -77,13 +79,14 @@ fn find_destination(index: u32, component: u32, peer_generation: u16) -> Option<
         return None;
     }
     let (entry, state) = maps::leg(index)?;
-    let copy = state.destination(component);
+    let own = state.component(component);
+    let copy = own.destination();
     let (peer_entry, peer_state) = maps::leg(entry.peer())?;
     let peer = consistent(peer_entry, peer_generation)?;
-    if let Some(latched) = of_generation(peer_state.source(component), peer_generation) {
+    if let Some(latched) = of_generation(peer_state.component(component).source(), peer_generation) {
         let word = as_destination(&peer, latched);
         // Whoever was faster has published the same latch or a better one.
-        let seen = state.swap_destination(component, copy, word);
+        let seen = own.swap_destination(copy, word);
         return if seen == copy { Some(word) } else { of_generation(seen, peer_generation).map(|_| seen) };
     }
     if peer.flags & leg_flags::SEND_BEFORE_LATCH == 0 {
@@ -110,27 +113,29 @@ fn of_generation(word: u64, generation: u16) -> Option<Remote> {
 
 /// Makes the latched source the destination of the other direction.
 #[inline(always)]
-fn publish(leg: &Leg, state: StateEntry, component: u32, source: u64) {
+fn publish(leg: &Leg, own: ComponentEntry, component: u32, source: u64) {
     let Some((_, peer)) = maps::leg(leg.peer) else { return };
-    peer.set_destination(component, as_destination(leg, Remote::from_word(source)));
+    let peer = peer.component(component);
+    peer.set_destination(as_destination(leg, Remote::from_word(source)));
     // A better candidate that latched meanwhile may have published before we did: the last to write writes the latest.
-    let latest = state.source(component);
+    let latest = own.source();
     if latest != source
         && let Some(latest) = of_generation(latest, leg.generation)
     {
-        peer.set_destination(component, as_destination(leg, latest));
+        peer.set_destination(as_destination(leg, latest));
     }
 }
 
 /// RTCP may only come from the address of RTP: when RTP latches elsewhere, an earlier claim lapses.
 #[inline(always)]
 fn forget_rtcp_of_others(leg: &Leg, state: StateEntry, rtp: Remote) {
-    let held = state.source(RTCP);
+    let own = state.component(RTCP);
+    let held = own.source();
     if of_generation(held, rtp.generation()).is_some_and(|rtcp| rtcp.address != rtp.address)
-        && state.swap_source(RTCP, held, 0) == held
+        && own.swap_source(held, 0) == held
         && let Some((_, peer)) = maps::leg(leg.peer)
     {
-        peer.set_destination(RTCP, 0);
+        peer.component(RTCP).set_destination(0);
     }
 }
 
@@ -144,16 +149,11 @@ fn as_destination(leg: &Leg, latched: Remote) -> u64 {
 
 #[inline(always)]
 fn tell(index: u32, component: u32, source: Remote, rank: Rank) {
-    maps::tell(&LatchEvent {
-        source,
-        time_ns: now_ns(),
-        leg: index,
-        component: component as u16,
-        rank: rank as u16,
-    });
+    maps::tell(&LatchEvent { source, time_ns: now_ns(), leg: index, component: component as u16, rank: rank as u16 });
 }
 
 /// `CLOCK_MONOTONIC`.
+#[inline(always)]
 fn now_ns() -> u64 {
     // SAFETY: the helper takes nothing and only reads a clock.
     unsafe { bpf_ktime_get_ns() }

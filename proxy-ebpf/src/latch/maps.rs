@@ -11,7 +11,10 @@ use aya_ebpf::{
     btf_maps::{Array, DevMap, PerCpuArray, RingBuf},
     macros::btf_map,
 };
-use core::{arch::asm, mem::offset_of};
+use core::{
+    arch::asm,
+    mem::{offset_of, transmute},
+};
 use proxy_common::{
     layout::{Component, Drops, LatchEvent, Leg, LegState, NextHop},
     locals::{self, Local},
@@ -88,7 +91,8 @@ pub(crate) fn local(address: u32) -> Option<LocalEntry> {
     const MAPPED_PREFIX: u64 = u32::from_ne_bytes([0, 0, 0xff, 0xff]) as u64;
     let entry = LOCALS.get_ptr(locals::slot(address, LOCALS_SEED.load()))?;
     let words = entry.cast::<u64>();
-    ((load(words), load(words.wrapping_add(1))) == (0, MAPPED_PREFIX | (address as u64) << 32)).then_some(LocalEntry(entry))
+    ((load(words), load(words.wrapping_add(1))) == (0, MAPPED_PREFIX | (address as u64) << 32))
+        .then_some(LocalEntry(entry))
 }
 
 /// An entry of `LOCALS`.
@@ -152,7 +156,12 @@ impl LegEntry {
     /// The whole entry, word by word: only whole if nobody wrote meanwhile, which its generation tells.
     #[inline(always)]
     pub(crate) fn snapshot(self) -> Leg {
-        load(self.0)
+        let mut words = [0; size_of::<Leg>() / 8];
+        for (index, word) in words.iter_mut().enumerate() {
+            *word = load(self.0.cast::<u64>().wrapping_add(index));
+        }
+        // SAFETY: a `Leg` is integers without padding, so every bit pattern is one.
+        unsafe { transmute::<[u64; size_of::<Leg>() / 8], Leg>(words) }
     }
 }
 
@@ -161,43 +170,15 @@ impl LegEntry {
 pub(crate) struct StateEntry(*mut LegState);
 
 impl StateEntry {
-    /// The latched source of a component, as the word of a `Remote`.
+    /// The state of a component, 0 or 1.
     #[inline(always)]
-    pub(crate) fn source(self, component: u32) -> u64 {
-        load(self.words(component).wrapping_add(SOURCE))
-    }
-
-    /// The destination of packets that arrive at a component, as the word of a `Remote`.
-    #[inline(always)]
-    pub(crate) fn destination(self, component: u32) -> u64 {
-        load(self.words(component).wrapping_add(DESTINATION))
-    }
-
-    #[inline(always)]
-    pub(crate) fn set_destination(self, component: u32, word: u64) {
-        let place = self.words(component).wrapping_add(DESTINATION);
-        // SAFETY: as in `load`; one store of an aligned word.
-        unsafe { place.write_volatile(word) }
-    }
-
-    /// Replaces the source if it is still `old`; returns what it was.
-    #[inline(always)]
-    pub(crate) fn swap_source(self, component: u32, old: u64, new: u64) -> u64 {
-        compare_and_swap(self.words(component).wrapping_add(SOURCE), old, new)
-    }
-
-    /// Replaces the destination if it is still `old`; returns what it was.
-    #[inline(always)]
-    pub(crate) fn swap_destination(self, component: u32, old: u64, new: u64) -> u64 {
-        compare_and_swap(self.words(component).wrapping_add(DESTINATION), old, new)
-    }
-
-    /// Counts a packet that arrived at a component and goes on; `octets` is its IP total length.
-    #[inline(always)]
-    pub(crate) fn forwarded(self, component: u32, octets: u16) {
-        let words = self.words(component);
-        add(words.wrapping_add(PACKETS), 1);
-        add(words.wrapping_add(OCTETS), octets as u64);
+    pub(crate) fn component(self, component: u32) -> ComponentEntry {
+        const { assert!(offset_of!(LegState, rtp) == 0 && offset_of!(LegState, rtcp) == 64) }
+        let mut offset = component as u64;
+        // SAFETY: the instructions change one register and nothing else. They are written out because the compiler
+        // knows that there are two components and the verifier, behind a call, does not.
+        unsafe { asm!("{offset} &= 1", "{offset} <<= 6", offset = inout(reg) offset, options(pure, nomem, nostack)) }
+        ComponentEntry(self.0.cast::<u8>().wrapping_add(offset as usize).cast())
     }
 
     /// Counts a packet that ended at this leg.
@@ -213,14 +194,49 @@ impl StateEntry {
         };
         add(self.0.cast::<u64>().wrapping_add((offset_of!(LegState, drops) + reason) / 8), 1);
     }
+}
 
-    /// The component, 0 or 1, as words.
+/// One component of an entry of `LEG_STATE`.
+#[derive(Clone, Copy)]
+pub(crate) struct ComponentEntry(*mut u64);
+
+impl ComponentEntry {
+    /// The latched source, as the word of a `Remote`.
     #[inline(always)]
-    fn words(self, component: u32) -> *mut u64 {
-        const { assert!(offset_of!(LegState, rtp) == 0) }
-        // The mask tells the verifier what the caller knows.
-        let offset = (component & 1) as usize * offset_of!(LegState, rtcp);
-        self.0.cast::<u8>().wrapping_add(offset).cast()
+    pub(crate) fn source(self) -> u64 {
+        load(self.0.wrapping_add(SOURCE))
+    }
+
+    /// The destination of packets that arrive here, as the word of a `Remote`.
+    #[inline(always)]
+    pub(crate) fn destination(self) -> u64 {
+        load(self.0.wrapping_add(DESTINATION))
+    }
+
+    #[inline(always)]
+    pub(crate) fn set_destination(self, word: u64) {
+        let place = self.0.wrapping_add(DESTINATION);
+        // SAFETY: as in `load`; one store of an aligned word.
+        unsafe { place.write_volatile(word) }
+    }
+
+    /// Replaces the source if it is still `old`; returns what it was.
+    #[inline(always)]
+    pub(crate) fn swap_source(self, old: u64, new: u64) -> u64 {
+        compare_and_swap(self.0.wrapping_add(SOURCE), old, new)
+    }
+
+    /// Replaces the destination if it is still `old`; returns what it was.
+    #[inline(always)]
+    pub(crate) fn swap_destination(self, old: u64, new: u64) -> u64 {
+        compare_and_swap(self.0.wrapping_add(DESTINATION), old, new)
+    }
+
+    /// Counts a packet that arrived here and goes on; `octets` is its IP total length.
+    #[inline(always)]
+    pub(crate) fn forwarded(self, octets: u16) {
+        add(self.0.wrapping_add(PACKETS), 1);
+        add(self.0.wrapping_add(OCTETS), octets as u64);
     }
 }
 
