@@ -477,7 +477,7 @@ pub(super) fn delta_seconds(text: &[u8]) -> Option<u32> {
 /// Where the line that begins at `start` ends, without and with its line end.
 fn line_end(bytes: &[u8], start: usize) -> (usize, usize) {
     let rest = bytes.get(start..).unwrap_or_default();
-    match rest.iter().position(|&byte| byte == b'\n') {
+    match memchr::memchr(b'\n', rest) {
         Some(0) => (start, start + 1),
         Some(offset) if rest.get(offset - 1) == Some(&b'\r') => (start + offset - 1, start + offset + 1),
         Some(offset) => (start + offset, start + offset + 1),
@@ -534,7 +534,7 @@ fn parse_field(bytes: &[u8], start: usize, value_end: usize, end: usize) -> Opti
     let name = slice(line, 0, name_length);
     let after = slice(line, name_length, line.len());
     let blanks = after.iter().position(|byte| !matches!(byte, b' ' | b'\t'))?;
-    let stray = line.iter().enumerate().any(|(at, &byte)| byte == b'\r' && line.get(at + 1) != Some(&b'\n'));
+    let stray = memchr::memchr_iter(b'\r', line).any(|at| line.get(at + 1) != Some(&b'\n'));
     if !all_token(name) || after.get(blanks) != Some(&b':') || stray {
         return None;
     }

@@ -1,7 +1,7 @@
 //! `;name=value` parameters as Via, addresses and URIs carry them: reading, and changing one while the others
 //! keep their bytes (RFC 3261 §25.1, `generic-param`).
 
-use super::scan::{find_outside_quotes, part, trim};
+use super::scan::{find_outside_quotes, is_space, part, trim};
 
 /// A view of a parameter list: empty, or text that begins with `;`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -51,9 +51,10 @@ impl<'a> Params<'a> {
     pub fn well_formed(&self) -> bool {
         (self.0.is_empty() || self.0.starts_with(';'))
             && scan(self.0).all(|param| {
-                let token =
-                    |text: &str| !text.is_empty() && !text.contains([' ', '\t', '\r', '\n', '"', '<', '>', ',']);
-                token(param.name) && (param.value.starts_with('"') || !param.value.contains(['"', ',']))
+                let foul = |byte| is_space(byte) || matches!(byte, b'"' | b'<' | b'>' | b',');
+                let name_ok = !param.name.is_empty() && !param.name.bytes().any(foul);
+                name_ok
+                    && (param.value.starts_with('"') || !param.value.bytes().any(|byte| matches!(byte, b'"' | b',')))
             })
     }
 

@@ -29,7 +29,10 @@ pub(super) fn all_token(text: &[u8]) -> bool {
 }
 
 pub(super) fn trim(text: &str) -> &str {
-    text.trim_matches([' ', '\t', '\r', '\n'])
+    let bytes = text.as_bytes();
+    let start = bytes.iter().position(|&byte| !is_space(byte)).unwrap_or(bytes.len());
+    let end = bytes.iter().rposition(|&byte| !is_space(byte)).map_or(start, |last| last + 1);
+    part(text, start, end)
 }
 
 pub(super) fn trim_bytes(mut bytes: &[u8]) -> &[u8] {
@@ -89,7 +92,7 @@ pub(super) fn number(text: &[u8]) -> Option<u32> {
 /// The value as one line: every fold becomes a single space. Bytes that are not UTF-8 become U+FFFD.
 pub(super) fn unfold(raw: &[u8]) -> Cow<'_, str> {
     let raw = trim_bytes(raw);
-    if !raw.iter().any(|byte| matches!(byte, b'\r' | b'\n')) {
+    if memchr::memchr2(b'\r', b'\n', raw).is_none() {
         return String::from_utf8_lossy(raw);
     }
     let mut line = Vec::with_capacity(raw.len());
@@ -110,7 +113,7 @@ pub(super) fn unfold(raw: &[u8]) -> Cow<'_, str> {
 
 /// `text` without line ends, so that no value can end its header field and begin another.
 pub(super) fn one_line(text: &str) -> Cow<'_, str> {
-    if text.bytes().any(|byte| matches!(byte, b'\r' | b'\n')) {
+    if memchr::memchr2(b'\r', b'\n', text.as_bytes()).is_some() {
         Cow::Owned(text.replace(['\r', '\n'], " "))
     } else {
         Cow::Borrowed(text)
