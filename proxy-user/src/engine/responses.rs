@@ -177,6 +177,11 @@ impl Engine {
         for &name in INTERNAL_HEADERS {
             editor.remove(name);
         }
+        if response.code().is_some_and(|code| (101..300).contains(&code)) {
+            // The requester's side made its own route set; like any server, the proxy states it (RFC 3261, section
+            // 12.1.1).
+            editor.replace(Name::RecordRoute, request.values(Name::RecordRoute));
+        }
         if let Some(body) = body {
             editor.body(None, body);
         }

@@ -1,0 +1,275 @@
+//! An engine between terminals and a softswitch that are words in a test: virtual time, a datapath that relays nothing,
+//! and a look at every datagram for what must not cross.
+
+use proxy_user::{
+    accounting::Cdr,
+    config::{Config, PortRange, Realm, Side},
+    datapath::{Datapath, fake::Fake},
+    engine::{Engine, Input, Output},
+    media::{MediaCommand, RealmId},
+    signalling::sip::{Message, Name, NameAddr},
+};
+use std::{
+    collections::VecDeque,
+    net::SocketAddr,
+    sync::Arc,
+    time::{Duration, Instant, UNIX_EPOCH},
+};
+
+pub(crate) const ACCESS: RealmId = 0;
+pub(crate) const CORE: RealmId = 1;
+pub(crate) const OWN_ACCESS: &str = "203.0.113.10";
+pub(crate) const OWN_CORE: &str = "10.9.0.10";
+pub(crate) const SOFTSWITCH: &str = "10.9.0.20:5060";
+/// Terminals have the same private address behind different NATs.
+pub(crate) const PRIVATE: &str = "192.168.1.10";
+pub(crate) const ALICE: &str = "198.51.100.1:40001";
+pub(crate) const BOB: &str = "198.51.100.2:40002";
+
+/// A datagram that the engine sent.
+#[derive(Clone, Debug)]
+pub(crate) struct Sent {
+    pub(crate) realm: RealmId,
+    pub(crate) destination: SocketAddr,
+    pub(crate) text: String,
+}
+
+impl Sent {
+    pub(crate) fn message(&self) -> Message {
+        Message::parse(self.text.as_bytes()).unwrap_or_else(|error| panic!("{error}: {}", self.text))
+    }
+
+    /// Method, or status code.
+    pub(crate) fn kind(&self) -> String {
+        let message = self.message();
+        message.method().map(str::to_owned).or(message.code().map(|code| code.to_string())).unwrap()
+    }
+
+    pub(crate) fn header(&self, name: Name) -> String {
+        let message = self.message();
+        message.value(name).unwrap_or_else(|| panic!("no {name:?} in {}", self.text)).into_owned()
+    }
+
+    pub(crate) fn has(&self, name: Name) -> bool {
+        self.message().value(name).is_some()
+    }
+
+    pub(crate) fn uri(&self) -> String {
+        self.message().request_uri().unwrap().to_owned()
+    }
+
+    /// URI in Contact.
+    pub(crate) fn contact(&self) -> String {
+        let value = self.header(Name::Contact);
+        NameAddr::parse(&value).unwrap().uri.to_owned()
+    }
+
+    pub(crate) fn body(&self) -> String {
+        String::from_utf8(self.message().body().to_vec()).unwrap()
+    }
+
+    /// Where media is wanted: address and port of the n-th `m=`.
+    pub(crate) fn media(&self, index: usize) -> (String, u16) {
+        let body = self.body();
+        let address = body.lines().find_map(|line| line.strip_prefix("c=IN IP4 ")).unwrap().to_owned();
+        let line = body.lines().filter(|line| line.starts_with("m=")).nth(index).unwrap();
+        (address, line.split(' ').nth(1).unwrap().parse().unwrap())
+    }
+}
+
+pub(crate) struct Lab {
+    pub(crate) engine: Engine,
+    pub(crate) now: Instant,
+    pub(crate) datapath: Fake,
+    pub(crate) sent: VecDeque<Sent>,
+    pub(crate) records: Vec<Cdr>,
+    /// Whether every datagram is searched for addresses of the other side.
+    pub(crate) strict: bool,
+}
+
+pub(crate) fn config() -> Config {
+    let realm = |name: &str, side, own: &str, softswitch: Option<&str>| Realm {
+        name: name.into(),
+        side,
+        interface: "eth0".into(),
+        signalling: format!("{own}:5060").parse().unwrap(),
+        media: own.parse().unwrap(),
+        ports: PortRange { first: 30_000, last: 30_199 },
+        softswitch: softswitch.map(|address| address.parse().unwrap()),
+    };
+    let mut config = Config::new(vec![
+        realm("access", Side::Access, OWN_ACCESS, None),
+        realm("core", Side::Core, OWN_CORE, Some(SOFTSWITCH)),
+    ]);
+    config.keepalive.period = None;
+    config
+}
+
+impl Default for Lab {
+    fn default() -> Self {
+        Self::new(config())
+    }
+}
+
+impl Lab {
+    pub(crate) fn new(config: Config) -> Self {
+        Self::seeded(config, 1)
+    }
+
+    pub(crate) fn seeded(config: Config, seed: u8) -> Self {
+        let now = Instant::now();
+        let engine = Engine::new(Arc::new(config), UNIX_EPOCH + Duration::from_secs(1_790_000_000), now, [seed; 32]);
+        Self {
+            engine: engine.unwrap(),
+            now,
+            datapath: Fake::new(),
+            sent: VecDeque::new(),
+            records: Vec::new(),
+            strict: true,
+        }
+    }
+
+    pub(crate) fn receive(&mut self, realm: RealmId, source: &str, text: &str) {
+        self.receive_bytes(realm, source.parse().unwrap(), text.as_bytes());
+    }
+
+    pub(crate) fn receive_bytes(&mut self, realm: RealmId, source: SocketAddr, bytes: &[u8]) {
+        self.engine.handle_input(Input::Datagram { realm, source, bytes }, self.now);
+        self.settle();
+    }
+
+    /// From a terminal.
+    pub(crate) fn access(&mut self, source: &str, text: &str) -> Vec<Sent> {
+        self.receive(ACCESS, source, text);
+        self.take()
+    }
+
+    /// From the softswitch.
+    pub(crate) fn core(&mut self, text: &str) -> Vec<Sent> {
+        self.receive(CORE, SOFTSWITCH, text);
+        self.take()
+    }
+
+    /// What was sent since the last look.
+    pub(crate) fn take(&mut self) -> Vec<Sent> {
+        self.sent.drain(..).collect()
+    }
+
+    /// Lets time pass, with all its alarms.
+    pub(crate) fn wait(&mut self, time: Duration) {
+        let end = self.now + time;
+        while let Some(at) = self.engine.poll_timeout().filter(|at| *at <= end) {
+            self.now = self.now.max(at);
+            self.engine.handle_timeout(self.now);
+            self.settle();
+        }
+        self.now = end;
+        self.engine.handle_timeout(end);
+        self.settle();
+    }
+
+    /// Carries out what the engine wants done.
+    pub(crate) fn settle(&mut self) {
+        let mut events = Vec::new();
+        loop {
+            while let Some(output) = self.engine.poll_output() {
+                match output {
+                    Output::Send { realm, destination, bytes } => self.send(realm, destination, bytes),
+                    Output::Media(MediaCommand::Apply(spec)) => self.datapath.apply(spec, self.now).unwrap(),
+                    Output::Media(MediaCommand::Release(stream)) => self.datapath.release(stream, self.now),
+                    Output::Record(cdr) => self.records.push(*cdr),
+                }
+            }
+            self.datapath.poll_events(self.now, &mut events);
+            if events.is_empty() {
+                return;
+            }
+            for event in events.drain(..) {
+                self.engine.handle_input(Input::Media(event), self.now);
+            }
+        }
+    }
+
+    fn send(&mut self, realm: RealmId, destination: SocketAddr, bytes: Vec<u8>) {
+        let text = String::from_utf8_lossy(&bytes).into_owned();
+        if self.strict {
+            assert_hidden(realm, &text);
+        }
+        self.sent.push_back(Sent { realm, destination, text });
+    }
+
+    /// All is over: no call, no dialog, no transaction, no port is left.
+    pub(crate) fn assert_empty(&mut self) {
+        self.wait(Duration::from_secs(64));
+        let load = self.engine.load();
+        assert_eq!((load.calls, load.dialogs, load.transactions, load.port_pairs), (0, 0, 0, 0));
+        assert!(self.datapath.streams.is_empty(), "{:?}", self.datapath.streams);
+        assert!(self.engine.is_idle());
+    }
+}
+
+/// No address of the other side may stand anywhere in a datagram.
+pub(crate) fn assert_hidden(realm: RealmId, text: &str) {
+    let foreign: &[&str] = match realm {
+        ACCESS => &["10.9.0."],
+        _ => &["203.0.113.", "198.51.100.", "192.168."],
+    };
+    for address in foreign {
+        assert!(!text.contains(address), "{address} leaks into realm {realm}:\n{text}");
+    }
+}
+
+/// The only one of these datagrams that is of this kind.
+pub(crate) fn only<'a>(sent: &'a [Sent], kind: &str) -> &'a Sent {
+    let mut found = sent.iter().filter(|sent| sent.kind() == kind);
+    let first = found.next().unwrap_or_else(|| panic!("no {kind} in {:?}", kinds(sent)));
+    assert!(found.next().is_none(), "several {kind} in {:?}", kinds(sent));
+    first
+}
+
+pub(crate) fn kinds(sent: &[Sent]) -> Vec<String> {
+    sent.iter().map(|sent| format!("{} {}", ["access", "core"][sent.realm], sent.kind())).collect()
+}
+
+/// A message written with plain line ends, the body after an empty line; Content-Length is added.
+pub(crate) fn sip(text: &str) -> String {
+    let text = text.trim_start();
+    let (head, body) = text.split_once("\n\n").unwrap_or((text.trim_end(), ""));
+    let body = body.replace('\n', "\r\n");
+    let length = body.len();
+    let content_type =
+        if body.starts_with("v=") && !head.contains("Content-Type") { "Content-Type: application/sdp\r\n" } else { "" };
+    let lines: Vec<&str> = head.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
+    format!("{}\r\n{content_type}Content-Length: {length}\r\n\r\n{body}", lines.join("\r\n"))
+}
+
+/// A session description with one audio stream.
+pub(crate) fn sdp(address: &str, port: u16) -> String {
+    format!("v=0\no=- 1 1 IN IP4 {address}\ns=-\nc=IN IP4 {address}\nt=0 0\nm=audio {port} RTP/AVP 0 8\n")
+}
+
+/// A response to a request that the engine sent: Via, From, To, Call-ID and CSeq from it, a tag for To.
+pub(crate) fn answer(request: &Sent, status: &str, tag: &str, more: &str, body: &str) -> String {
+    let message = request.message();
+    let mut out = format!("SIP/2.0 {status}\n");
+    for via in message.values(Name::Via) {
+        out += &format!("Via: {via}\n");
+    }
+    let to = request.header(Name::To);
+    let to = if to.contains(";tag=") || tag.is_empty() { to } else { format!("{to};tag={tag}") };
+    for (name, value) in [
+        ("From", request.header(Name::From)),
+        ("To", to),
+        ("Call-ID", request.header(Name::CallId)),
+        ("CSeq", request.header(Name::CSeq)),
+    ] {
+        out += &format!("{name}: {value}\n");
+    }
+    if status.starts_with(['1', '2']) {
+        for route in message.values(Name::RecordRoute) {
+            out += &format!("Record-Route: {route}\n");
+        }
+    }
+    out += more;
+    sip(&format!("{}\n\n{body}", out.trim_end()))
+}
