@@ -25,6 +25,7 @@ mod edit;
 mod message;
 mod name;
 mod params;
+mod parse;
 mod scan;
 mod uri;
 mod values;
