@@ -133,7 +133,7 @@ fn ports(text: &str) -> Result<PortRange, &'static str> {
     if range.first % 2 == 1 {
         return Err("begins with an odd port: RTP has the even one of each pair (RFC 3550, section 11)");
     }
-    if range.last % 2 == 0 {
+    if range.last.is_multiple_of(2) {
         return Err("ends with an even port: its last pair has no RTCP port");
     }
     if range.first > range.last {
