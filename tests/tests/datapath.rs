@@ -1,7 +1,7 @@
 //! The kernel's relay as the engine uses it: streams applied, real packets through it, streams released.
 
 use anyhow::{Context, Result, ensure};
-use lab::{LabConfig, address, lab_test, leftovers, rtp};
+use lab::{LabConfig, address, lab_test, leftovers, rtp, wait_until};
 use proxy_user::{
     config::{Config, PortRange, Realm, Side},
     datapath::{
@@ -42,13 +42,18 @@ fn a_stream_lives_and_leaves_nothing() {
             rtcp: lab.softswitch().udp(above(SOFTSWITCH))?,
             relay: CORE,
         };
-        let objects = lab.latch().enter(|| relay(&terminal, &softswitch))?;
-        objects.wait_gone(Duration::from_secs(5))?;
+        let legs = lab.latch().enter(|| relay(&terminal, &softswitch))?;
+        // The mapped memory is gone too, or the kernel would still have the map.
+        wait_until("LEGS is gone", Duration::from_secs(5), || {
+            let shown = Command::new("bpftool").args(["map", "show", "id", &legs.to_string()]).output()?;
+            Ok(!shown.status.success())
+        })?;
         leftovers::no_xdp(lab.latch())
     });
 }
 
-fn relay(terminal: &Host, softswitch: &Host) -> Result<leftovers::BpfObjects> {
+/// Gives the id of the map `LEGS`.
+fn relay(terminal: &Host, softswitch: &Host) -> Result<u64> {
     let (object, _) = object::find()?;
     let mut config = Config::new(realms());
     config.maps.max_legs = 32;
@@ -102,7 +107,7 @@ fn relay(terminal: &Host, softswitch: &Host) -> Result<leftovers::BpfObjects> {
     ensure!(known_next_hops(&objects)? == 0, "{:?}", dump(&objects, "NEXT_HOPS")?);
     let forwarded = datapath.counters()?;
     ensure!(forwarded.forwarded_other == 2 * u64::from(PACKETS) + 2, "{forwarded:?}");
-    Ok(objects)
+    objects.map("LEGS").context("no map LEGS")
 }
 
 /// One end of the stream: its sockets and the relay's RTP address towards it.

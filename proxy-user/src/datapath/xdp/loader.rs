@@ -48,6 +48,8 @@ pub(super) struct Loaded {
 /// Keeps the program attached: closing the links takes it off its interfaces.
 pub(super) struct Attached {
     _links: Vec<FdLink>,
+    /// Maps that nothing more is done with. Their descriptors stay open to show whose they are.
+    _maps: (MapData, MapData, Array<MapData, Local>, DevMap<MapData>),
     _program: Ebpf,
 }
 
@@ -65,11 +67,11 @@ impl Loaded {
         for (slot, link) in (0u32..).zip(&interfaces) {
             devices.set(slot, link.index, None, 0).context("cannot write DEVICES")?;
         }
-        let legs = mapped::<Leg>(&mut program, "LEGS")?;
-        let states = mapped::<LegState>(&mut program, "LEG_STATE")?;
+        let legs_map = mapped::<Leg>(&mut program, "LEGS")?;
+        let states_map = mapped::<LegState>(&mut program, "LEG_STATE")?;
         let max_legs = config.maps.max_legs;
-        let legs = Legs::of_map(legs.fd(), max_legs).context("cannot map LEGS into memory")?;
-        let states = States::of_map(states.fd(), max_legs).context("cannot map LEG_STATE into memory")?;
+        let legs = Legs::of_map(legs_map.fd(), max_legs).context("cannot map LEGS into memory")?;
+        let states = States::of_map(states_map.fd(), max_legs).context("cannot map LEG_STATE into memory")?;
         let next_hops = Array::try_from(take(&mut program, "NEXT_HOPS")?)?;
         let events = RingBuf::try_from(take(&mut program, "EVENTS")?)?;
         let counters = PerCpuArray::try_from(take(&mut program, "COUNTERS")?)?;
@@ -85,7 +87,7 @@ impl Loaded {
             egress,
             interfaces: interfaces.into_iter().map(|link| link.name).collect(),
             mode,
-            attached: Attached { _links: links, _program: program },
+            attached: Attached { _links: links, _maps: (legs_map, states_map, table, devices), _program: program },
         })
     }
 }
