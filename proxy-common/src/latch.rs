@@ -10,6 +10,42 @@
 
 use crate::layout::{Leg, Remote};
 
+/// What the datapath needs to know of a leg to learn its source.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Terms {
+    /// [`Leg::remote_address`], where it is IPv4.
+    pub remote_address: Option<[u8; 4]>,
+    /// [`Leg::signalling_address`], where it is IPv4.
+    pub signalling_address: Option<[u8; 4]>,
+    /// [`Leg::remote_port`].
+    pub remote_port: u16,
+    /// [`Leg::remote_rtcp_port`].
+    pub remote_rtcp_port: u16,
+    /// [`Leg::payload_types`].
+    pub payload_types: [u32; 4],
+    /// [`Leg::window_end_ns`].
+    pub window_end_ns: u64,
+    /// [`Leg::peer`].
+    pub peer: u32,
+    /// [`Leg::flags`].
+    pub flags: u32,
+}
+
+impl From<&Leg> for Terms {
+    fn from(leg: &Leg) -> Self {
+        Self {
+            remote_address: v4(&leg.remote_address),
+            signalling_address: v4(&leg.signalling_address),
+            remote_port: leg.remote_port,
+            remote_rtcp_port: leg.remote_rtcp_port,
+            payload_types: leg.payload_types,
+            window_end_ns: leg.window_end_ns,
+            peer: leg.peer,
+            flags: leg.flags,
+        }
+    }
+}
+
 /// How well a source fits what signalling said. A better rank is greater.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 #[repr(u16)]
@@ -42,7 +78,7 @@ pub enum Candidate {
 /// is asked only where the answer depends on it.
 #[inline(always)]
 pub fn judge_rtp(
-    leg: &Leg,
+    leg: &Terms,
     current: Option<Remote>,
     address: [u8; 4],
     port: u16,
@@ -71,7 +107,7 @@ pub fn judge_rtp(
 /// latched RTCP source, both under the leg's generation.
 #[inline(always)]
 pub fn judge_rtcp(
-    leg: &Leg,
+    leg: &Terms,
     rtp: Option<Remote>,
     current: Option<Remote>,
     address: [u8; 4],
@@ -122,15 +158,15 @@ pub const fn v4(mapped: &[u8; 16]) -> Option<[u8; 4]> {
 }
 
 #[inline(always)]
-fn rank(leg: &Leg, stated_port: u16, address: [u8; 4], port: u16) -> Candidate {
+fn rank(leg: &Terms, stated_port: u16, address: [u8; 4], port: u16) -> Candidate {
     // RFC 768: source port 0 means that no answer is wanted.
     if port == 0 {
         return Candidate::Refuse;
     }
-    let stated = v4(&leg.remote_address) == Some(address);
+    let stated = leg.remote_address == Some(address);
     if stated && port == stated_port {
         Candidate::Latch { rank: Rank::Exact, via_signalling: false }
-    } else if stated || v4(&leg.signalling_address) == Some(address) {
+    } else if stated || leg.signalling_address == Some(address) {
         Candidate::Latch { rank: Rank::Address, via_signalling: !stated }
     } else {
         Candidate::Refuse
@@ -188,15 +224,15 @@ mod tests {
             ("worse rank does not replace", at(SDP, 4000), NAT, 61_000, 0, 0, Candidate::Refuse),
             ("stranger in the window", at(NAT, 61_000), STRANGER, 61_000, 0, 0, Candidate::Refuse),
         ] {
-            assert_eq!(judge_rtp(&leg(), current, address, port, payload_type, || now), expected, "{name}");
+            assert_eq!(judge_rtp(&(&leg()).into(), current, address, port, payload_type, || now), expected, "{name}");
         }
     }
 
     #[test]
     fn a_leg_without_remote_addresses_accepts_nobody() {
         let leg = Leg { remote_address: [0; 16], signalling_address: [0; 16], ..leg() };
-        assert_eq!(judge_rtp(&leg, None, [0; 4], 0, 0, || 0), Candidate::Refuse);
-        assert_eq!(judge_rtp(&leg, None, NAT, 61_000, 0, || 0), Candidate::Refuse);
+        assert_eq!(judge_rtp(&(&leg).into(), None, [0; 4], 0, 0, || 0), Candidate::Refuse);
+        assert_eq!(judge_rtp(&(&leg).into(), None, NAT, 61_000, 0, || 0), Candidate::Refuse);
     }
 
     #[test]
@@ -212,7 +248,7 @@ mod tests {
             ("another port, held", at(NAT, 61_000), at(NAT, 61_001), NAT, 61_003, 0, Candidate::Refuse),
             ("RTP moved away", at(NAT, 61_000), at(SDP, 4001), NAT, 61_001, 9_999, by_signalling),
         ] {
-            assert_eq!(judge_rtcp(&leg(), rtp, current, address, port, || now), expected, "{name}");
+            assert_eq!(judge_rtcp(&(&leg()).into(), rtp, current, address, port, || now), expected, "{name}");
         }
     }
 }

@@ -10,8 +10,8 @@
 use crate::maps::{self, ComponentEntry, LegEntry, StateEntry};
 use aya_ebpf::helpers::bpf_ktime_get_ns;
 use proxy_common::{
-    latch::{self, Candidate, Rank},
-    layout::{GENERATION_MASK, LatchEvent, Leg, Remote, leg_flags},
+    latch::{self, Candidate, Rank, Terms},
+    layout::{GENERATION_MASK, LatchEvent, Remote, leg_flags},
     verdict::Verdict,
 };
 
@@ -92,7 +92,7 @@ fn find_destination(index: u32, component: u32, peer_generation: u16) -> Option<
     if peer.flags & leg_flags::SEND_BEFORE_LATCH == 0 {
         return None;
     }
-    let address = latch::v4(&peer.remote_address)?;
+    let address = peer.remote_address?;
     let port = if component == RTP { peer.remote_port } else { peer.remote_rtcp_port };
     (port != 0).then_some(Remote { address, port, tag: peer_generation }.to_word())
 }
@@ -100,9 +100,10 @@ fn find_destination(index: u32, component: u32, peer_generation: u16) -> Option<
 /// A copy of an entry under this generation: control closes an entry before it changes anything of it and opens it last,
 /// so one that has the same generation after the copy was taken is whole.
 #[inline(always)]
-fn consistent(entry: LegEntry, generation: u16) -> Option<Leg> {
-    let leg = entry.snapshot();
-    (leg.generation == generation && entry.generation() == generation).then_some(leg)
+fn consistent(entry: LegEntry, generation: u16) -> Option<Terms> {
+    let open = entry.generation() == generation;
+    let leg = entry.terms();
+    (open && entry.generation() == generation).then_some(leg)
 }
 
 #[inline(always)]
@@ -113,14 +114,14 @@ fn of_generation(word: u64, generation: u16) -> Option<Remote> {
 
 /// Makes the latched source the destination of the other direction.
 #[inline(always)]
-fn publish(leg: &Leg, own: ComponentEntry, component: u32, source: u64) {
+fn publish(leg: &Terms, own: ComponentEntry, component: u32, source: u64) {
     let Some((_, peer)) = maps::leg(leg.peer) else { return };
     let peer = peer.component(component);
     peer.set_destination(as_destination(leg, Remote::from_word(source)));
     // A better candidate that latched meanwhile may have published before we did: the last to write writes the latest.
     let latest = own.source();
     if latest != source
-        && let Some(latest) = of_generation(latest, leg.generation)
+        && let Some(latest) = of_generation(latest, Remote::from_word(source).generation())
     {
         peer.set_destination(as_destination(leg, latest));
     }
@@ -128,7 +129,7 @@ fn publish(leg: &Leg, own: ComponentEntry, component: u32, source: u64) {
 
 /// RTCP may only come from the address of RTP: when RTP latches elsewhere, an earlier claim lapses.
 #[inline(always)]
-fn forget_rtcp_of_others(leg: &Leg, state: StateEntry, rtp: Remote) {
+fn forget_rtcp_of_others(leg: &Terms, state: StateEntry, rtp: Remote) {
     let own = state.component(RTCP);
     let held = own.source();
     if of_generation(held, rtp.generation()).is_some_and(|rtcp| rtcp.address != rtp.address)
@@ -141,8 +142,8 @@ fn forget_rtcp_of_others(leg: &Leg, state: StateEntry, rtp: Remote) {
 
 /// A source that `leg` latched, as the destination of its peer.
 #[inline(always)]
-fn as_destination(leg: &Leg, latched: Remote) -> u64 {
-    let via_signalling = latch::v4(&leg.remote_address) != Some(latched.address);
+fn as_destination(leg: &Terms, latched: Remote) -> u64 {
+    let via_signalling = leg.remote_address != Some(latched.address);
     let tag = latched.tag & GENERATION_MASK | if via_signalling { Remote::VIA_SIGNALLING } else { 0 };
     Remote { tag, ..latched }.to_word()
 }

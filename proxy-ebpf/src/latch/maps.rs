@@ -11,11 +11,9 @@ use aya_ebpf::{
     btf_maps::{Array, DevMap, PerCpuArray, RingBuf},
     macros::btf_map,
 };
-use core::{
-    arch::asm,
-    mem::{offset_of, transmute},
-};
+use core::{arch::asm, mem::offset_of};
 use proxy_common::{
+    latch::Terms,
     layout::{Component, Drops, LatchEvent, Leg, LegState, NextHop},
     locals::{self, Local},
     verdict::{Counters, Verdict},
@@ -88,11 +86,8 @@ pub(crate) struct Spot {
 #[inline(always)]
 pub(crate) fn local(address: u32) -> Option<LocalEntry> {
     const { assert!(offset_of!(Local, address) == 0 && align_of::<Local>() == 8) }
-    const MAPPED_PREFIX: u64 = u32::from_ne_bytes([0, 0, 0xff, 0xff]) as u64;
     let entry = LOCALS.get_ptr(locals::slot(address, LOCALS_SEED.load()))?;
-    let words = entry.cast::<u64>();
-    ((load(words), load(words.wrapping_add(1))) == (0, MAPPED_PREFIX | (address as u64) << 32))
-        .then_some(LocalEntry(entry))
+    (load_v4(entry.cast()) == Some(address.to_ne_bytes())).then_some(LocalEntry(entry))
 }
 
 /// An entry of `LOCALS`.
@@ -153,15 +148,22 @@ impl LegEntry {
         NEXT_HOPS.get_ptr(index as u32).map(Hop)
     }
 
-    /// The whole entry, word by word: only whole if nobody wrote meanwhile, which its generation tells.
+    /// What learning needs of the entry: only whole if nobody wrote meanwhile, which its generation tells.
     #[inline(always)]
-    pub(crate) fn snapshot(self) -> Leg {
-        let mut words = [0; size_of::<Leg>() / 8];
-        for (index, word) in words.iter_mut().enumerate() {
-            *word = load(self.0.cast::<u64>().wrapping_add(index));
+    pub(crate) fn terms(self) -> Terms {
+        const { assert!(offset_of!(Leg, remote_address) % 8 == 0 && offset_of!(Leg, signalling_address) % 8 == 0) }
+        let words = self.0.cast::<u64>();
+        let types = self.0.cast::<u32>().wrapping_add(offset_of!(Leg, payload_types) / 4);
+        Terms {
+            remote_address: load_v4(words.wrapping_add(offset_of!(Leg, remote_address) / 8)),
+            signalling_address: load_v4(words.wrapping_add(offset_of!(Leg, signalling_address) / 8)),
+            remote_port: read!(self.0, remote_port),
+            remote_rtcp_port: read!(self.0, remote_rtcp_port),
+            payload_types: [0, 1, 2, 3].map(|index| load(types.wrapping_add(index))),
+            window_end_ns: read!(self.0, window_end_ns),
+            peer: self.peer(),
+            flags: read!(self.0, flags),
         }
-        // SAFETY: a `Leg` is integers without padding, so every bit pattern is one.
-        unsafe { transmute::<[u64; size_of::<Leg>() / 8], Leg>(words) }
     }
 }
 
@@ -282,6 +284,14 @@ const OCTETS: usize = offset_of!(Component, octets) / 8;
 fn load<T: Copy>(place: *const T) -> T {
     // SAFETY: the callers (all in this file) point at an aligned place inside an entry that holds integers only.
     unsafe { place.read_volatile() }
+}
+
+/// The IPv4 address in an IPv4-mapped one, read as two words.
+#[inline(always)]
+fn load_v4(words: *const u64) -> Option<[u8; 4]> {
+    const PREFIX: u32 = u32::from_ne_bytes([0, 0, 0xff, 0xff]);
+    let (high, low) = (load(words), load(words.wrapping_add(1)));
+    (high == 0 && low as u32 == PREFIX).then_some(((low >> 32) as u32).to_ne_bytes())
 }
 
 /// Atomically adds to a word of a map entry.
