@@ -17,6 +17,8 @@ pub(super) struct Call {
     pub(super) callee: String,
     /// The terminal's recorded signalling addresses: of the IP header and in Contact.
     pub(super) terminal: Terminal,
+    /// Number in CSeq of its INVITE.
+    pub(super) cseq: u32,
     pub(super) started: Instant,
     pub(super) answered: Option<Instant>,
     /// The answerers that sent a 2xx.

@@ -4,7 +4,7 @@
 //! a request with that token in its Request-URI is for that party. Call-ID and tags pass unchanged.
 
 use super::calls::Call;
-use crate::media::RealmId;
+use crate::{media::RealmId, signalling::sip::NameAddr};
 use std::{net::SocketAddr, time::Instant};
 
 /// Which party of a dialog.
@@ -39,6 +39,25 @@ pub(super) struct Party {
     pub(super) routes: Vec<String>,
     /// Highest CSeq number that it used.
     pub(super) cseq: u32,
+}
+
+impl Party {
+    /// Request-URI and Route of a request to it (RFC 3261, section 12.2.1.1): a strict router wants itself in the
+    /// Request-URI and the target at the end of Route.
+    pub(super) fn route(&self) -> (String, Vec<String>) {
+        let strict = self.routes.first().and_then(|first| {
+            let route = NameAddr::parse(first).ok()?;
+            let uri = route.uri().ok()?;
+            (!uri.params().has("lr")).then(|| uri.without_headers().to_owned())
+        });
+        match strict {
+            None => (self.target.clone(), self.routes.clone()),
+            Some(uri) => {
+                let target = format!("<{}>", self.target);
+                (uri, self.routes.iter().skip(1).cloned().chain([target]).collect())
+            }
+        }
+    }
 }
 
 /// From and To of the first request as one side knows them, without the To tag.
@@ -112,6 +131,7 @@ impl Dialog {
             let party = self.party(role)?;
             Some(match role {
                 Role::Originator => view.originator.clone(),
+                Role::Answerer(_) if party.tag.is_empty() => view.answerer.clone(),
                 Role::Answerer(_) => format!("{};tag={}", view.answerer, party.tag),
             })
         };

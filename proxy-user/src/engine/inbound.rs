@@ -86,7 +86,8 @@ impl Engine {
         }
         let id = self.new_id();
         self.server_ids.insert(key.clone(), id);
-        self.servers.insert(id, Server::new(key, request));
+        let tag = self.random_token();
+        self.servers.insert(id, Server::new(key, request, tag));
         if method == "CANCEL" {
             self.cancel(id, now)
         } else {
@@ -107,15 +108,16 @@ impl Engine {
 
     /// Answers a request with a response of our own.
     pub(super) fn reply(&mut self, server: u64, code: u16, header: Option<(&str, &str)>, now: Instant) {
-        let tag = (code > 100).then(|| self.random_token());
         let Some(entry) = self.servers.get(&server) else { return };
-        let bytes = plain_response(&entry.request, code, header, entry.key.source, tag.as_deref());
+        let tag = (code > 100).then_some(entry.tag.as_str());
+        let bytes = plain_response(&entry.request, code, header, entry.key.source, tag);
         self.respond(server, code, bytes, now);
     }
 
-    /// Sends a response to a request and lets its transaction know.
+    /// Sends a response to a request and lets its transaction know. Nothing happens where the request had its final
+    /// response already.
     pub(super) fn respond(&mut self, server: u64, code: u16, bytes: Vec<u8>, now: Instant) {
-        let Some(entry) = self.servers.get_mut(&server) else { return };
+        let Some(entry) = self.servers.get_mut(&server).filter(|entry| entry.takes(code)) else { return };
         entry.respond(code, &bytes, self.timing, now);
         let (realm, source) = (entry.key.realm, entry.key.source);
         if let Some(at) = entry.next() {

@@ -2,25 +2,22 @@
 
 use super::{
     Alarm, Engine, InDialog, MediaPhase, Output, Purpose,
+    bodies::Refused,
     calls::{Call, EndCause, Ending},
     dialogs::Role,
     requests::Way,
-    session::{MediaSession, OfferError, Side as MediaSide},
+    session::{MediaSession, Side as MediaSide},
     transactions::{Cancel, ClientState, ServerKey, ServerState},
 };
 use crate::{
     accounting::Terminal,
     config::Side,
     media::{RealmId, StreamId},
-    sdp::Session,
     signalling::sip::{Message, Name, NameAddr, cancel_for},
 };
 use rand::RngCore;
 use std::{net::SocketAddr, time::Instant};
-use tracing::{info, warn};
-
-/// What is wrong with a session description in a request: the status code that says so.
-struct Refused(u16);
+use tracing::info;
 
 impl Engine {
     /// An INVITE outside of dialogs.
@@ -56,8 +53,12 @@ impl Engine {
     pub(super) fn in_call(&mut self, server: u64, request: &Message, mut way: Way, place: InDialog, now: Instant) {
         let method = request.method().unwrap_or_default();
         if self.call(place.id).is_some_and(|call| call.ended.is_some()) {
-            let code = if method == "BYE" { 200 } else { 481 };
-            return self.reply(server, code, None, now);
+            match method {
+                "BYE" => return self.reply(server, 200, None, now),
+                // Those of a transfer outlive the call that asked for it (RFC 5057, section 4.1).
+                "NOTIFY" | "SUBSCRIBE" => {}
+                _ => return self.reply(server, 481, None, now),
+            }
         }
         let mut phase = MediaPhase::None;
         if matches!(method, "INVITE" | "UPDATE" | "PRACK") {
@@ -72,10 +73,10 @@ impl Engine {
         self.forward(server, request, way, Some(place), phase, now);
     }
 
-    fn refuse(&mut self, server: u64, code: u16, now: Instant) {
+    pub(super) fn refuse(&mut self, server: u64, code: u16, now: Instant) {
         let header = match code {
             415 => Some(("Accept", "application/sdp")),
-            503 => Some(("Retry-After", "5")),
+            500 | 503 => Some(("Retry-After", "5")),
             _ => None,
         };
         self.reply(server, code, header, now);
@@ -109,11 +110,7 @@ impl Engine {
         }
         let from = dialog.sender(to, &request.from_tag()?, &request.to_tag()?)?;
         let mut way = self.way_to(id, from, to, request)?;
-        if let Some(session) = session_of(request).ok().flatten() {
-            // In an ACK a session description can only be an answer (RFC 3261, section 13.2.1).
-            way.body =
-                self.with_media(id, now, |media, resources| media.answer(from.side(), &session, true, resources));
-        }
+        way.body = self.ack_body(id, from, way.realm, request, now);
         let branch = self.new_branch();
         let bytes = self.rewrite_request(realm, request, &way, &branch)?;
         self.send(way.realm, way.destination, bytes);
@@ -157,72 +154,6 @@ impl Engine {
         self.start_client(branch, "CANCEL".into(), &way, cancel, Purpose::Hangup, now);
     }
 
-    /// Reads the session description of a request, and puts the one for the other side into `way`.
-    fn request_media(
-        &mut self,
-        id: u64,
-        from: usize,
-        request: &Message,
-        way: &mut Way,
-        now: Instant,
-    ) -> Result<MediaPhase, Refused> {
-        let Some(session) = session_of(request)? else { return Ok(MediaPhase::None) };
-        let method = request.method().unwrap_or_default();
-        let open = self.call(id).and_then(|call| call.media.open_offer());
-        if method == "PRACK" && open == Some(1 - from) {
-            way.body = self.with_media(id, now, |media, resources| media.answer(from, &session, false, resources));
-            return Ok(MediaPhase::None);
-        }
-        if open == Some(1 - from) {
-            // Both sides offered at once (RFC 3261, section 14.2; RFC 3311, section 5.2).
-            return Err(Refused(491));
-        }
-        match self.with_media(id, now, |media, resources| media.offer(from, &session, request.body(), resources)) {
-            Some(Ok(body)) => {
-                way.body = Some(body);
-                Ok(MediaPhase::Offered)
-            }
-            Some(Err(OfferError::PortsExhausted(realm))) => {
-                self.statistics.limited += 1;
-                warn!(realm, "no media ports left");
-                Err(Refused(503))
-            }
-            Some(Err(OfferError::NothingToRelay)) => Err(Refused(488)),
-            None => Err(Refused(481)),
-        }
-    }
-
-    /// Reads the session description of a response; returns the one for the requester.
-    pub(super) fn response_media(
-        &mut self,
-        client: u64,
-        place: &InDialog,
-        phase: MediaPhase,
-        response: &Message,
-        code: u16,
-        now: Instant,
-    ) -> Option<Vec<u8>> {
-        if code >= 300 {
-            return None;
-        }
-        let session = session_of(response).ok().flatten()?;
-        let from = 1 - place.from.side();
-        let last = code >= 200;
-        match phase {
-            MediaPhase::Offered | MediaPhase::Answered => {
-                self.set_media_phase(client, MediaPhase::Answered);
-                self.with_media(place.id, now, |media, resources| media.answer(from, &session, last, resources))
-            }
-            MediaPhase::None | MediaPhase::OfferedInResponse => {
-                self.set_media_phase(client, MediaPhase::OfferedInResponse);
-                let body = self.with_media(place.id, now, |media, resources| {
-                    media.offer(from, &session, response.body(), resources)
-                })?;
-                body.inspect_err(|error| warn!(?error, "an offer in a response cannot be passed on")).ok()
-            }
-        }
-    }
-
     /// What a response means for its dialog.
     pub(super) fn after_response(
         &mut self,
@@ -243,36 +174,49 @@ impl Engine {
                 }
                 if success { self.answered(place.id, responder, now) } else { self.refused(place.id, code, now) }
             }
-            "INVITE" | "UPDATE" if !success => {
-                self.with_media(place.id, now, |media, resources| media.roll_back(resources));
-                // The other side knows no such dialog any more (RFC 5057, section 5.1).
-                if code == 481 || (code == 408 && method == "INVITE") {
-                    self.hang_up(place.id, EndCause::Timeout, now);
-                }
+            // The other side knows no such dialog any more (RFC 5057, section 5.1).
+            "INVITE" | "UPDATE" if code == 481 || (code == 408 && method == "INVITE") => {
+                self.hang_up(place.id, EndCause::Timeout, now);
             }
             // A challenge is answered with the same request once more.
-            "BYE" if !matches!(code, 401 | 407) => {
-                let cause = if place.from == Role::Originator { EndCause::ByeCaller } else { EndCause::ByeCallee };
-                self.end_call(place.id, cause, Some(200), now);
-            }
+            "BYE" if !matches!(code, 401 | 407) => self.hung_up(place, now),
             _ => {}
+        }
+    }
+
+    /// A BYE ended the dialog of one answerer: the call, where it was the last (RFC 3261, section 13.2.2.4). One in an
+    /// early dialog leaves the rest to the INVITE's final response.
+    fn hung_up(&mut self, place: &InDialog, now: Instant) {
+        let Some(call) = self.call_mut(place.id) else { return };
+        let index = match (place.from, place.to) {
+            (Role::Answerer(index), _) | (_, Some(Role::Answerer(index))) => Some(index),
+            _ => None,
+        };
+        call.confirmed.retain(|confirmed| Some(*confirmed) != index);
+        if call.answered.is_some() && call.confirmed.is_empty() {
+            let cause = if place.from == Role::Originator { EndCause::ByeCaller } else { EndCause::ByeCallee };
+            self.end_call(place.id, cause, Some(200), now);
         }
     }
 
     fn answered(&mut self, id: u64, responder: Option<Role>, now: Instant) {
         let Some(call) = self.call_mut(id) else { return };
-        if call.ended.is_some() {
-            // It was given up while the answer was under way: whoever answered is told.
-            if let Some(role) = responder {
-                self.send_ack(id, role);
-                self.send_bye(id, role, Role::Originator, now);
-            }
-            return;
-        }
+        let mut fresh = false;
         if let Some(Role::Answerer(index)) = responder
             && !call.confirmed.contains(&index)
         {
             call.confirmed.push(index);
+            fresh = true;
+        }
+        if call.ended.is_some() {
+            // It was given up while the answer was under way: whoever answered is told.
+            if let Some(role) = responder {
+                self.send_ack(id, role);
+                if fresh {
+                    self.send_bye(id, role, Role::Originator, now);
+                }
+            }
+            return;
         }
         if call.answered.is_none() {
             call.answered = Some(now);
@@ -282,7 +226,7 @@ impl Engine {
 
     fn refused(&mut self, id: u64, code: u16, now: Instant) {
         let Some(call) = self.call_mut(id) else { return };
-        if call.answered.is_some() {
+        if call.answered.is_some() || call.ended.is_some() {
             return;
         }
         if matches!(code, 401 | 407) {
@@ -386,6 +330,7 @@ impl Engine {
             caller: uri(Name::From),
             callee: uri(Name::To),
             terminal,
+            cseq: request.cseq().map(|cseq| cseq.number).unwrap_or_default(),
             started: now,
             answered: None,
             confirmed: Vec::new(),
@@ -407,22 +352,4 @@ impl Engine {
 
 fn call_cancelled(call: Option<&Call>) -> bool {
     call.is_some_and(|call| call.cancelled)
-}
-
-/// The session description in a message, if it has one.
-fn session_of(message: &Message) -> Result<Option<Session>, Refused> {
-    if message.body().is_empty() {
-        return Ok(None);
-    }
-    let content_type = message.content_type().unwrap_or_default();
-    if !content_type.eq_ignore_ascii_case("application/sdp") {
-        // A part of a multipart body may be one that must not pass unread.
-        let several = content_type.get(..10).is_some_and(|start| start.eq_ignore_ascii_case("multipart/"));
-        return if several { Err(Refused(415)) } else { Ok(None) };
-    }
-    let encoded = message.values(Name::ContentEncoding).any(|encoding| !encoding.eq_ignore_ascii_case("identity"));
-    if encoded {
-        return Err(Refused(415));
-    }
-    Session::parse(message.body()).map(Some).map_err(|_| Refused(400))
 }

@@ -11,12 +11,16 @@
 //! | `responses` | the same for responses |
 //! | `registrar` | REGISTER and its answers |
 //! | `invite` | INVITE, ACK, CANCEL, BYE: the life of a call |
+//! | `bodies` | which session descriptions are offers and answers |
+//! | `establish` | what a dialog knows at its beginning, and how long it lasts |
 //! | `keepalive` | requests that keep NAT mappings alive |
 //! | `transactions`, `dialogs`, `registrations`, `calls`, `session` | the state behind them |
 //! | `topology` | addresses that must not cross |
 
+mod bodies;
 mod calls;
 mod dialogs;
+mod establish;
 mod inbound;
 mod invite;
 mod keepalive;
@@ -69,6 +73,7 @@ pub enum Input<'a> {
 }
 
 /// Something to do.
+#[allow(clippy::large_enum_variant, reason = "moved once, from the queue to whoever does it")]
 #[derive(Debug)]
 pub enum Output {
     /// Send a datagram from a realm's signalling address.
@@ -141,6 +146,8 @@ pub struct Engine {
     registrations: Registrations,
     dialogs: HashMap<u64, Dialog>,
     calls: usize,
+    /// Dialogs that are no calls.
+    subscriptions: usize,
     tokens: HashMap<String, Token>,
     allocators: Vec<PortAllocator>,
     next_stream: u64,
@@ -238,6 +245,7 @@ impl Engine {
             registrations: Registrations::default(),
             dialogs: HashMap::new(),
             calls: 0,
+            subscriptions: 0,
             tokens: HashMap::new(),
             allocators,
             next_stream: 0,

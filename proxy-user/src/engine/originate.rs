@@ -23,7 +23,7 @@ impl Engine {
     pub(super) fn send_ack(&mut self, id: u64, to: Role) {
         let branch = self.new_branch();
         let Some((way, mut request)) = self.own_request(id, "ACK", Role::Originator, to, &branch) else { return };
-        let Some(cseq) = self.dialogs.get(&id).map(|dialog| dialog.originator.cseq) else { return };
+        let Some(cseq) = self.call(id).map(|call| call.cseq) else { return };
         request.cseq(cseq, "ACK");
         self.send(way.realm, way.destination, request.finish());
     }
@@ -33,9 +33,10 @@ impl Engine {
         let party = dialog.party(to)?;
         let realm = *dialog.realms.get(to.side())?;
         let (from_value, to_value) = dialog.identities_for(from, to)?;
-        let mut request = Request::new(method, &party.target);
+        let (uri, routes) = party.route();
+        let mut request = Request::new(method, &uri);
         request.header(Name::Via, &self.via(realm, branch)?);
-        for route in &party.routes {
+        for route in &routes {
             request.header(Name::Route, route);
         }
         request.header(Name::From, &from_value);

@@ -6,7 +6,8 @@
 
 use super::{
     Alarm, Engine, Forward, InDialog, MediaPhase, Purpose, Token,
-    dialogs::{Dialog, Identities, Party, Role, Usage},
+    bodies::{Refused, session_of},
+    dialogs::Role,
     responses::client_key,
     topology::{Crossing, INTERNAL_HEADERS, URI_HEADERS, host_text},
     transactions::{Client, Due},
@@ -16,18 +17,12 @@ use crate::{
     media::RealmId,
     signalling::sip::{Message, Name, NameAddr, Uri},
 };
-use std::{
-    net::SocketAddr,
-    time::{Duration, Instant},
-};
+use std::{net::SocketAddr, time::Instant};
 use tracing::debug;
 
 /// Methods that Latch answers for itself about.
 pub(super) const ALLOW: &str =
     "INVITE, ACK, CANCEL, BYE, OPTIONS, REGISTER, PRACK, UPDATE, SUBSCRIBE, NOTIFY, REFER, MESSAGE, INFO, PUBLISH";
-
-/// How long a subscription's dialog is kept where nobody says how long it lasts.
-const SUBSCRIPTION: Duration = Duration::from_secs(3600);
 
 /// Where a request goes.
 #[derive(Clone, Debug)]
@@ -59,6 +54,9 @@ impl Engine {
         let realm = entry.key.realm;
         let request = entry.request.clone();
         let Some(side) = self.side(realm) else { return };
+        if let Err(Refused(code)) = session_of(&request) {
+            return self.refuse(server, code, now);
+        }
         match self.token_of(realm, &request) {
             Some(Token::Party(dialog, to)) => self.in_dialog(server, &request, dialog, to, now),
             Some(Token::Binding(binding)) if side == Side::Core => self.toward_terminal(server, &request, binding, now),
@@ -169,13 +167,8 @@ impl Engine {
         let Some(way) = self.way_to(id, from, to, request) else { return };
         let target = request.values(Name::Contact).next().and_then(|value| contact_uri(&value));
         let place = InDialog { id, from, to: Some(to), target };
-        if let Some(dialog) = self.dialogs.get(&id) {
-            if dialog.call().is_some() {
-                return self.in_call(server, request, way, place, now);
-            }
-        }
-        if request.method() == Some("SUBSCRIBE") {
-            self.keep_subscription(id, request.expires(), now);
+        if self.call(id).is_some() {
+            return self.in_call(server, request, way, place, now);
         }
         self.forward(server, request, way, Some(place), MediaPhase::None, now);
     }
@@ -186,11 +179,12 @@ impl Engine {
         let party = dialog.party(to)?;
         let realm = *dialog.realms.get(to.side())?;
         let identities = if dialog.identities_differ() { dialog.identities_for(from, to) } else { None };
+        let (uri, routes) = party.route();
         Some(Way {
             realm,
             destination: party.destination,
-            uri: party.target.clone(),
-            routes: party.routes.clone(),
+            uri,
+            routes,
             contacts: self.party_contact(id, from, request, realm),
             identities,
             body: None,
@@ -210,7 +204,12 @@ impl Engine {
         self.forward_for(server, request, way, Forward { server, dialog, register: None, media }, now);
     }
 
-    pub(super) fn forward_for(&mut self, server: u64, request: &Message, way: Way, purpose: Forward, now: Instant) {
+    pub(super) fn forward_for(&mut self, server: u64, request: &Message, mut way: Way, purpose: Forward, now: Instant) {
+        if way.body.is_none()
+            && let Ok(Some(session)) = session_of(request)
+        {
+            way.body = Some(self.without_media(&session, way.realm));
+        }
         let branch = self.new_branch();
         let Some(entry) = self.servers.get(&server) else { return };
         let Some(bytes) = self.rewrite_request(entry.key.realm, request, &way, &branch) else { return };
@@ -250,6 +249,9 @@ impl Engine {
             editor.set(Name::To, to);
         }
         if let Some(body) = &way.body {
+            if body.is_empty() {
+                editor.remove(Name::ContentType);
+            }
             editor.body(None, body.clone());
         }
         Some(editor.finish())
@@ -291,107 +293,6 @@ impl Engine {
         if let Some(client) = self.clients.get(&id) {
             self.timers.set(client.next(), Alarm::Client(id));
         }
-    }
-
-    /// A new dialog, begun by `request`. Answers with 503 and returns `None` if there are too many.
-    pub(super) fn new_dialog(
-        &mut self,
-        server: u64,
-        request: &Message,
-        way: &Way,
-        source: SocketAddr,
-        call: Option<Box<super::calls::Call>>,
-        now: Instant,
-    ) -> Option<u64> {
-        if self.dialogs.len() >= self.config.limits.max_calls.saturating_mul(2) {
-            self.statistics.limited += 1;
-            self.reply(server, 503, Some(("Retry-After", "5")), now);
-            return None;
-        }
-        let realm = self.servers.get(&server)?.key.realm;
-        let crossing = Crossing::new(&self.config, realm, way.realm)?;
-        let identity = |name| request.value(name).unwrap_or_default().into_owned();
-        let (from, to) = (identity(Name::From), identity(Name::To));
-        let identities = [
-            Identities { originator: from.clone(), answerer: to.clone() },
-            Identities { originator: crossing.value(&from).into_owned(), answerer: crossing.value(&to).into_owned() },
-        ];
-        let token = self.random_token();
-        let id = self.new_id();
-        self.tokens.insert(token.clone(), Token::Party(id, Role::Originator));
-        let originator = Party {
-            token,
-            tag: request.from_tag().unwrap_or_default().into_owned(),
-            destination: source,
-            target: request.values(Name::Contact).next().and_then(|value| contact_uri(&value)).unwrap_or_default(),
-            routes: route_set(request, false),
-            cseq: request.cseq().map(|cseq| cseq.number).unwrap_or_default(),
-        };
-        let usage = match call {
-            Some(call) => Usage::Call(call),
-            None => Usage::Subscription { ends_at: now },
-        };
-        self.dialogs.insert(
-            id,
-            Dialog {
-                call_id: request.call_id().unwrap_or_default().into_owned(),
-                realms: [realm, way.realm],
-                originator: self.routed(realm, originator),
-                answerers: Vec::new(),
-                identities,
-                usage,
-                forget_at: None,
-            },
-        );
-        self.keep_subscription(id, request.expires(), now);
-        Some(id)
-    }
-
-    /// A party that answers a dialog's first request, known by the first message with its tag.
-    pub(super) fn new_answerer(&mut self, id: u64, server: u64, message: &Message, tag: &str) -> Option<usize> {
-        /// More branches than any fork has: a bound on what one request can make us keep.
-        const MOST: usize = 32;
-        let token = self.random_token();
-        let dialog = self.dialogs.get(&id)?;
-        let realm = *dialog.realms.get(1)?;
-        let index = dialog.answerers.len();
-        if index >= MOST {
-            return None;
-        }
-        // A response comes from where our request went; a request from where it came.
-        let destination = match message.code() {
-            Some(_) => {
-                let client = self.servers.get(&server)?.client?;
-                self.clients.get(&client)?.destination
-            }
-            None => self.servers.get(&server)?.key.source,
-        };
-        let party = Party {
-            token: token.clone(),
-            tag: tag.to_owned(),
-            destination,
-            target: message.values(Name::Contact).next().and_then(|value| contact_uri(&value)).unwrap_or_default(),
-            routes: route_set(message, message.code().is_some()),
-            cseq: 0,
-        };
-        let party = self.routed(realm, party);
-        self.dialogs.get_mut(&id)?.answerers.push(party);
-        self.tokens.insert(token, Token::Party(id, Role::Answerer(index)));
-        Some(index)
-    }
-
-    /// In a core realm requests follow the route set; a terminal is reached only through the NAT mapping that its own
-    /// packets made.
-    pub(super) fn routed(&self, realm: RealmId, mut party: Party) -> Party {
-        if let Some(address) = self.core_destination(realm, &party) {
-            party.destination = address;
-        }
-        party
-    }
-
-    pub(super) fn core_destination(&self, realm: RealmId, party: &Party) -> Option<SocketAddr> {
-        (self.side(realm)? == Side::Core).then_some(())?;
-        uri_address(party.routes.first().unwrap_or(&party.target))
     }
 
     /// A terminal's NAT may give its signalling another port: the newest is the one that works. Another address is not
@@ -445,37 +346,9 @@ impl Engine {
     pub(super) fn via(&self, realm: RealmId, branch: &str) -> Option<String> {
         Some(format!("SIP/2.0/UDP {};branch={branch}", self.own(realm)?))
     }
-
-    /// A dialog that is no call lasts as long as it was asked to, and a little longer.
-    pub(super) fn keep_subscription(&mut self, id: u64, expires: Option<u32>, now: Instant) {
-        let lasts = expires.map_or(SUBSCRIPTION, |seconds| Duration::from_secs(u64::from(seconds.min(86_400))));
-        let at = now + lasts + 64 * self.timing.t1;
-        if let Some(Dialog { usage: Usage::Subscription { ends_at }, .. }) = self.dialogs.get_mut(&id) {
-            *ends_at = at;
-            self.timers.set(at, Alarm::Dialog(id));
-        }
-    }
 }
 
 /// The URI in a Contact value.
 pub(super) fn contact_uri(value: &str) -> Option<String> {
     NameAddr::parse(value).ok().map(|contact| contact.uri.to_owned())
-}
-
-/// The route set that a message's Record-Route makes: for who sent the request in its order, for who gets the response
-/// in reverse (RFC 3261, sections 12.1.1 and 12.1.2).
-fn route_set(message: &Message, from_response: bool) -> Vec<String> {
-    let mut routes: Vec<String> = message.values(Name::RecordRoute).map(|value| value.into_owned()).collect();
-    if from_response {
-        routes.reverse();
-    }
-    routes
-}
-
-/// The address of a URI or name-addr whose host is one.
-fn uri_address(value: &str) -> Option<SocketAddr> {
-    let contact = NameAddr::parse(value).ok();
-    let uri = Uri::parse(contact.as_ref().map_or(value, |contact| contact.uri)).ok()?;
-    let host = uri.host().trim_start_matches('[').trim_end_matches(']');
-    Some(SocketAddr::new(host.parse().ok()?, uri.port().unwrap_or(5060)))
 }

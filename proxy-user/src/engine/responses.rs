@@ -2,11 +2,12 @@
 
 use super::{
     Alarm, Engine, Forward, InDialog, MediaPhase, Purpose,
-    dialogs::{Dialog, Role},
+    dialogs::{Dialog, Role, Usage},
+    establish::route_set,
     inbound::response_vias,
     requests::contact_uri,
     topology::{Crossing, INTERNAL_HEADERS, URI_HEADERS},
-    transactions::{Cancel, ClientState},
+    transactions::{Cancel, ClientState, ServerState},
 };
 use crate::{
     media::RealmId,
@@ -69,6 +70,13 @@ impl Engine {
         let Some(entry) = self.servers.get(&forward.server) else { return };
         let upstream = entry.key.realm;
         let method = entry.key.method.clone();
+        let tag = response.to_tag().unwrap_or_default().into_owned();
+        if let Some(repeated) = entry.accepted(&tag).filter(|_| (200..300).contains(&code)) {
+            // Read once: an offer may have been made since.
+            let (source, bytes) = (entry.key.source, repeated.to_vec());
+            self.statistics.retransmissions_sent += 1;
+            return self.send(upstream, source, bytes);
+        }
         let Some(from) = self.clients.get(&client).map(|client| client.realm) else { return };
         if method == "REGISTER" {
             let contacts = self.registered(client, response, code, now);
@@ -78,7 +86,7 @@ impl Engine {
             }
             return;
         }
-        let responder = forward.dialog.as_ref().and_then(|place| self.responder(place, forward.server, response));
+        let responder = forward.dialog.as_ref().and_then(|place| self.responder(place, forward.server, response, code));
         if let (Some(place), Some(responder)) = (&forward.dialog, responder)
             && (200..300).contains(&code)
         {
@@ -89,24 +97,37 @@ impl Engine {
             (_, _, 300..400 | 485) => self.redirect_contacts(from, upstream, response),
             _ => self.plain_contact(response, upstream),
         };
-        let body = match &forward.dialog {
-            Some(place) => self.response_media(client, place, forward.media, response, code, now),
-            None => None,
-        };
+        let body = self.response_body(client, &forward, responder, response, code, now);
         if let Some(bytes) = self.rewrite_response(forward.server, from, response, contacts, body) {
-            self.respond(forward.server, code, bytes, now);
+            self.respond(forward.server, code, bytes.clone(), now);
+            if let Some(entry) = self.servers.get_mut(&forward.server)
+                && entry.state == ServerState::Accepted
+                && entry.takes(code)
+            {
+                entry.remember_accepted(tag, bytes);
+            }
         }
         if let Some(place) = forward.dialog {
+            if code >= 200 {
+                let phase = self.media_phase(client).unwrap_or(MediaPhase::None);
+                self.offer_over(&place, phase, code, now);
+            }
+            self.after_subscription(&place, forward.server, &method, response.expires(), code, now);
             self.after_response(&place, &method, code, responder, now);
         }
     }
 
     /// Which party of the dialog answered.
-    fn responder(&mut self, place: &InDialog, server: u64, response: &Message) -> Option<Role> {
+    fn responder(&mut self, place: &InDialog, server: u64, response: &Message, code: u16) -> Option<Role> {
         if place.to.is_some() {
             return place.to;
         }
-        let tag = response.to_tag()?.into_owned();
+        let tag = match response.to_tag() {
+            Some(tag) => tag.into_owned(),
+            // RFC 2543 knew dialogs without it.
+            None if (200..300).contains(&code) => String::new(),
+            None => return None,
+        };
         let known = self.dialogs.get(&place.id)?.answerer_with_tag(&tag);
         known.or_else(|| self.new_answerer(place.id, server, response, &tag)).map(Role::Answerer)
     }
@@ -127,6 +148,10 @@ impl Engine {
             let party = self.dialogs.get_mut(&place.id).and_then(|dialog| dialog.party_mut(role));
             let Some(party) = party else { continue };
             party.target = target;
+            if role == responder && place.to.is_none() {
+                // The route set of an early dialog is only a guess (RFC 3261, section 13.2.2.4).
+                party.routes = route_set(response, true);
+            }
             let party = self.dialogs.get(&place.id).and_then(|dialog| dialog.party(role));
             let destination = party.and_then(|party| self.core_destination(realm, party));
             let party = self.dialogs.get_mut(&place.id).and_then(|dialog| dialog.party_mut(role));
@@ -156,7 +181,7 @@ impl Engine {
         let request = &entry.request;
         let crossing = Crossing::new(&self.config, from, entry.key.realm)?;
         let mut editor = response.edit();
-        editor.replace(Name::Via, &response_vias(request, entry.key.source));
+        editor.replace(Name::Via, response_vias(request, entry.key.source));
         for &name in URI_HEADERS {
             if let Some(values) = crossing.header(response, name) {
                 editor.replace(name, &values);
@@ -183,6 +208,9 @@ impl Engine {
             editor.replace(Name::RecordRoute, request.values(Name::RecordRoute));
         }
         if let Some(body) = body {
+            if body.is_empty() {
+                editor.remove(Name::ContentType);
+            }
             editor.body(None, body);
         }
         Some(editor.finish())
@@ -201,6 +229,11 @@ impl Engine {
         match client.purpose {
             Purpose::KeepAlive(binding) if unanswered => self.keepalive_unanswered(binding),
             Purpose::Forward(forward) if unanswered => {
+                let server = forward.server;
+                if let Some(place) = &forward.dialog {
+                    self.offer_over(place, forward.media, 408, now);
+                    self.after_subscription(place, server, &client.method, None, 408, now);
+                }
                 if client.method == "INVITE" {
                     self.reply(forward.server, 408, None, now);
                 } else {
@@ -218,9 +251,10 @@ impl Engine {
     pub(super) fn dialog_due(&mut self, id: u64, now: Instant) {
         let Some(dialog) = self.dialogs.get(&id) else { return };
         let over = match (&dialog.usage, dialog.forget_at) {
-            (super::dialogs::Usage::Call(call), Some(at)) => at <= now && call.recorded,
-            (super::dialogs::Usage::Call(_), None) => false,
-            (super::dialogs::Usage::Subscription { ends_at }, _) => *ends_at <= now,
+            // Its last counters may come later; they end it then.
+            (Usage::Call(call), Some(at)) => at <= now && call.recorded && call.media.is_closed(),
+            (Usage::Call(_), None) => false,
+            (Usage::Subscription { ends_at }, _) => *ends_at <= now,
         };
         if over {
             self.forget(id);
@@ -228,15 +262,12 @@ impl Engine {
     }
 
     pub(super) fn forget(&mut self, id: u64) {
-        let Some(Dialog { originator, answerers, .. }) = self.dialogs.remove(&id) else { return };
+        let Some(Dialog { originator, answerers, usage, .. }) = self.dialogs.remove(&id) else { return };
+        if matches!(usage, Usage::Subscription { .. }) {
+            self.subscriptions -= 1;
+        }
         for party in answerers.iter().chain([&originator]) {
             self.tokens.remove(&party.token);
-        }
-    }
-
-    pub(super) fn set_media_phase(&mut self, client: u64, phase: MediaPhase) {
-        if let Some(Purpose::Forward(forward)) = self.clients.get_mut(&client).map(|client| &mut client.purpose) {
-            forward.media = phase;
         }
     }
 }

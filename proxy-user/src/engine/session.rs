@@ -99,7 +99,7 @@ struct Offer {
 #[derive(Clone, Debug)]
 struct Description {
     relayed: bool,
-    /// The port is not 0.
+    /// Its author wants it: the port is not 0.
     stated: bool,
     kind: String,
     /// `None` keeps the address that was there before: old-style hold, or one that the relay can't send to.
@@ -218,6 +218,17 @@ impl MediaSession {
             self.give_up(&refused, resources);
         }
         self.rewrite(to, session, plans, resources)
+    }
+
+    /// Whether side `from` is the one to answer the last offer, for the first time or once more.
+    pub(super) fn is_answerer(&self, from: usize) -> bool {
+        self.offer.as_ref().is_some_and(|offer| offer.from != from)
+    }
+
+    /// The body for side `to` of a description that changes nothing, with the ports that its media have anyway.
+    pub(super) fn restate(&self, to: usize, session: &Session, resources: &Resources<'_>) -> Vec<u8> {
+        let media: Vec<_> = session.media().iter().map(Description::read).collect();
+        self.rewrite(to, session, self.plans(to, &media), resources)
     }
 
     /// Forgets an offer that nobody answered.
@@ -389,7 +400,9 @@ impl Description {
     fn read(media: &crate::sdp::Media) -> Self {
         Self {
             // DTLS handshakes on the media ports are not relayed, so keys could never be agreed.
-            relayed: media.relayable() && !matches!(media.protocol, Protocol::DtlsSavp | Protocol::DtlsSavpf),
+            relayed: media.port != 0
+                && media.relayable()
+                && !matches!(media.protocol, Protocol::DtlsSavp | Protocol::DtlsSavpf),
             stated: media.port != 0,
             kind: media.kind.as_str().to_owned(),
             remote: media.remote(),

@@ -42,6 +42,10 @@ pub(super) struct Server {
     /// The last response that was sent.
     pub(super) response: Vec<u8>,
     pub(super) client: Option<u64>,
+    /// To tag of our own responses.
+    pub(super) tag: String,
+    /// INVITE: the 2xx that were sent, by To tag.
+    accepted: Vec<(String, Vec<u8>)>,
     interval: Duration,
     retransmit_at: Option<Instant>,
     ends_at: Option<Instant>,
@@ -56,13 +60,15 @@ pub(super) enum Due {
 }
 
 impl Server {
-    pub(super) fn new(key: ServerKey, request: Message) -> Self {
+    pub(super) fn new(key: ServerKey, request: Message, tag: String) -> Self {
         Self {
             key,
             request,
             state: ServerState::Proceeding,
             response: Vec::new(),
             client: None,
+            tag,
+            accepted: Vec::new(),
             interval: Duration::ZERO,
             retransmit_at: None,
             ends_at: None,
@@ -71,6 +77,28 @@ impl Server {
 
     pub(super) fn is_invite(&self) -> bool {
         self.key.method == "INVITE"
+    }
+
+    /// Whether a response may be sent now: after a final one only another 2xx to INVITE (RFC 6026, section 7.1).
+    pub(super) fn takes(&self, code: u16) -> bool {
+        match self.state {
+            ServerState::Proceeding => true,
+            ServerState::Accepted => (200..300).contains(&code),
+            ServerState::Completed | ServerState::Confirmed => false,
+        }
+    }
+
+    /// The 2xx that was sent with this To tag: each is repeated from end to end until its ACK comes.
+    pub(super) fn accepted(&self, tag: &str) -> Option<&[u8]> {
+        self.accepted.iter().find_map(|(known, bytes)| (known == tag).then_some(bytes.as_slice()))
+    }
+
+    pub(super) fn remember_accepted(&mut self, tag: String, bytes: Vec<u8>) {
+        // More than any fork has: a bound on what a callee can make us keep.
+        const MOST: usize = 32;
+        if self.accepted.len() < MOST {
+            self.accepted.push((tag, bytes));
+        }
     }
 
     /// A response is about to be sent.

@@ -1,0 +1,193 @@
+//! Session descriptions in messages: which of them are offers and answers, and what goes out in their place.
+
+use super::{Engine, Forward, InDialog, MediaPhase, Purpose, dialogs::Role, requests::Way, session::OfferError};
+use crate::{
+    media::RealmId,
+    sdp::{Rewrite, Session},
+    signalling::sip::{Message, Name},
+};
+use std::time::Instant;
+use tracing::warn;
+
+/// What is wrong with a session description in a request: the status code that says so.
+#[derive(Debug)]
+pub(super) struct Refused(pub(super) u16);
+
+impl Engine {
+    /// Reads the session description of a request, and puts the one for the other side into `way`.
+    pub(super) fn request_media(
+        &mut self,
+        id: u64,
+        from: usize,
+        request: &Message,
+        way: &mut Way,
+        now: Instant,
+    ) -> Result<MediaPhase, Refused> {
+        let Some(session) = session_of(request)? else { return Ok(MediaPhase::None) };
+        let method = request.method().unwrap_or_default();
+        let open = self.call(id).and_then(|call| call.media.open_offer());
+        if method == "PRACK" && open == Some(1 - from) {
+            way.body = self.with_media(id, now, |media, resources| media.answer(from, &session, false, resources));
+            return Ok(MediaPhase::None);
+        }
+        match open {
+            // Both sides offered at once (RFC 3261, section 14.2; RFC 3311, section 5.2).
+            Some(other) if other != from => return Err(Refused(491)),
+            // A second offer before the answer to the first.
+            Some(_) => return Err(Refused(500)),
+            None => {}
+        }
+        match self.with_media(id, now, |media, resources| media.offer(from, &session, request.body(), resources)) {
+            Some(Ok(body)) => {
+                way.body = Some(body);
+                Ok(MediaPhase::Offered)
+            }
+            Some(Err(OfferError::PortsExhausted(realm))) => {
+                self.statistics.limited += 1;
+                warn!(realm, "no media ports left");
+                Err(Refused(503))
+            }
+            Some(Err(OfferError::NothingToRelay)) => Err(Refused(488)),
+            None => Err(Refused(481)),
+        }
+    }
+
+    /// What goes out in place of a response's session description; `None` where it has none.
+    pub(super) fn response_body(
+        &mut self,
+        client: u64,
+        forward: &Forward,
+        responder: Option<Role>,
+        response: &Message,
+        code: u16,
+        now: Instant,
+    ) -> Option<Vec<u8>> {
+        let upstream = self.servers.get(&forward.server)?.key.realm;
+        let session = match session_of(response) {
+            Ok(session) => session?,
+            // What cannot be read cannot be passed on: it may name addresses.
+            Err(_) => return Some(Vec::new()),
+        };
+        let exchange =
+            code < 300 && matches!(response.cseq().map(|cseq| cseq.method), Ok("INVITE" | "UPDATE" | "PRACK"));
+        let media = match &forward.dialog {
+            Some(place) if exchange => self.response_media(client, place, responder, &session, response, code, now),
+            _ => None,
+        };
+        Some(media.unwrap_or_else(|| self.without_media(&session, upstream)))
+    }
+
+    /// Reads the offer or answer in a response; returns the one for the requester.
+    #[allow(clippy::too_many_arguments, reason = "a response and its place, each part once")]
+    fn response_media(
+        &mut self,
+        client: u64,
+        place: &InDialog,
+        responder: Option<Role>,
+        session: &Session,
+        response: &Message,
+        code: u16,
+        now: Instant,
+    ) -> Option<Vec<u8>> {
+        let call = self.call(place.id).filter(|call| call.ended.is_none())?;
+        let side = place.from.side();
+        if place.to.is_none()
+            && let Some(Role::Answerer(index)) = responder
+            && !call.confirmed.is_empty()
+            && !call.confirmed.contains(&index)
+        {
+            // Another branch of a fork: media are with the one that answered first.
+            return self.with_media(place.id, now, |media, resources| media.restate(side, session, resources));
+        }
+        let from = 1 - side;
+        match self.media_phase(client)? {
+            MediaPhase::Offered | MediaPhase::Answered => {
+                if !call.media.is_answerer(from) {
+                    return None;
+                }
+                self.set_media_phase(client, MediaPhase::Answered);
+                self.with_media(place.id, now, |media, resources| media.answer(from, session, code >= 200, resources))
+            }
+            MediaPhase::None | MediaPhase::OfferedInResponse => {
+                self.set_media_phase(client, MediaPhase::OfferedInResponse);
+                let body = self.with_media(place.id, now, |media, resources| {
+                    media.offer(from, session, response.body(), resources)
+                })?;
+                body.inspect_err(|error| warn!(?error, "an offer in a response cannot be passed on")).ok()
+            }
+        }
+    }
+
+    /// The answer in an ACK, for the party that offered in its 2xx (RFC 3261, section 13.2.1).
+    pub(super) fn ack_body(
+        &mut self,
+        id: u64,
+        from: Role,
+        to: RealmId,
+        ack: &Message,
+        now: Instant,
+    ) -> Option<Vec<u8>> {
+        let session = match session_of(ack) {
+            Ok(session) => session?,
+            Err(_) => return Some(Vec::new()),
+        };
+        let side = from.side();
+        let answers = self.call(id).is_some_and(|call| call.ended.is_none() && call.media.is_answerer(side));
+        let answer = answers
+            .then(|| self.with_media(id, now, |media, resources| media.answer(side, &session, true, resources)))
+            .flatten();
+        Some(answer.unwrap_or_else(|| self.without_media(&session, to)))
+    }
+
+    /// A session description that is neither offer nor answer tells what its author could do (RFC 3264, section 9): it
+    /// goes out with the proxy's address and every port 0.
+    pub(super) fn without_media(&self, session: &Session, to: RealmId) -> Vec<u8> {
+        let address = self.media_addresses.get(to).copied().unwrap_or_else(|| [0, 0, 0, 0].into());
+        session.rewrite(&Rewrite { address, media: Vec::new() })
+    }
+
+    /// The final response to a request came, or none will: no answer to its offer comes any more.
+    pub(super) fn offer_over(&mut self, place: &InDialog, phase: MediaPhase, code: u16, now: Instant) {
+        let success = (200..300).contains(&code);
+        if phase == MediaPhase::Offered || (phase == MediaPhase::OfferedInResponse && !success) {
+            self.with_media(place.id, now, |media, resources| media.roll_back(resources));
+        }
+    }
+
+    pub(super) fn media_phase(&self, client: u64) -> Option<MediaPhase> {
+        match &self.clients.get(&client)?.purpose {
+            Purpose::Forward(forward) => Some(forward.media),
+            _ => None,
+        }
+    }
+
+    fn set_media_phase(&mut self, client: u64, phase: MediaPhase) {
+        if let Some(Purpose::Forward(forward)) = self.clients.get_mut(&client).map(|client| &mut client.purpose) {
+            forward.media = phase;
+        }
+    }
+}
+
+/// The session description in a message, if it has one.
+pub(super) fn session_of(message: &Message) -> Result<Option<Session>, Refused> {
+    if message.body().is_empty() {
+        return Ok(None);
+    }
+    let content_type = message.content_type().unwrap_or_default();
+    if !content_type.eq_ignore_ascii_case("application/sdp") {
+        // A part of a multipart body may be one that must not pass unread.
+        let several = content_type.get(..10).is_some_and(|start| start.eq_ignore_ascii_case("multipart/"));
+        return if several && names_sdp(message.body()) { Err(Refused(415)) } else { Ok(None) };
+    }
+    let encoded = message.values(Name::ContentEncoding).any(|encoding| !encoding.eq_ignore_ascii_case("identity"));
+    if encoded {
+        return Err(Refused(415));
+    }
+    Session::parse(message.body()).map(Some).map_err(|_| Refused(400))
+}
+
+/// Whether a part of a multipart body may be a session description.
+fn names_sdp(body: &[u8]) -> bool {
+    const TYPE: &[u8] = b"application/sdp";
+    body.windows(TYPE.len()).any(|window| window.eq_ignore_ascii_case(TYPE))
+}
