@@ -10,26 +10,26 @@ use proxy_common::checksum::Delta;
 pub(crate) fn apply(arrival: &Arrival, route: &Route) {
     let headers = arrival.headers;
     let [first, second, third] = route.hop.macs();
-    headers.store::<u32, 0>(first);
-    headers.store::<u32, 4>(second);
-    headers.store::<u32, 8>(third);
+    headers.set_u32::<0>(first);
+    headers.set_u32::<4>(second);
+    headers.set_u32::<8>(third);
 
     let addresses = Delta::new()
         .pair(headers.u32::<{ at::SOURCE }>(), route.source)
         .pair(headers.u32::<{ at::DESTINATION }>(), route.destination);
-    headers.store::<u32, { at::SOURCE }>(route.source);
-    headers.store::<u32, { at::DESTINATION }>(route.destination);
+    headers.set_u32::<{ at::SOURCE }>(route.source);
+    headers.set_u32::<{ at::DESTINATION }>(route.destination);
 
     let ttl = headers.u8::<{ at::TTL }>();
     // The other byte of the word, the protocol, stays: zero on both sides changes nothing of the difference.
     let network = addresses.word(u16::from_ne_bytes([ttl, 0]), u16::from_ne_bytes([route.ttl, 0]));
     let checksum = network.apply(headers.u16::<{ at::IP_CHECKSUM }>());
-    headers.store::<u8, { at::TTL }>(route.ttl);
-    headers.store::<u16, { at::IP_CHECKSUM }>(checksum);
+    headers.set_u8::<{ at::TTL }>(route.ttl);
+    headers.set_u16::<{ at::IP_CHECKSUM }>(checksum);
 
     let ports = route.source_port.to_be() as u32 | (route.destination_port.to_be() as u32) << 16;
     let transport = addresses.pair(headers.u32::<{ at::PORTS }>(), ports);
     let checksum = transport.apply_udp(headers.u16::<{ at::UDP_CHECKSUM }>());
-    headers.store::<u32, { at::PORTS }>(ports);
-    headers.store::<u16, { at::UDP_CHECKSUM }>(checksum);
+    headers.set_u32::<{ at::PORTS }>(ports);
+    headers.set_u16::<{ at::UDP_CHECKSUM }>(checksum);
 }

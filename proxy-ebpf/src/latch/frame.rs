@@ -5,6 +5,38 @@
 //! the offsets) compiles to one load a byte. Words are in memory order: `from_be`/`to_be` where a number is meant.
 
 use aya_ebpf::programs::XdpContext;
+use core::arch::asm;
+
+/// One load of `$size` at `$start + $offset`, zero-extended.
+macro_rules! load {
+    ($size:literal, $start:expr, $offset:expr) => {{
+        let value: u64;
+        // SAFETY: the caller has a window and has asserted that the access ends within it; BPF has no alignment that
+        // packets must keep. The instruction changes one register.
+        unsafe {
+            asm!(
+                concat!("{value} = *(", $size, " *)({start} + {offset})"),
+                value = lateout(reg) value, start = in(reg) $start, offset = const $offset,
+                options(pure, readonly, nostack),
+            );
+        }
+        value
+    }};
+}
+
+/// One store of the low bits of `$value`.
+macro_rules! store {
+    ($size:literal, $start:expr, $offset:expr, $value:expr) => {{
+        // SAFETY: as in `load`; the instruction changes these bytes of the frame.
+        unsafe {
+            asm!(
+                concat!("*(", $size, " *)({start} + {offset}) = {value}"),
+                value = in(reg) $value as u64, start = in(reg) $start, offset = const $offset,
+                options(nostack),
+            );
+        }
+    }};
+}
 
 /// A frame, Ethernet header first.
 #[derive(Clone, Copy)]
@@ -42,38 +74,37 @@ pub(crate) struct Window<const N: usize> {
 impl<const N: usize> Window<N> {
     #[inline(always)]
     pub(crate) fn u8<const OFFSET: usize>(self) -> u8 {
-        self.load::<u8, OFFSET>()
+        const { assert!(OFFSET < N) }
+        load!("u8", self.start, OFFSET) as u8
     }
 
     #[inline(always)]
     pub(crate) fn u16<const OFFSET: usize>(self) -> u16 {
-        self.load::<u16, OFFSET>()
+        const { assert!(OFFSET + 2 <= N) }
+        load!("u16", self.start, OFFSET) as u16
     }
 
     #[inline(always)]
     pub(crate) fn u32<const OFFSET: usize>(self) -> u32 {
-        self.load::<u32, OFFSET>()
-    }
-
-    /// Writes `value` in memory order.
-    #[inline(always)]
-    pub(crate) fn store<T: Word, const OFFSET: usize>(self, value: T) {
-        const { assert!(OFFSET + size_of::<T>() <= N) }
-        // SAFETY: the frame has `N` bytes (the contract of `Window`), the access ends within them (asserted above), and
-        // any alignment will do.
-        unsafe { self.start.add(OFFSET).cast::<T>().write_unaligned(value) }
+        const { assert!(OFFSET + 4 <= N) }
+        load!("u32", self.start, OFFSET) as u32
     }
 
     #[inline(always)]
-    fn load<T: Word, const OFFSET: usize>(self) -> T {
-        const { assert!(OFFSET + size_of::<T>() <= N) }
-        // SAFETY: as in `store`; every bit pattern is a `Word`.
-        unsafe { self.start.add(OFFSET).cast::<T>().read_unaligned() }
+    pub(crate) fn set_u8<const OFFSET: usize>(self, value: u8) {
+        const { assert!(OFFSET < N) }
+        store!("u8", self.start, OFFSET, value)
+    }
+
+    #[inline(always)]
+    pub(crate) fn set_u16<const OFFSET: usize>(self, value: u16) {
+        const { assert!(OFFSET + 2 <= N) }
+        store!("u16", self.start, OFFSET, value)
+    }
+
+    #[inline(always)]
+    pub(crate) fn set_u32<const OFFSET: usize>(self, value: u32) {
+        const { assert!(OFFSET + 4 <= N) }
+        store!("u32", self.start, OFFSET, value)
     }
 }
-
-/// Plain integers, and arrays of bytes.
-pub(crate) trait Word: Copy {}
-impl Word for u8 {}
-impl Word for u16 {}
-impl Word for u32 {}
