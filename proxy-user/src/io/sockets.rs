@@ -2,6 +2,7 @@
 
 use crate::config::Config;
 use anyhow::{Context as _, Result};
+use nix::sys::socket::{setsockopt, sockopt::RcvBufForce};
 use socket2::{Domain, Protocol, Socket, Type};
 use std::net::SocketAddr;
 use tokio::net::UdpSocket;
@@ -21,8 +22,10 @@ pub fn bind(config: &Config) -> Result<Vec<UdpSocket>> {
 fn bind_one(address: SocketAddr) -> Result<UdpSocket> {
     let socket = || -> std::io::Result<UdpSocket> {
         let socket = Socket::new(Domain::for_address(address), Type::DGRAM, Some(Protocol::UDP))?;
-        // The kernel grants at most net.core.rmem_max of it.
-        socket.set_recv_buffer_size(RECEIVE_BUFFER)?;
+        // Root may pass net.core.rmem_max, which is too small for a burst; others get as much as it grants.
+        if setsockopt(&socket, RcvBufForce, &RECEIVE_BUFFER).is_err() {
+            socket.set_recv_buffer_size(RECEIVE_BUFFER)?;
+        }
         socket.set_nonblocking(true)?;
         socket.bind(&address.into())?;
         UdpSocket::from_std(socket.into())
