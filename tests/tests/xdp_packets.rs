@@ -2,8 +2,8 @@
 
 use anyhow::Result;
 use lab::xdp::{
-    A, ACCESS, B, CORE, GENERATION_A, HOP_ACCESS, HOP_CORE, HOP_LOCAL, HOP_NO_DEVICE, LEGS, NAT, Packet, SOFTSWITCH,
-    TERMINAL, World, leg_a, leg_b,
+    A, ACCESS, B, CORE, HOP_ACCESS, HOP_CORE, HOP_LOCAL, HOP_NO_DEVICE, LEGS, NAT, Packet, SOFTSWITCH, TERMINAL, World,
+    leg_a, leg_b,
 };
 use proptest::{prelude::*, test_runner::TestRunner};
 use proxy_common::{
@@ -399,13 +399,14 @@ fn whatever_is_forwarded_has_right_checksums() -> Result<()> {
     });
     TestRunner::default().run(&case, |(from, from_port, to, to_port, out, out_port, ttl, checksum, body)| {
         let mut world = world.borrow_mut();
+        let last_generation = world.state(A).unwrap().rtp.source.generation();
         let mut packet = Packet::rtp((from, from_port), A_RTP);
         packet.payload.truncate(12);
         packet.payload.extend(body);
         (packet.ttl, packet.checksum) = (ttl, checksum);
         let leg = Leg {
             // Another generation each time: nothing is latched.
-            generation: leg_generation(&world),
+            generation: last_generation % 0x7fff + 1,
             remote_address: mapped(from),
             remote_port: from_port,
             out_address: mapped(out),
@@ -421,11 +422,6 @@ fn whatever_is_forwarded_has_right_checksums() -> Result<()> {
         Ok(())
     })?;
     Ok(())
-}
-
-fn leg_generation(world: &World) -> u16 {
-    let last = world.state(A).unwrap().rtp.source.generation();
-    if last == 0 { GENERATION_A } else { last % 0x7fff + 1 }
 }
 
 #[test]
