@@ -26,6 +26,8 @@ pub(super) struct Call {
     pub(super) ended: Option<Ending>,
     /// The INVITE that began it, until it has a final response.
     pub(super) invite: Option<u64>,
+    /// Nothing was relayed when it was looked at last.
+    pub(super) idle: bool,
     /// The caller cancelled it.
     pub(super) cancelled: bool,
     /// Its record was written, or it needs none.

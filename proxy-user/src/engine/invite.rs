@@ -6,7 +6,7 @@ use super::{
     calls::{Call, EndCause, Ending},
     dialogs::Role,
     requests::Way,
-    session::{MediaSession, Side as MediaSide},
+    session::{LONGEST_HOLD, MediaSession, Side as MediaSide},
     transactions::{Cancel, ClientState, ServerKey, ServerState},
 };
 use crate::{
@@ -221,6 +221,7 @@ impl Engine {
         if call.answered.is_none() {
             call.answered = Some(now);
             info!(dialog = id, "call answered");
+            self.timers.set(now + LONGEST_HOLD, Alarm::Dialog(id));
         }
     }
 
@@ -308,6 +309,17 @@ impl Engine {
         }
     }
 
+    /// A call whose media the relay does not carry is never silent. It ends when it is found without any twice, as
+    /// nothing tells whether its parties are still there.
+    pub(super) fn look_after(&mut self, id: u64, now: Instant) {
+        let Some(call) = self.call_mut(id).filter(|call| call.ended.is_none()) else { return };
+        let was_idle = std::mem::replace(&mut call.idle, call.media.is_idle());
+        if was_idle && call.idle {
+            return self.hang_up(id, EndCause::MediaSilence, now);
+        }
+        self.timers.set(now + LONGEST_HOLD, Alarm::Dialog(id));
+    }
+
     fn new_call(&self, request: &Message, realm: RealmId, source: SocketAddr, way: &Way, now: Instant) -> Call {
         let uri = |name| {
             let value = request.value(name).unwrap_or_default();
@@ -336,6 +348,7 @@ impl Engine {
             confirmed: Vec::new(),
             ended: None,
             invite: None,
+            idle: false,
             cancelled: false,
             recorded: false,
         }

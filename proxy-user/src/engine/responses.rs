@@ -253,7 +253,7 @@ impl Engine {
         let over = match (&dialog.usage, dialog.forget_at) {
             // Its last counters may come later; they end it then.
             (Usage::Call(call), Some(at)) => at <= now && call.recorded && call.media.is_closed(),
-            (Usage::Call(_), None) => false,
+            (Usage::Call(_), None) => return self.look_after(id, now),
             (Usage::Subscription { ends_at }, _) => *ends_at <= now,
         };
         if over {

@@ -12,8 +12,11 @@ use crate::{
 };
 use std::{
     net::{IpAddr, SocketAddr},
-    time::Instant,
+    time::{Duration, Instant},
 };
+
+/// A call on hold may be silent, but not for ever: nothing else would tell that both parties are gone.
+pub(super) const LONGEST_HOLD: Duration = Duration::from_secs(3600);
 
 /// What a session needs from the engine around it.
 pub(super) struct Resources<'a> {
@@ -78,7 +81,8 @@ struct Slot {
     on_hold: bool,
     /// As the datapath has it.
     applied: Option<StreamSpec>,
-    silent_at: Option<Instant>,
+    /// Of the silence that lasts: its first and its last report.
+    silent: Option<(Instant, Instant)>,
     /// Of each side the source of RTP and of RTCP.
     latched: [[Option<(SocketAddr, Instant)>; 2]; 2],
 }
@@ -264,17 +268,26 @@ impl MediaSession {
         }
     }
 
-    /// A stream was silent for `timeout`. Returns whether the whole session is: every stream, and none on hold.
-    pub(super) fn silent(&mut self, stream: StreamId, now: Instant, timeout: std::time::Duration) -> bool {
-        if let Some(slot) = self.slot_mut(stream) {
-            slot.silent_at = Some(now);
-        }
+    /// A stream was silent for `timeout`. Returns whether the whole session is: every stream, and those on hold for
+    /// [`LONGEST_HOLD`].
+    pub(super) fn silent(&mut self, stream: StreamId, now: Instant, timeout: Duration) -> bool {
         // Every stream reports once in `timeout` while it is silent; half of it more covers the time between reports.
         let horizon = timeout + timeout / 2;
-        self.slots
-            .iter()
-            .flatten()
-            .all(|slot| !slot.on_hold && slot.silent_at.is_some_and(|at| now.duration_since(at) < horizon))
+        let lasts = |last: Instant| now.saturating_duration_since(last) < horizon;
+        if let Some(slot) = self.slot_mut(stream) {
+            let since = slot.silent.filter(|(_, last)| lasts(*last)).map_or(now, |(since, _)| since);
+            slot.silent = Some((since, now));
+        }
+        self.slots.iter().flatten().all(|slot| {
+            slot.silent.is_some_and(|(since, last)| {
+                lasts(last) && (!slot.on_hold || now.saturating_duration_since(since) >= LONGEST_HOLD)
+            })
+        })
+    }
+
+    /// Whether no stream is relayed now.
+    pub(super) fn is_idle(&self) -> bool {
+        self.slots.iter().all(Option::is_none)
     }
 
     /// The last counters of a stream came: its ports may rest. Returns false for a stream of another session.
@@ -327,7 +340,7 @@ impl MediaSession {
             payload_types: description.payload_types,
             on_hold: false,
             applied: None,
-            silent_at: None,
+            silent: None,
             latched: [[None; 2]; 2],
         })
     }
@@ -390,7 +403,7 @@ impl Slot {
         let spec = StreamSpec { id: self.id, legs: [leg(0), leg(1)] };
         if self.applied.as_ref() != Some(&spec) {
             self.applied = Some(spec.clone());
-            self.silent_at = None;
+            self.silent = None;
             resources.commands.push(MediaCommand::Apply(spec));
         }
     }

@@ -4,5 +4,7 @@
 
 mod calls;
 mod lab;
+mod phone;
 mod races;
 mod registrations;
+mod simulation;

@@ -287,3 +287,36 @@ fn a_subscription_ends_with_its_last_notify() {
     lab.access(ALICE, &answer(&notify, "200 OK", "", "", ""));
     lab.assert_empty();
 }
+
+#[test]
+fn a_call_without_media_does_not_last_for_ever() {
+    let mut lab = Lab::default();
+    let sent = lab.access(ALICE, &from_alice("INVITE", BOB_URI, "<sip:bob@example.test>", 1, "i1", "", ""));
+    let invite = only(&sent, "INVITE").clone();
+    let sent = lab.core(&answer(&invite, "200 OK", "b1", ROUTE, ""));
+    lab.access(ALICE, &from_alice("ACK", &only(&sent, "200").contact(), BOBS_TAG, 1, "k1", "", ""));
+    lab.wait(Duration::from_secs(3500));
+    assert_eq!(lab.engine.load().calls, 1);
+    lab.wait(Duration::from_secs(3800));
+    lab.assert_empty();
+    assert_eq!(lab.records.len(), 1);
+}
+
+#[test]
+fn a_held_call_may_be_silent_for_long() {
+    let mut lab = Lab::default();
+    let call = answered(&mut lab);
+    let hold = sdp(PRIVATE, 4000) + "a=inactive\n";
+    let sent = lab.access(ALICE, &from_alice("INVITE", &call.bob, BOBS_TAG, 2, "r1", "", &hold));
+    let invite = only(&sent, "INVITE").clone();
+    lab.core(&answer(&invite, "200 OK", "", ROUTE, &(sdp("10.9.0.30", 6000) + "a=inactive\n")));
+    lab.take();
+    let stream = *lab.datapath.streams.keys().next().unwrap();
+    for minute in 0..61 {
+        lab.datapath.silence(stream);
+        lab.settle();
+        assert_eq!(lab.engine.load().calls, usize::from(minute < 60), "minute {minute}");
+        lab.wait(Duration::from_secs(60));
+    }
+    lab.assert_empty();
+}

@@ -1,0 +1,248 @@
+//! Phones with the same private address behind different NATs, a softswitch and the engine in one process: virtual time,
+//! and a network that loses, doubles and reorders. Everything follows from the seed.
+//!
+//! Whatever happens: when all is over nothing is left, each call has exactly one record, and no datagram carries an
+//! address to the side that must not see it (the lab looks at each).
+
+use crate::{lab::*, phone::Phone};
+use proxy_user::signalling::sip::{Message, Name, Uri};
+use rand::{Rng, SeedableRng, rngs::StdRng};
+use std::{
+    cmp::Reverse,
+    collections::{BTreeSet, BinaryHeap, HashMap},
+    time::{Duration, Instant},
+};
+
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Event {
+    FromPhone(usize, Vec<u8>),
+    ToPhone(usize, Vec<u8>),
+    FromSoftswitch(Vec<u8>),
+    ToSoftswitch(Vec<u8>),
+    Register(usize),
+    Call(usize, usize, bool),
+    Die(usize),
+    Tick,
+}
+
+struct World {
+    lab: Lab,
+    random: StdRng,
+    phones: Vec<Phone>,
+    softswitch: HashMap<String, String>,
+    queue: BinaryHeap<Reverse<(Instant, u64, Event)>>,
+    serial: u64,
+    /// Percent.
+    loss: u32,
+    /// Branches of the INVITEs outside dialogs that the engine sent: one a call.
+    calls: BTreeSet<String>,
+}
+
+impl World {
+    fn new(seed: u64) -> Self {
+        let mut config = config();
+        config.sip.invite_timeout = Duration::from_secs(40);
+        config.keepalive.period = Some(Duration::from_secs(25));
+        let mut random = StdRng::seed_from_u64(seed);
+        let names = ["alice", "bob", "carol"];
+        let phones = (0..3).map(|n| Phone::new(names[n], &format!("198.51.100.{}:{}", n + 1, 40_000 + n))).collect();
+        let loss = [0, 10, 30][random.random_range(0..3)];
+        Self {
+            lab: Lab::seeded(config, seed as u8),
+            random,
+            phones,
+            softswitch: HashMap::new(),
+            queue: BinaryHeap::new(),
+            serial: 0,
+            loss,
+            calls: BTreeSet::new(),
+        }
+    }
+
+    fn at(&mut self, when: Instant, event: Event) {
+        self.serial += 1;
+        self.queue.push(Reverse((when, self.serial, event)));
+    }
+
+    /// Through the network: lost, doubled, late.
+    fn transmit(&mut self, event: Event) {
+        for _ in 0..if self.random.random_range(0..100) < self.loss { 2 } else { 1 } {
+            if self.random.random_range(0..100) >= self.loss {
+                let longest = if self.loss == 0 { 20 } else { 400 };
+                let delay = Duration::from_millis(self.random.random_range(1..=longest));
+                self.at(self.lab.now + delay, event.clone());
+            }
+        }
+    }
+
+    /// One step, if there is one before `end`.
+    fn step(&mut self, end: Instant) -> bool {
+        let event = self.queue.peek().map(|Reverse((at, ..))| *at);
+        let alarm = self.lab.engine.poll_timeout();
+        let Some(next) = event.into_iter().chain(alarm).min().filter(|next| *next <= end) else { return false };
+        self.lab.now = self.lab.now.max(next);
+        if alarm == Some(next) {
+            self.lab.engine.handle_timeout(next);
+            self.lab.settle();
+        } else if let Some(Reverse((_, _, event))) = self.queue.pop() {
+            self.happen(event);
+        }
+        for sent in self.lab.take() {
+            let message = sent.message();
+            if message.method() == Some("INVITE") && message.to_tag().is_none() {
+                self.calls.insert(sent.header(Name::Via));
+            }
+            let bytes = sent.text.into_bytes();
+            if sent.realm == CORE {
+                assert_eq!(sent.destination.to_string(), SOFTSWITCH);
+                self.transmit(Event::ToSoftswitch(bytes));
+            } else {
+                let source = sent.destination.to_string();
+                let phone = self.phones.iter().position(|phone| phone.source == source).unwrap();
+                self.transmit(Event::ToPhone(phone, bytes));
+            }
+        }
+        for index in 0..self.phones.len() {
+            for bytes in std::mem::take(&mut self.phones[index].out) {
+                self.transmit(Event::FromPhone(index, bytes));
+            }
+        }
+        true
+    }
+
+    fn happen(&mut self, event: Event) {
+        let now = self.lab.now;
+        match event {
+            Event::FromPhone(index, bytes) => {
+                let source = self.phones[index].source.parse().unwrap();
+                self.lab.receive_bytes(ACCESS, source, &bytes);
+            }
+            Event::FromSoftswitch(bytes) => self.lab.receive_bytes(CORE, SOFTSWITCH.parse().unwrap(), &bytes),
+            Event::ToSoftswitch(bytes) => {
+                if let Some(bytes) = self.switch(&bytes) {
+                    self.transmit(Event::FromSoftswitch(bytes));
+                }
+            }
+            Event::ToPhone(index, _) | Event::Register(index) | Event::Call(index, ..) if self.phones[index].dead => {}
+            Event::ToPhone(index, bytes) => self.phones[index].receive(&bytes, &mut self.random, now),
+            Event::Register(index) => self.phones[index].register(now),
+            Event::Call(from, to, late) => {
+                let whom = self.phones.get(to).map_or("nobody".into(), |phone| phone.name.clone());
+                self.phones[from].call(&whom, late, &mut self.random, now);
+            }
+            Event::Die(index) => self.phones[index].dead = true,
+            Event::Tick => {
+                for phone in self.phones.iter_mut().filter(|phone| !phone.dead) {
+                    phone.tick(&mut self.random, now);
+                }
+            }
+        }
+    }
+
+    /// The softswitch: a registrar, and a proxy without state that records its route.
+    fn switch(&mut self, bytes: &[u8]) -> Option<Vec<u8>> {
+        let message = Message::parse(bytes).unwrap();
+        let vias: Vec<String> = message.values(Name::Via).map(|via| via.into_owned()).collect();
+        if message.method().is_none() {
+            return Some(message.edit().replace(Name::Via, vias.iter().skip(1)).finish());
+        }
+        let method = message.method()?.to_owned();
+        let sent =
+            Sent { realm: CORE, destination: SOFTSWITCH.parse().ok()?, text: String::from_utf8(bytes.to_vec()).ok()? };
+        let uri = Uri::parse(message.request_uri()?).ok()?;
+        let user = uri.user().unwrap_or_default().to_owned();
+        if method == "REGISTER" {
+            let name = message.value(Name::To)?.split(['@', ':']).nth(1)?.to_owned();
+            let contact = sent.contact();
+            self.softswitch.insert(name, contact.clone());
+            return Some(answer(&sent, "200 OK", "s", &format!("Contact: <{contact}>;expires=90\n"), "").into_bytes());
+        }
+        let mut editor = message.edit();
+        if uri.host() == "example.test" {
+            match self.softswitch.get(&user) {
+                Some(contact) => editor.request_uri(contact),
+                None if method == "ACK" => return None,
+                None => return Some(answer(&sent, "404 Not Found", "s", "", "").into_bytes()),
+            };
+        }
+        if method == "INVITE" {
+            editor.prepend(Name::RecordRoute, "<sip:10.9.0.20;lr>");
+        }
+        editor.remove(Name::Route);
+        // Without state, the branch has to follow from what came (RFC 3261, section 16.11).
+        let branch = message.top_via().ok()?.branch().to_owned();
+        editor.replace(Name::Via, [format!("SIP/2.0/UDP {SOFTSWITCH};branch={branch}s")].iter().chain(&vias));
+        Some(editor.finish())
+    }
+}
+
+/// So many networks.
+const SEEDS: u64 = 120;
+
+fn simulate(seed: u64) -> (usize, usize) {
+    let mut world = World::new(seed);
+    let start = world.lab.now;
+    for index in 0..3 {
+        for time in [0, 40, 80, 120] {
+            let jitter = world.random.random_range(0..900);
+            world.at(start + Duration::from_millis(time * 1000 + jitter), Event::Register(index));
+        }
+    }
+    for _ in 0..world.random.random_range(1..6) {
+        let when = Duration::from_millis(world.random.random_range(2_000..70_000));
+        let (from, to) = (world.random.random_range(0..3), world.random.random_range(0..4));
+        let late = world.random.random_bool(0.2);
+        if from != to {
+            world.at(start + when, Event::Call(from, to, late));
+        }
+    }
+    if world.random.random_bool(0.3) {
+        let when = Duration::from_millis(world.random.random_range(2_000..90_000));
+        let victim = world.random.random_range(0..3);
+        world.at(start + when, Event::Die(victim));
+    }
+    for tick in 0..800 {
+        world.at(start + Duration::from_millis(250 * tick), Event::Tick);
+    }
+    let mut steps = 0;
+    let mut end = start + Duration::from_secs(world.random.random_range(20..200));
+    while world.step(end) {
+        steps += 1;
+    }
+    // All phones are gone now, in the middle of their calls, and their media with them: what was held is given up after an hour.
+    for phone in &mut world.phones {
+        phone.dead = true;
+    }
+    for _ in 0..75 {
+        let streams: Vec<_> = world.lab.datapath.streams.keys().copied().collect();
+        for stream in streams {
+            world.lab.datapath.silence(stream);
+        }
+        world.lab.settle();
+        end += Duration::from_secs(60);
+        while world.step(end) {
+            steps += 1;
+        }
+        world.lab.now = end;
+    }
+    assert_eq!(world.lab.records.len(), world.calls.len(), "one record a call: {:?}", world.lab.engine.load());
+    let ids: BTreeSet<_> = world.lab.records.iter().map(|record| record.id.0).collect();
+    assert_eq!(ids.len(), world.lab.records.len());
+    world.lab.assert_empty();
+    assert_eq!(world.lab.engine.load().registrations, 0);
+    let answered = world.lab.records.iter().filter(|record| record.answer.is_some()).count();
+    (steps, answered)
+}
+
+#[test]
+fn nothing_is_left_whatever_the_network_does() {
+    let (mut steps, mut answered) = (0, 0);
+    for seed in 0..SEEDS {
+        let outcome = std::panic::catch_unwind(|| simulate(seed));
+        let (some, calls) = outcome.unwrap_or_else(|_| panic!("seed {seed}"));
+        steps += some;
+        answered += calls;
+    }
+    println!("{steps} steps, {answered} calls answered");
+    assert!(answered as u64 > SEEDS, "{answered} calls were answered: the simulation no longer does what it should");
+}
