@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use serde_json::{Value, json};
 
+use crate::interrupt;
 use crate::kamailio::Kamailio;
 use crate::netns::Namespace;
 use crate::peer::Peer;
@@ -177,6 +178,7 @@ impl Baresip {
 
     /// Takes in what the control port has; waits up to 50 ms for it.
     fn read(&mut self) -> Result<()> {
+        interrupt::check()?;
         let mut buffer = [0; 4096];
         match self.control.read(&mut buffer) {
             Ok(0) => bail!("{} closed its control port", self.peer.name()),

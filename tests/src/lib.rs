@@ -12,6 +12,7 @@
 //!   [`Latch`], [`rtp`] for streams made here, [`Stranger`] for the attacker.
 //! - [`Counters`] count packets at the far ends, [`Capture`] records them and lets tshark judge, [`leftovers`] looks
 //!   for what should be gone.
+//! - [`interrupt`] lets a program with a lab clean up after Ctrl-C: `cargo xtask demo` is one (`src/bin/demo`).
 //! - [`xdp`] needs no network: it feeds single packets to the XDP program.
 //!
 //! A test is a function from a lab to a result, run by [`lab_test`], which skips where there is no root and prints
@@ -20,6 +21,7 @@
 mod baresip;
 mod capture;
 mod counters;
+pub mod interrupt;
 mod kamailio;
 mod latch;
 pub mod leftovers;

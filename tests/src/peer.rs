@@ -10,6 +10,8 @@ use anyhow::{Context, Result, bail, ensure};
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
 
+use crate::interrupt;
+
 /// A process of the lab and its children (one process group).
 #[derive(Debug)]
 pub struct Peer {
@@ -62,6 +64,7 @@ impl Peer {
                 bail!("{} ended ({status}) before writing {needle:?}", self.name);
             }
             ensure!(Instant::now() < deadline, "{} did not write {needle:?} within {timeout:?}", self.name);
+            interrupt::check()?;
             std::thread::sleep(Duration::from_millis(20));
         }
     }
@@ -129,6 +132,7 @@ pub fn wait_until(what: &str, timeout: Duration, mut condition: impl FnMut() -> 
     let deadline = Instant::now() + timeout;
     while !condition().with_context(|| format!("while waiting until {what}"))? {
         ensure!(Instant::now() < deadline, "waited {timeout:?} in vain until {what}");
+        interrupt::check()?;
         std::thread::sleep(Duration::from_millis(20));
     }
     Ok(())

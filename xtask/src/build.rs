@@ -60,6 +60,28 @@ pub(crate) fn build_for_tests(workspace: &Workspace) -> Result<()> {
     shell::run("building latch and the tests", &mut cargo)
 }
 
+/// Builds what the demo runs, the BPF objects, `latch` and the demo itself, and tells where the demo is. It finds
+/// `latch` beside itself.
+pub(crate) fn build_for_demo(workspace: &Workspace) -> Result<PathBuf> {
+    build_objects(workspace)?;
+    let mut cargo = Command::new(shell::cargo());
+    cargo.args([
+        "build",
+        "--locked",
+        "--package",
+        "proxy-user",
+        "--package",
+        "tests",
+        "--bin",
+        "latch",
+        "--bin",
+        "demo",
+    ]);
+    cargo.current_dir(&workspace.root);
+    shell::run("building latch and the demo", &mut cargo)?;
+    Ok(workspace.target.join("debug").join("demo"))
+}
+
 /// Builds the BPF objects and puts them, with the versions of the tools, into `target/bpf/`.
 fn build_objects(workspace: &Workspace) -> Result<()> {
     let toolchain = Toolchain::find(workspace).context("no BPF toolchain; run `cargo xtask setup`")?;

@@ -9,6 +9,7 @@ use clap::{Parser, Subcommand};
 
 mod build;
 mod debian;
+mod demo;
 mod lint;
 mod run;
 mod setup;
@@ -31,6 +32,8 @@ enum Command {
     Setup(setup::Options),
     /// Build the XDP objects, then the `latch` binary.
     Build(build::Options),
+    /// Prepare the machine, build, and tell a real call through Latch, in network namespaces that are removed again.
+    Demo(demo::Options),
     /// Build Latch and run it on this host, as root: `cargo xtask run -- --config latch.toml`.
     Run(run::Options),
     /// Check format, warnings and documentation.
@@ -43,6 +46,7 @@ fn main() -> ExitCode {
     let outcome = match Cli::parse().command {
         Command::Setup(options) => setup::run(&options),
         Command::Build(options) => build::run(&options),
+        Command::Demo(options) => demo::run(&options),
         Command::Run(options) => run::run(&options),
         Command::Lint(options) => lint::run(&options),
         Command::Test(options) => test::run(&options),

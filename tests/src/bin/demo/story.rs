@@ -1,0 +1,313 @@
+//! The story itself, step by step.
+
+use std::collections::BTreeMap;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, anyhow, ensure};
+use lab::leftovers::{self, BpfObjects};
+use lab::{
+    Baresip, Count, Counters, Direction, Kamailio, KamailioConfig, Lab, LatchConfig, Namespace, Scene, address,
+    wait_until,
+};
+use serde_json::Value;
+
+use crate::fold;
+use crate::tell::{Teller, WIDTH};
+
+/// How long the phones talk before the packets are compared.
+const TALK: Duration = Duration::from_secs(5);
+
+/// RTP packets a second and phone: one for each 20 ms of speech.
+const PACKET_RATE: u64 = 50;
+
+/// The two telephones: whose they are, and number of phone and NAT.
+const PHONES: [(&str, u8); 2] = [("alice", 1), ("bob", 2)];
+
+/// What of a leg is shown.
+const LEG_FIELDS: [&str; 5] = ["generation", "peer", "out_port", "remote_address", "signalling_address"];
+
+/// What of a leg's state is shown.
+const STATE_FIELDS: [&str; 1] = ["rtp"];
+
+/// What of a record is not shown.
+const RECORD_OMITS: [&str; 6] = ["schema", "id", "call_id", "index", "rtcp_source", "at"];
+
+/// Counters at a telephone, seen from there.
+const COUNTERS: [&str; 4] = ["rtp_in", "rtp_out", "rtcp_in", "rtcp_out"];
+
+pub(crate) fn title(teller: &Teller) -> Result<()> {
+    let [alice, bob] =
+        PHONES.map(|(name, number)| format!("{name:<5} {} ── NAT {}", address::PHONE, address::nat(number)));
+    let latch = format!("{} Latch {}", address::LATCH_ACCESS, address::LATCH_CORE);
+    teller.title("A telephone call through Latch")?;
+    teller.line("")?;
+    teller.line(&format!("  {alice} ──┐"))?;
+    teller.line(&format!("  {:1$}   ├── {latch} ── Kamailio {2}", "", alice.chars().count(), address::SOFTSWITCH))?;
+    teller.line(&format!("  {bob} ──┘        access │ core\n"))
+}
+
+/// Makes the call. What Latch loads into the kernel is noted in `objects`, to be looked for when all is over.
+pub(crate) fn tell(lab: &Lab, teller: &mut Teller, objects: &mut Vec<BpfObjects>) -> Result<()> {
+    network(lab, teller)?;
+    let scene = start(lab, teller)?;
+    objects.push(scene.latch.bpf_objects()?);
+    let [mut alice, mut bob] = register(&scene, teller)?;
+    let ends = [count_at(lab.phone(1)?)?, count_at(lab.phone(2)?)?];
+    call(&mut alice, &mut bob, teller)?;
+    media(&ends, teller)?;
+    maps(&scene, teller)?;
+    let legs = scene.open_legs()?;
+    hang_up(&scene, &mut alice, &mut bob, legs, teller)?;
+    drop((alice, bob));
+    records(scene, &ends, teller)
+}
+
+fn network(lab: &Lab, teller: &mut Teller) -> Result<()> {
+    for (name, number) in PHONES {
+        let addresses = lab.phone(number.into())?.ip("-4 -o addr show dev eth0")?;
+        ensure!(addresses.contains(&format!(" {}/24 ", address::PHONE)), "{name} has {addresses}");
+        ensure!(lab.nat(number.into())?.public() == address::nat(number), "the NAT of {name} has another address");
+    }
+    let count = leftovers::namespaces(lab.prefix()).len();
+    teller.done(&format!("{count} network namespaces; two phones with the same private address, each behind its NAT"))
+}
+
+fn start<'lab>(lab: &'lab Lab, teller: &mut Teller) -> Result<Scene<'lab>> {
+    teller.begin("Latch", "starting Kamailio and Latch")?;
+    let digest = KamailioConfig { digest: true, ..KamailioConfig::default() };
+    // Few ports, so that the maps are dumped in no time.
+    let arguments = vec!["--max-legs".into(), "1024".into()];
+    let small = LatchConfig { ports: (30_000, 30_999), arguments, ..LatchConfig::default() };
+    let scene = Scene::start(lab, &digest, &small)?;
+    let said = scene.latch.peer.output();
+    let line = said.lines().find(|line| line.starts_with("XDP program (")).unwrap_or_default();
+    ensure!(line.contains("native mode on access, core"), "Latch's XDP program is not in native mode: {line:?}");
+    teller.done(line)?;
+    Ok(scene)
+}
+
+fn register(scene: &Scene<'_>, teller: &mut Teller) -> Result<[Baresip; 2]> {
+    teller.begin("Register", "both phones register")?;
+    let phones = [
+        scene.baresip(1, "alice", |config| config.tone_hz = 440)?,
+        scene.baresip(2, "bob", |config| config.tone_hz = 620)?,
+    ];
+    let (mut at_kamailio, mut at_latch) = (Vec::new(), Vec::new());
+    for (name, number) in PHONES {
+        let contacts = scene.kamailio.wait_for_contacts(name, 1, Duration::from_secs(2))?;
+        let uri = contacts.first().map(|contact| contact.uri.as_str()).unwrap_or_default();
+        let core = format!("@{}:5060", address::LATCH_CORE);
+        ensure!(uri.starts_with("sip:") && uri.contains(&core), "{name} is registered at {uri}");
+        at_kamailio.push(format!("Kamailio has {name:<5}  {uri}"));
+
+        let log = scene.latch.peer.output();
+        let own = format!(" registered aor=\"{name}@");
+        let line = log.lines().find(|line| line.contains(&own)).ok_or_else(|| anyhow!("Latch registered no {name}"))?;
+        let source = between(line, "source=", " ")?;
+        let contact = between(line, "contact=\"", "\"")?;
+        ensure!(contact.contains(&address::PHONE.to_string()), "{name}'s Contact is {contact}");
+        ensure!(source.starts_with(&format!("{}:", address::nat(number))), "{name}'s packets came from {source}");
+        at_latch.push(format!("Latch has    {name:<5}  {contact}  from {source}"));
+    }
+    let version = scene.kamailio.command(&["core.version"])?;
+    let version = version.split_whitespace().find(|word| word.starts_with(|c: char| c.is_ascii_digit()));
+    teller.done(&format!(
+        "both phones (baresip) at Kamailio {}, through Latch, with their passwords",
+        version.unwrap_or_default()
+    ))?;
+    at_kamailio.iter().chain(&at_latch).try_for_each(|line| teller.more(line))?;
+    Ok(phones)
+}
+
+fn call(alice: &mut Baresip, bob: &mut Baresip, teller: &mut Teller) -> Result<()> {
+    let limit = Duration::from_secs(5);
+    teller.begin("Call", "alice calls bob")?;
+    let dialled = Instant::now();
+    alice.dial("bob")?;
+    let ringing = bob.wait_for("CALL_INCOMING", limit)?;
+    let rang = dialled.elapsed();
+    let caller = ringing.json["peeruri"].as_str().unwrap_or_default().to_owned();
+    ensure!(caller == format!("sip:alice@{}", Kamailio::DOMAIN), "bob is called by {caller:?}");
+    bob.accept()?;
+    alice.wait_for("CALL_ESTABLISHED", limit)?;
+    bob.wait_for("CALL_ESTABLISHED", limit)?;
+    teller.done(&format!("bob's phone rings {} ms after alice dialled, shows {caller}; bob answers", rang.as_millis()))
+}
+
+fn media(ends: &[Counters<'_>; 2], teller: &mut Teller) -> Result<()> {
+    teller.begin("Media", &format!("they talk for {} s", TALK.as_secs()))?;
+    wait_until("each phone hears the other", Duration::from_secs(5), || {
+        Ok(ends[0].get("rtp_in")?.packets > 0 && ends[1].get("rtp_in")?.packets > 0)
+    })?;
+    let begin = [passed(&ends[0], &ends[1])?, passed(&ends[1], &ends[0])?];
+    let started = Instant::now();
+    wait_until("they have talked", 2 * TALK, || Ok(started.elapsed() >= TALK))?;
+    let end = [passed(&ends[0], &ends[1])?, passed(&ends[1], &ends[0])?];
+    let spoken = started.elapsed().as_secs_f32();
+    teller.done(&format!("{spoken:.1} s of speech, RTP packets counted by nftables in each phone's namespace"))?;
+    for (way, (begin, end)) in ["alice → bob", "bob → alice"].into_iter().zip(begin.into_iter().zip(end)) {
+        let (sent, arrived) = (end.0 - begin.0, end.1 - begin.1);
+        ensure!(arrived >= PACKET_RATE * TALK.as_secs() * 9 / 10, "{way}: only {arrived} packets arrived");
+        ensure!(sent == arrived, "{way}: {sent} packets were sent, {arrived} arrived");
+        teller.more(&format!("{way}   sent {sent}   arrived {arrived}   lost {}", sent - arrived))?;
+    }
+    Ok(())
+}
+
+/// RTP packets that one end has sent and the other has received, of the same moment.
+fn passed(from: &Counters<'_>, to: &Counters<'_>) -> Result<(u64, u64)> {
+    let mut passed = (0, 0);
+    // A packet takes microseconds, the next one comes 20 ms later: if none arrived meanwhile, none was under way.
+    wait_until("a moment without packets", Duration::from_secs(20), || {
+        let before = to.get("rtp_in")?.packets;
+        passed = (from.get("rtp_out")?.packets, before);
+        Ok(to.get("rtp_in")?.packets == before)
+    })?;
+    Ok(passed)
+}
+
+/// Shows the leg at which alice's voice arrives.
+fn maps(scene: &Scene<'_>, teller: &mut Teller) -> Result<()> {
+    teller.begin("Kernel", "reading the maps")?;
+    let dumps = [dump(scene, "LEGS")?, dump(scene, "LEG_STATE")?];
+    let nat = address::nat(1).octets().map(|octet| octet.to_string()).join(",");
+    let (legs, states) = (fold::parts(&dumps[0].1), fold::parts(&dumps[1].1));
+    // Open, and latched to alice's NAT.
+    let found = legs.iter().zip(&states).find_map(|(leg, state)| {
+        let (key, leg, state) = (fold::field(leg, "key")?, fold::field(leg, "value")?, fold::field(state, "value")?);
+        let source = fold::field(fold::field(state, "rtp")?, "source")?;
+        let here = fold::field(leg, "generation")? != "0" && fold::field(source, "address")? == format!("[{nat}]");
+        here.then_some((key, leg, state, source))
+    });
+    let (key, leg, state, source) = found.ok_or_else(|| anyhow!("no open leg has latched {}", address::nat(1)))?;
+    let mapped = |key| {
+        let address = fold::field(leg, key).unwrap_or_default();
+        address.strip_prefix("[0,0,0,0,0,0,0,0,0,0,255,255,").map(|tail| tail.trim_end_matches(']').replace(',', "."))
+    };
+    ensure!(mapped("remote_address") == Some(address::PHONE.to_string()), "what alice's SDP said: {leg}");
+    ensure!(mapped("signalling_address") == Some(address::nat(1).to_string()), "where her SIP came from: {leg}");
+    let port = fold::field(source, "port").unwrap_or_default();
+    teller.done(&format!(
+        "alice's SDP says {}; her first packet taught the kernel {}:{port}",
+        address::PHONE,
+        address::nat(1)
+    ))?;
+    for ((id, _), (name, value, keys)) in
+        dumps.iter().zip([("LEGS", leg, &LEG_FIELDS[..]), ("LEG_STATE", state, &STATE_FIELDS[..])])
+    {
+        teller
+            .command(&format!("bpftool map dump id {id}"), &format!("{name}, the entry where alice's voice arrives"))?;
+        let entry = format!("{{\"key\":{key},\"value\":{}}}", fold::select(value, keys));
+        teller.quote(&fold::fold(&entry, WIDTH - 4))?;
+    }
+    Ok(())
+}
+
+/// Id of Latch's map `name`, and what bpftool prints of it, squeezed.
+fn dump(scene: &Scene<'_>, name: &str) -> Result<(u64, String)> {
+    let id = scene.latch.bpf_objects()?.map(name).ok_or_else(|| anyhow!("Latch has no map {name}"))?;
+    let output = Command::new("bpftool").args(["map", "dump", "id", &id.to_string()]).output().context("bpftool")?;
+    ensure!(output.status.success(), "bpftool map dump: {}", String::from_utf8_lossy(&output.stderr));
+    Ok((id, fold::squeeze(&String::from_utf8_lossy(&output.stdout))))
+}
+
+fn hang_up(scene: &Scene<'_>, alice: &mut Baresip, bob: &mut Baresip, legs: usize, teller: &mut Teller) -> Result<()> {
+    teller.begin("Hang-up", "alice hangs up")?;
+    ensure!(legs == 4, "{legs} legs were open during the call: two for each phone were expected");
+    alice.hang_up()?;
+    bob.wait_for("CALL_CLOSED", Duration::from_secs(5))?;
+    wait_until("no leg is open", Duration::from_secs(5), || Ok(scene.open_legs()? == 0))?;
+    teller.done(&format!("alice hangs up, bob's phone is told; LEGS: {legs} open during the call, 0 now"))
+}
+
+/// Compares the records with what the phones counted, shows alice's, and stops Latch.
+fn records(scene: Scene<'_>, ends: &[Counters<'_>; 2], teller: &mut Teller) -> Result<()> {
+    teller.begin("Record", "reading the call detail records")?;
+    let records = scene.latch.wait_for_cdrs(2, Duration::from_secs(5))?;
+    let verdicts = verdicts(&scene)?;
+    let of = |name: &str| verdicts.get(name).copied().unwrap_or_default();
+    let (mut arrived, mut missing) = (0, 0);
+    let mut heard = Vec::new();
+    for ((name, number), end) in PHONES.into_iter().zip(ends) {
+        let counted = end.read()?;
+        let [rtp_in, rtp_out, rtcp_in, rtcp_out] =
+            COUNTERS.map(|counter| counted.get(counter).copied().unwrap_or_default());
+        let nat = format!("{}:", address::nat(number));
+        let record = records
+            .iter()
+            .find(|record| text(&record["terminal"]["source"]).starts_with(&nat))
+            .ok_or_else(|| anyhow!("no record of {name}: {records:#?}"))?;
+        ensure!(text(&record["end_cause"]) == "bye_caller", "{name}: {record:#}");
+        let (up, down) = (&record["streams"][0]["access_to_core"], &record["streams"][0]["core_to_access"]);
+        for (kind, far) in [("rtp", rtp_in), ("rtcp", rtcp_in)] {
+            let near = flow(down, kind)?;
+            ensure!(near == far, "{kind} to {name}: the record says {near:?}, the phone counted {far:?}");
+        }
+        let (rtp, rtcp) = (flow(up, "rtp")?.packets, flow(up, "rtcp")?.packets);
+        let dropped = up["dropped"].as_object().map(|drops| drops.values().filter_map(Value::as_u64).sum::<u64>());
+        let accounted = rtp + rtcp + dropped.unwrap_or_default();
+        let sent = rtp_out.packets + rtcp_out.packets;
+        missing += sent.checked_sub(accounted).ok_or_else(|| anyhow!("{name} sent {sent}, not {accounted}"))?;
+        arrived += rtp_in.packets + rtcp_in.packets;
+        heard.push(format!("{name} heard {} packets", rtp_in.packets));
+    }
+    let forwarded = of("forwarded_same") + of("forwarded_other");
+    ensure!(forwarded == arrived, "COUNTERS has {forwarded} packets forwarded, {arrived} arrived");
+    let late = of("dropped_closed");
+    ensure!(missing == late, "{missing} packets are in no record, {late} came after the end");
+    teller.done(&format!("{}, COUNTERS: {forwarded} forwarded, RTCP included;", heard.join(", ")))?;
+    teller.more("the call detail records say the same. This is alice's:")?;
+
+    let file = std::fs::read_to_string(scene.lab.directory().join("cdr.jsonl"))?;
+    let nat = format!("\"{}:", address::nat(1));
+    let line = file.lines().find(|line| line.contains(&nat)).ok_or_else(|| anyhow!("no record of alice"))?;
+    teller.quote(&fold::fold(&fold::omit(&fold::squeeze(line), &RECORD_OMITS), WIDTH - 4))?;
+    scene.finish(2).map(drop)
+}
+
+/// `COUNTERS`, the CPUs added up.
+fn verdicts(scene: &Scene<'_>) -> Result<BTreeMap<String, u64>> {
+    let mut sum = BTreeMap::new();
+    for entry in scene.latch.map("COUNTERS")? {
+        for cpu in entry["values"].as_array().ok_or_else(|| anyhow!("no values in {entry}"))? {
+            for (name, count) in cpu["value"].as_object().ok_or_else(|| anyhow!("no names in {entry}"))? {
+                *sum.entry(name.clone()).or_default() += count.as_u64().unwrap_or_default();
+            }
+        }
+    }
+    ensure!(!sum.is_empty(), "COUNTERS is empty");
+    Ok(sum)
+}
+
+/// Counts baresip's media at a telephone: RTP and RTCP told apart by their second byte (RFC 5761 §4).
+fn count_at(phone: &Namespace) -> Result<Counters<'_>> {
+    let latch = address::LATCH_ACCESS;
+    let incoming = format!("ip saddr {latch} udp dport 16384-16484 @th,72,8");
+    let outgoing = format!("ip daddr {latch} udp sport 16384-16484 @th,72,8");
+    let [rtp_in, rtp_out, rtcp_in, rtcp_out] = COUNTERS;
+    Counters::add(
+        phone,
+        &[
+            (rtp_in, Direction::In, &format!("{incoming} != 192-223")),
+            (rtp_out, Direction::Out, &format!("{outgoing} != 192-223")),
+            (rtcp_in, Direction::In, &format!("{incoming} 192-223")),
+            (rtcp_out, Direction::Out, &format!("{outgoing} 192-223")),
+        ],
+    )
+}
+
+fn flow(record: &Value, kind: &str) -> Result<Count> {
+    let number =
+        |what| record[format!("{kind}_{what}")].as_u64().ok_or_else(|| anyhow!("no {kind}_{what} in {record}"));
+    Ok(Count { packets: number("packets")?, bytes: number("octets")? })
+}
+
+fn text(value: &Value) -> &str {
+    value.as_str().unwrap_or_default()
+}
+
+fn between<'l>(line: &'l str, start: &str, end: &str) -> Result<&'l str> {
+    let after = line.split_once(start).map(|(_, after)| after);
+    after.and_then(|after| after.split(end).next()).ok_or_else(|| anyhow!("no {start} in {line}"))
+}
