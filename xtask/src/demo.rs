@@ -39,6 +39,9 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         }
         Privilege::Root | Privilege::None => Command::new(&demo),
     };
+    if workspace.target != workspace.root.join("target") && std::env::var_os("LATCH_LAB_OBJECT").is_none() {
+        command.env("LATCH_LAB_OBJECT", workspace.bpf().join("lab.o"));
+    }
     shell::announce("starting the demo", &command);
     eprintln!();
     // Becoming the other program leaves signals, the terminal and the exit code to it alone.
