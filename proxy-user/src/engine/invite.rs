@@ -105,7 +105,8 @@ impl Engine {
             super::Token::Binding(_) => return None,
         };
         let dialog = self.dialogs.get(&id)?;
-        if request.call_id()? != dialog.call_id {
+        let hops_left = request.max_forwards().ok().flatten() != Some(0);
+        if request.call_id()? != dialog.call_id || !hops_left {
             return None;
         }
         let from = dialog.sender(to, &request.from_tag()?, &request.to_tag()?)?;

@@ -10,8 +10,11 @@ use std::time::Instant;
 use tracing::{info, warn};
 
 impl Engine {
-    pub(super) fn binding_due(&mut self, id: u64, at: Instant, now: Instant) {
-        let Some(binding) = self.registrations.get(id).filter(|binding| binding.next() == at) else { return };
+    pub(super) fn binding_due(&mut self, id: u64, now: Instant) {
+        let Some(binding) = self.registrations.get(id) else { return };
+        if binding.next() > now {
+            return self.timers.set(binding.next(), Alarm::Binding(id));
+        }
         if binding.expires_at <= now {
             info!(aor = binding.aor, source = %binding.source, "registration expired");
             return self.unbind(id);

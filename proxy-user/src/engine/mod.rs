@@ -127,6 +127,8 @@ pub struct Load {
     pub transactions: usize,
     /// Port pairs in use, resting ones left out.
     pub port_pairs: usize,
+    /// Entries of the alarm clock.
+    pub alarms: usize,
 }
 
 /// The whole proxy, but for sockets, clocks and maps.
@@ -156,7 +158,7 @@ pub struct Engine {
 }
 
 /// Whose time has come.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 enum Alarm {
     Server(u64),
     Client(u64),
@@ -274,11 +276,11 @@ impl Engine {
 
     /// Does what is due by `now`.
     pub fn handle_timeout(&mut self, now: Instant) {
-        while let Some((at, alarm)) = self.timers.pop(now) {
+        while let Some(alarm) = self.timers.pop(now) {
             match alarm {
-                Alarm::Server(id) => self.server_due(id, at, now),
-                Alarm::Client(id) => self.client_due(id, at, now),
-                Alarm::Binding(id) => self.binding_due(id, at, now),
+                Alarm::Server(id) => self.server_due(id, now),
+                Alarm::Client(id) => self.client_due(id, now),
+                Alarm::Binding(id) => self.binding_due(id, now),
                 Alarm::Dialog(id) => self.dialog_due(id, now),
             }
         }
@@ -306,6 +308,7 @@ impl Engine {
             registrations: self.registrations.len(),
             transactions: self.servers.len() + self.clients.len(),
             port_pairs: self.allocators.iter().map(PortAllocator::in_use).sum(),
+            alarms: self.timers.len(),
         }
     }
 

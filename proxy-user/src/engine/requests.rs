@@ -239,6 +239,9 @@ impl Engine {
         for &name in INTERNAL_HEADERS {
             editor.remove(name);
         }
+        for header in request.headers().filter(|header| crossing.betrays(header)) {
+            editor.remove(header.raw_name);
+        }
         for &name in URI_HEADERS {
             if let Some(values) = crossing.header(request, name) {
                 editor.replace(name, &values);
@@ -276,11 +279,8 @@ impl Engine {
         id
     }
 
-    pub(super) fn client_due(&mut self, id: u64, at: Instant, now: Instant) {
+    pub(super) fn client_due(&mut self, id: u64, now: Instant) {
         let Some(client) = self.clients.get_mut(&id) else { return };
-        if client.next() != at {
-            return;
-        }
         match client.due(self.timing, now) {
             Due::End => return self.client_ends(id, now),
             Due::Retransmit => {

@@ -60,7 +60,7 @@ impl Engine {
         }
     }
 
-    fn client_of(&self, response: &Message) -> Option<u64> {
+    pub(super) fn client_of(&self, response: &Message) -> Option<u64> {
         let via = response.top_via().ok()?;
         let cseq = response.cseq().ok()?;
         self.client_ids.get(&client_key(via.branch(), cseq.method)).copied()
@@ -202,6 +202,9 @@ impl Engine {
         for &name in INTERNAL_HEADERS {
             editor.remove(name);
         }
+        for header in response.headers().filter(|header| crossing.betrays(header)) {
+            editor.remove(header.raw_name);
+        }
         if response.code().is_some_and(|code| (101..300).contains(&code)) {
             // The requester's side made its own route set; like any server, the proxy states it (RFC 3261, section
             // 12.1.1).
@@ -250,13 +253,16 @@ impl Engine {
 
     pub(super) fn dialog_due(&mut self, id: u64, now: Instant) {
         let Some(dialog) = self.dialogs.get(&id) else { return };
-        let over = match (&dialog.usage, dialog.forget_at) {
-            // Its last counters may come later; they end it then.
-            (Usage::Call(call), Some(at)) => at <= now && call.recorded && call.media.is_closed(),
+        let ends_at = match (&dialog.usage, dialog.forget_at) {
             (Usage::Call(_), None) => return self.look_after(id, now),
-            (Usage::Subscription { ends_at }, _) => *ends_at <= now,
+            (Usage::Call(_), Some(at)) => at,
+            (Usage::Subscription { ends_at }, _) => *ends_at,
         };
-        if over {
+        if ends_at > now {
+            return self.timers.set(ends_at, Alarm::Dialog(id));
+        }
+        // The last counters of a call may still have to come; they end it then.
+        if dialog.call().is_none_or(|call| call.recorded && call.media.is_closed()) {
             self.forget(id);
         }
     }

@@ -1,34 +1,78 @@
 //! The engine's alarm clock.
 
-use std::{cmp::Reverse, collections::BinaryHeap, time::Instant};
+use std::{
+    cmp::Reverse,
+    collections::{BinaryHeap, HashMap},
+    hash::Hash,
+    time::Instant,
+};
 
-/// Keys ordered by time. An entry can't be taken back: whoever owns the key remembers its own next time and ignores an
-/// alarm that is not it.
+/// Keys ordered by time, each with one alarm: the earliest that was set. Whoever owns the key remembers its own next
+/// time, and sets the alarm again where it went off too early. So moving a time on, which happens with every message,
+/// costs nothing and leaves nothing behind.
 pub(super) struct Timers<K> {
     heap: BinaryHeap<Reverse<(Instant, u64, K)>>,
+    /// The entry of the heap that counts.
+    armed: HashMap<K, Instant>,
     sequence: u64,
 }
 
-impl<K: Ord> Timers<K> {
+impl<K: Copy + Ord + Hash> Timers<K> {
     pub(super) fn new() -> Self {
-        Self { heap: BinaryHeap::new(), sequence: 0 }
+        Self { heap: BinaryHeap::new(), armed: HashMap::new(), sequence: 0 }
     }
 
     pub(super) fn set(&mut self, at: Instant, key: K) {
+        if self.armed.get(&key).is_some_and(|armed| *armed <= at) {
+            return;
+        }
+        self.armed.insert(key, at);
         self.sequence += 1;
         self.heap.push(Reverse((at, self.sequence, key)));
     }
 
-    /// When the next alarm goes off.
+    /// How many entries there are.
+    pub(super) fn len(&self) -> usize {
+        self.heap.len()
+    }
+
+    /// When the next alarm goes off, or earlier.
     pub(super) fn next(&self) -> Option<Instant> {
         self.heap.peek().map(|Reverse((at, ..))| *at)
     }
 
     /// Takes the next alarm that is due by `now`.
-    pub(super) fn pop(&mut self, now: Instant) -> Option<(Instant, K)> {
-        if self.next()? > now {
-            return None;
+    pub(super) fn pop(&mut self, now: Instant) -> Option<K> {
+        while self.next()? <= now {
+            let Reverse((at, _, key)) = self.heap.pop()?;
+            if self.armed.get(&key) == Some(&at) {
+                self.armed.remove(&key);
+                return Some(key);
+            }
         }
-        self.heap.pop().map(|Reverse((at, _, key))| (at, key))
+        None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    #[test]
+    fn the_earliest_alarm_of_a_key_counts() {
+        let (mut timers, start) = (Timers::new(), Instant::now());
+        let at = |seconds| start + Duration::from_secs(seconds);
+        timers.set(at(5), 'a');
+        timers.set(at(9), 'a');
+        timers.set(at(7), 'b');
+        timers.set(at(3), 'a');
+        assert_eq!(timers.len(), 3);
+        assert_eq!(timers.pop(at(2)), None);
+        assert_eq!(timers.pop(at(8)), Some('a'));
+        assert_eq!(timers.pop(at(8)), Some('b'), "the alarm of a at 5 was replaced");
+        assert_eq!((timers.pop(at(99)), timers.len(), timers.next()), (None, 0, None));
+        timers.set(at(100), 'a');
+        assert_eq!(timers.pop(at(100)), Some('a'));
     }
 }

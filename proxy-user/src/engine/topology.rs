@@ -6,7 +6,7 @@
 use crate::{
     config::{Config, Side},
     media::RealmId,
-    signalling::sip::{Message, Name, rewrite_hosts},
+    signalling::sip::{Header, Message, Name, rewrite_hosts},
 };
 use std::{
     borrow::Cow,
@@ -20,6 +20,8 @@ pub(super) const URI_HEADERS: &[Name] = &[
     Name::ReplyTo,
     Name::PAssertedIdentity,
     Name::PPreferredIdentity,
+    Name::PAssociatedUri,
+    Name::PCalledPartyId,
     Name::RemotePartyId,
     Name::Diversion,
     Name::HistoryInfo,
@@ -40,17 +42,20 @@ pub(super) struct Crossing {
     to_own: SocketAddr,
     /// What the other side knows the receiving network's server as.
     to_server: SocketAddr,
+    /// Addresses of the network that the message comes from: our own there, and its server's.
+    hidden: [Option<IpAddr>; 3],
 }
 
 impl Crossing {
     pub(super) fn new(config: &Config, from: RealmId, to: RealmId) -> Option<Self> {
-        let from_own = config.realms.get(from)?.signalling;
+        let from = config.realms.get(from)?;
+        let hidden = [Some(from.signalling.ip()), Some(from.media), from.softswitch.map(|softswitch| softswitch.ip())];
         let to = config.realms.get(to)?;
         let to_server = match to.side {
             Side::Core => to.softswitch.unwrap_or(to.signalling),
             Side::Access => to.signalling,
         };
-        Some(Self { from_own, to_own: to.signalling, to_server })
+        Some(Self { from_own: from.signalling, to_own: to.signalling, to_server, hidden })
     }
 
     /// The host and port that take the place of a literal address: the proxy itself stands for the server behind it,
@@ -67,6 +72,17 @@ impl Crossing {
         rewrite_hosts(value, |host, port| self.map(host, port))
     }
 
+    /// Whether a header that is neither rebuilt nor mapped names an address of the network it comes from. Credentials
+    /// may: what was signed has to stay, and a challenge's realm is only a name.
+    pub(super) fn betrays(&self, header: &Header<'_>) -> bool {
+        let free = match header.name {
+            Name::Other => !header.raw_name.to_ascii_lowercase().contains("auth"),
+            Name::Server | Name::UserAgent | Name::Subject | Name::Organization => true,
+            _ => false,
+        };
+        free && self.hidden.iter().flatten().any(|address| contains_word(&header.value(), &address.to_string()))
+    }
+
     /// The values of a header whose addresses have to be mapped, or `None` where it can stay as it is.
     pub(super) fn header(&self, message: &Message, name: Name) -> Option<Vec<String>> {
         let mut changed = false;
@@ -81,6 +97,15 @@ impl Crossing {
             .collect();
         changed.then_some(values)
     }
+}
+
+/// Whether an address stands in a text by itself, not as a part of a longer one.
+fn contains_word(text: &str, word: &str) -> bool {
+    let ends = |next: Option<char>| !next.is_some_and(|next| next.is_ascii_alphanumeric());
+    text.match_indices(word).any(|(at, _)| {
+        let (before, rest) = text.split_at(at);
+        ends(before.chars().next_back()) && ends(rest.chars().nth(word.len()))
+    })
 }
 
 /// An address as it stands in a URI.

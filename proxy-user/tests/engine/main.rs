@@ -3,6 +3,8 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test ends where it finds what it did not expect")]
 
 mod calls;
+mod garbage;
+mod hiding;
 mod lab;
 mod phone;
 mod races;
