@@ -132,6 +132,18 @@ impl Engine {
         uri_address(party.routes.first().unwrap_or(&party.target))
     }
 
+    /// A terminal registered again from another address: its NAT gave it another mapping. Its dialogs follow.
+    pub(super) fn move_terminal(&mut self, realm: RealmId, before: SocketAddr, now: SocketAddr) {
+        for dialog in self.dialogs.values_mut() {
+            let [first, second] = dialog.realms.map(|other| other == realm);
+            let originator = std::iter::once(&mut dialog.originator).filter(|_| first);
+            let answerers = dialog.answerers.iter_mut().filter(|_| second);
+            for party in originator.chain(answerers).filter(|party| party.destination == before) {
+                party.destination = now;
+            }
+        }
+    }
+
     /// What a response means for a dialog that is no call: it lasts as long as its subscription.
     pub(super) fn after_subscription(
         &mut self,

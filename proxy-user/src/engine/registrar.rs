@@ -30,7 +30,11 @@ impl Engine {
             return self.reply(server, 400, None, now);
         }
         let room = self.config.limits.max_registrations.saturating_sub(self.registrations.len());
-        if stated.len() > MOST_CONTACTS || (room == 0 && self.registrations.of(&aor).is_empty()) {
+        if stated.len() > MOST_CONTACTS {
+            self.statistics.limited += 1;
+            return self.reply(server, 403, None, now);
+        }
+        if room == 0 && self.registrations.of(&aor).is_empty() {
             self.statistics.limited += 1;
             return self.reply(server, 503, Some(("Retry-After", "60")), now);
         }
@@ -120,11 +124,14 @@ impl Engine {
         let id = match known {
             Some(id) => {
                 if let Some(binding) = self.registrations.get_mut(id) {
-                    binding.source = pending.source;
+                    let before = std::mem::replace(&mut binding.source, pending.source);
                     binding.call_id.clone_from(&pending.call_id);
                     binding.expires_at = expires_at;
                     binding.keepalive_at = keepalive_at;
                     binding.unanswered = 0;
+                    if before != pending.source {
+                        self.move_terminal(pending.realm, before, pending.source);
+                    }
                 }
                 id
             }

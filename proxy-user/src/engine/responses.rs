@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     media::RealmId,
-    signalling::sip::{Message, Name, ack_for},
+    signalling::sip::{Message, Name, ack_for, check_response},
 };
 use std::time::Instant;
 use tracing::debug;
@@ -19,7 +19,7 @@ use tracing::debug;
 impl Engine {
     pub(super) fn response(&mut self, realm: RealmId, response: Message, now: Instant) {
         let Some(code) = response.code() else { return };
-        let Some(id) = self.client_of(&response) else {
+        let Some(id) = self.client_of(&response).filter(|_| check_response(&response).is_ok()) else {
             self.statistics.stray_responses += 1;
             return;
         };

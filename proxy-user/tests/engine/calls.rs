@@ -309,6 +309,7 @@ fn silence_ends_a_call() {
     assert_eq!(core.header(Name::From), "<sip:alice@example.test>;tag=a1");
     assert_eq!(core.header(Name::To), BOBS_TAG);
     assert_eq!(core.header(Name::CSeq), "2 BYE");
+    assert_eq!(access.header(Name::CSeq), "1 BYE", "Bob has sent no request yet");
     assert_eq!(access.destination.to_string(), ALICE);
     assert_eq!(access.uri(), format!("sip:alice@{PRIVATE}:5060"));
     assert_eq!(access.header(Name::From), BOBS_TAG);

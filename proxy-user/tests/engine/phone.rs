@@ -184,9 +184,8 @@ impl Phone {
     fn requested(&mut self, method: &str, request: Message, random: &mut StdRng, now: Instant) {
         let call_id = request.call_id().unwrap().into_owned();
         let branch = request.top_via().unwrap().branch().to_owned();
-        let at = self.dialogs.iter().position(|dialog| {
-            dialog.call_id == call_id && !dialog.caller || dialog.call_id == call_id && request.to_tag().is_some()
-        });
+        let inside = request.to_tag().is_some();
+        let at = self.dialogs.iter().position(|dialog| dialog.call_id == call_id && (inside || !dialog.caller));
         if method == "ACK" {
             self.repeats
                 .retain(|repeat| repeat.key != format!("200 {call_id}") && repeat.key != format!("final {branch}"));

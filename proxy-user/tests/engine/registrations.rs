@@ -106,8 +106,10 @@ fn a_terminal_leaves() {
 fn a_wildcard_without_expires_zero_is_refused() {
     let mut lab = Lab::default();
     for contact in ["Contact: *", "Contact: *\nExpires: 60", "Contact: *, <sip:alice@192.168.1.10>\nExpires: 0"] {
-        let sent = lab
-            .access(ALICE, &register("alice", 1, contact, "").replace("regalice1", contact.split(' ').last().unwrap()));
+        let sent = lab.access(
+            ALICE,
+            &register("alice", 1, contact, "").replace("regalice1", contact.rsplit(' ').next().unwrap()),
+        );
         assert_eq!(kinds(&sent), ["access 400"], "{contact}");
     }
 }
@@ -289,4 +291,49 @@ fn a_call_between_two_terminals() {
     assert_eq!(lab.records.len(), 2);
     assert_eq!(lab.records[0].call_id, lab.records[1].call_id);
     lab.assert_empty();
+}
+
+#[test]
+fn too_many_contacts_are_refused_for_good() {
+    let mut lab = Lab::default();
+    let contacts: Vec<_> = (0..17).map(|n| format!("<sip:alice{n}@{PRIVATE}>")).collect();
+    let sent = lab.access(ALICE, &register("alice", 1, &format!("Contact: {}", contacts.join(", ")), ""));
+    assert_eq!(kinds(&sent), ["access 403"]);
+    lab.assert_empty();
+}
+
+/// The NAT gave the terminal another port during a call: the first that is heard of it is its next REGISTER.
+#[test]
+fn a_call_follows_its_terminals_registration() {
+    let mut lab = Lab::default();
+    let alice = registered(&mut lab, "alice", ALICE);
+    let sent = lab.core(&outside("INVITE", &alice, "i9", "", &sdp("10.9.0.30", 6000)));
+    let invite = only(&sent, "INVITE").clone();
+    let contact_of_alice = format!("Contact: <sip:alice@{PRIVATE}:5060>\n");
+    let sent = lab.access(ALICE, &answer(&invite, "200 OK", "a9", &contact_of_alice, &sdp(PRIVATE, 4000)));
+    let ok = only(&sent, "200").clone();
+    let moved = "198.51.100.1:50505";
+    let sent = lab.access(moved, &register("alice", 2, &contact("alice"), ""));
+    let request = only(&sent, "REGISTER").clone();
+    assert_eq!(request.contact(), alice, "the same binding");
+    let shown = request.header(Name::Contact);
+    lab.core(&answer(&request, "200 OK", "r", &format!("Contact: {shown};expires=600\n"), ""));
+    let bye = outside("BYE", &ok.contact(), "y9", "", "")
+        .replace("To: <sip:alice@example.test>", "To: <sip:alice@example.test>;tag=a9");
+    assert_eq!(only(&lab.core(&bye), "BYE").destination.to_string(), moved);
+}
+
+/// A response that lacks what responses have is none.
+#[test]
+fn broken_responses_are_dropped() {
+    let mut lab = Lab::default();
+    let sent = lab.access(ALICE, &register("alice", 1, &contact("alice"), ""));
+    let request = only(&sent, "REGISTER").clone();
+    let whole = answer(&request, "200 OK", "r", "", "");
+    for field in ["To: ", "From: ", "Call-ID: "] {
+        let broken: Vec<_> = whole.split("\r\n").filter(|line| !line.starts_with(field)).collect();
+        assert_eq!(kinds(&lab.core(&broken.join("\r\n"))), [""; 0], "{field}");
+    }
+    assert_eq!(lab.engine.statistics().stray_responses, 3);
+    assert_eq!(kinds(&lab.core(&whole)), ["access 200"]);
 }
