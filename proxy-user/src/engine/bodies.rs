@@ -152,6 +152,9 @@ impl Engine {
         if phase == MediaPhase::Offered || (phase == MediaPhase::OfferedInResponse && !success) {
             self.with_media(place.id, now, |media, resources| media.roll_back(resources));
         }
+        if phase == MediaPhase::Answered && !success {
+            self.with_media(place.id, now, |media, resources| media.undo(resources));
+        }
     }
 
     pub(super) fn media_phase(&self, client: u64) -> Option<MediaPhase> {

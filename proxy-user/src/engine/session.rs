@@ -87,6 +87,14 @@ struct Slot {
     latched: [[Option<(SocketAddr, Instant)>; 2]; 2],
 }
 
+/// What offer and answer made of a slot.
+#[derive(Clone, Copy, Debug)]
+struct Agreed {
+    remotes: [Option<RemoteMedia>; 2],
+    payload_types: PayloadTypes,
+    on_hold: bool,
+}
+
 /// The latest offer.
 #[derive(Debug)]
 struct Offer {
@@ -97,6 +105,8 @@ struct Offer {
     media: Vec<Description>,
     /// Slots that did not exist before it.
     fresh: Vec<usize>,
+    /// What the others agreed on before it.
+    before: Vec<(usize, Agreed)>,
 }
 
 /// What one media description says of the party that sent it.
@@ -179,7 +189,11 @@ impl MediaSession {
             }
         }
         let plans = self.plans(to, &media);
-        self.offer = Some(Offer { from, answered: false, body: body.to_vec(), media, fresh });
+        let agreed =
+            |slot: &Slot| Agreed { remotes: slot.remotes, payload_types: slot.payload_types, on_hold: slot.on_hold };
+        let old = self.slots.iter().enumerate().filter(|(index, _)| !fresh.contains(index));
+        let before = old.filter_map(|(index, slot)| Some((index, agreed(slot.as_ref()?)))).collect();
+        self.offer = Some(Offer { from, answered: false, body: body.to_vec(), media, fresh, before });
         Ok(self.rewrite(to, session, plans, resources))
     }
 
@@ -239,6 +253,19 @@ impl MediaSession {
     pub(super) fn roll_back(&mut self, resources: &mut Resources<'_>) {
         if let Some(offer) = self.offer.take_if(|offer| !offer.answered) {
             self.give_up(&offer.fresh, resources);
+        }
+    }
+
+    /// The request with the last offer failed, though a provisional response had answered it: as it was before (RFC 3261,
+    /// section 14.1).
+    pub(super) fn undo(&mut self, resources: &mut Resources<'_>) {
+        let Some(offer) = self.offer.take() else { return };
+        self.give_up(&offer.fresh, resources);
+        for (index, agreed) in offer.before {
+            if let Some(slot) = self.slots.get_mut(index).and_then(Option::as_mut) {
+                Agreed { remotes: slot.remotes, payload_types: slot.payload_types, on_hold: slot.on_hold } = agreed;
+                slot.apply(&self.sides, resources, [true, true]);
+            }
         }
     }
 

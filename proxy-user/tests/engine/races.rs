@@ -320,3 +320,19 @@ fn a_held_call_may_be_silent_for_long() {
     }
     lab.assert_empty();
 }
+
+#[test]
+fn a_reinvite_that_fails_after_an_early_answer_restores_the_session() {
+    let mut lab = Lab::default();
+    let call = answered(&mut lab);
+    let before = lab.datapath.streams.clone();
+    let offer = sdp(PRIVATE, 4444) + "m=video 5000 RTP/AVP 96\n";
+    let sent = lab.access(ALICE, &from_alice("INVITE", &call.bob, BOBS_TAG, 2, "r1", "", &offer));
+    let invite = only(&sent, "INVITE").clone();
+    let early = sdp("10.9.0.30", 6666) + "m=video 6000 RTP/AVP 96\n";
+    lab.core(&answer(&invite, "183 Session Progress", "", ROUTE, &early));
+    assert_eq!(lab.datapath.streams.len(), 2);
+    lab.core(&answer(&invite, "488 Not Acceptable Here", "", "", ""));
+    assert_eq!(lab.datapath.streams, before);
+    assert_eq!(lab.engine.load().port_pairs, 2);
+}
