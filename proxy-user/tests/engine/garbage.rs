@@ -213,3 +213,23 @@ fn moved_alarms_do_not_pile_up() {
     }
     assert!(lab.engine.load().alarms < 10, "{:?}", lab.engine.load());
 }
+
+/// RFC 4475: whatever each of them gets, it leaves nothing behind.
+#[test]
+fn torture_messages_leave_nothing() {
+    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/sip/rfc4475");
+    let mut count = 0;
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let bytes = std::fs::read(entry.unwrap().path()).unwrap();
+        for (realm, source) in [(ACCESS, ALICE), (CORE, SOFTSWITCH)] {
+            let mut lab = Lab::new(small());
+            lab.strict = false;
+            lab.receive_bytes(realm, source.parse().unwrap(), &bytes);
+            assert!(lab.sent.iter().all(|sent| !sent.text.is_empty()));
+            lab.wait(Duration::from_secs(90_000));
+            lab.assert_empty();
+        }
+        count += 1;
+    }
+    assert_eq!(count, 49);
+}
