@@ -6,12 +6,15 @@
 //! | map | kind | value | writer |
 //! |---|---|---|---|
 //! | `LEGS` | array, mapped into user space | [`Leg`] | control |
-//! | `LEG_STATE` | array, mapped into user space | [`LegState`] | datapath |
+//! | `LEG_STATE` | array, mapped into user space | [`LegState`] | datapath (1) |
 //! | `LOCALS` | array | [`crate::locals::Local`] | control |
 //! | `NEXT_HOPS` | array | [`NextHop`] | control |
 //! | `DEVICES` | device map | interface index | control |
 //! | `COUNTERS` | per-CPU array, one entry | [`crate::verdict::Counters`] | datapath |
 //! | `EVENTS` | ring buffer | [`LatchEvent`] | datapath |
+//!
+//! (1) Before control opens a pair of ports for another stream it clears the addresses that were learned there: the pair
+//! is closed then, so the datapath does not write.
 //!
 //! One entry of `LEGS` and `LEG_STATE` is one pair of ports: RTP on the even one, RTCP on the odd one above it. Its
 //! index is `first_leg + (port - port_base) / 2` of the [`crate::locals::Local`] it belongs to.
@@ -128,7 +131,8 @@ pub struct LegState {
 pub struct Component {
     /// The latched source: only its packets are accepted.
     pub source: Remote,
-    /// Where packets that arrive here go: what the peer leg latched, under the peer's generation.
+    /// Where packets that arrive here go: what the peer leg latched, under the peer's generation. It does not say which
+    /// leg the peer was, so it must not outlive the stream.
     pub destination: Remote,
     /// Packets that arrived here and were forwarded.
     pub packets: u64,

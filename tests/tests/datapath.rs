@@ -105,9 +105,30 @@ fn relay(terminal: &Host, softswitch: &Host) -> Result<u64> {
     let expected = MediaEvent::Released { stream: StreamId(1), counters: [counters; 2] };
     ensure!(released == [expected], "{released:?}");
     ensure!(known_next_hops(&objects)? == 0, "{:?}", dump(&objects, "NEXT_HOPS")?);
+    not_the_last_calls_phone(&mut datapath, terminal, softswitch)?;
     let forwarded = datapath.counters()?;
     ensure!(forwarded.forwarded_other == 2 * u64::from(PACKETS) + 2, "{forwarded:?}");
     objects.map("LEGS").context("no map LEGS")
+}
+
+/// The core port serves another stream, whose access port is another one but has seen as many streams. The softswitch
+/// sends before the new phone: that is not for the phone of the stream before.
+fn not_the_last_calls_phone(datapath: &mut Xdp, terminal: &Host, softswitch: &Host) -> Result<()> {
+    let mut second = StreamSpec { id: StreamId(2), ..spec() };
+    second.legs[0].local = SocketAddr::from((*ACCESS.ip(), ACCESS.port() + 2));
+    datapath.apply(second, Instant::now())?;
+    poll(datapath, Duration::from_millis(300));
+    let sink = rtp::Sink::start(&terminal.rtp)?;
+    let stream = rtp::Stream { packets: PACKETS, interval: Duration::from_millis(2), ..Default::default() };
+    stream.send(&softswitch.rtp, softswitch.relay)?;
+    let heard = sink.stop()?;
+    ensure!(heard.packets() == 0, "{heard:?}");
+    datapath.release(StreamId(2), Instant::now());
+    let released = poll(datapath, Duration::from_millis(100));
+    let core = LegCounters { dropped_destination: u64::from(PACKETS), ..LegCounters::default() };
+    let expected = MediaEvent::Released { stream: StreamId(2), counters: [LegCounters::default(), core] };
+    ensure!(released.contains(&expected), "{released:?}");
+    Ok(())
 }
 
 /// One end of the stream: its sockets and the relay's RTP address towards it.

@@ -125,6 +125,11 @@ impl<N: Neighbourhood> Control<N> {
         }
         for (leg, placed) in placed.iter().enumerate() {
             self.owners.insert(placed.index, (spec.id, leg));
+            // Generations are counted by pair of ports and go round: what an earlier call left here could bear that of
+            // this stream's own legs, and lead its media to that call's parties.
+            if before.as_ref().is_none_or(|before| before.placed.iter().all(|old| old.index != placed.index)) {
+                self.states.forget(placed.index);
+            }
         }
         let window_end_ns = self.clock.ns(now + self.learning_window);
         let packets = before.as_ref().map_or(0, |before| before.packets);

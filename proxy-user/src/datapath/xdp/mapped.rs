@@ -3,9 +3,10 @@
 //! The kernel maps an array of 128-byte values without gaps (`BPF_F_MMAPABLE`). Both sides access it at the same time,
 //! so user space does it by atomic 64-bit words only and never makes a reference to a value.
 
-use proxy_common::layout::{Leg, LegState};
+use proxy_common::layout::{Component, Leg, LegState};
 use std::{
     io,
+    mem::offset_of,
     os::fd::{AsFd, AsRawFd},
     ptr::NonNull,
     sync::atomic::{AtomicU64, Ordering, fence},
@@ -17,7 +18,7 @@ pub(super) struct Legs(Memory);
 impl Legs {
     /// Maps the array behind `map`, which has `entries` values.
     pub(super) fn of_map(map: impl AsFd, entries: u32) -> io::Result<Self> {
-        Memory::of_map(map, entries, true).map(Self)
+        Memory::of_map(map, entries).map(Self)
     }
 
     /// Puts a value in place. The XDP program sees the old one, a closed leg, or the new one: generation, peer
@@ -58,13 +59,13 @@ impl Legs {
     }
 }
 
-/// `LEG_STATE`: written by the XDP program, read here.
+/// `LEG_STATE`: written by the XDP program, read here; but for [`States::forget`].
 pub(super) struct States(Memory);
 
 impl States {
     /// Maps the array behind `map`, which has `entries` values.
     pub(super) fn of_map(map: impl AsFd, entries: u32) -> io::Result<Self> {
-        Memory::of_map(map, entries, false).map(Self)
+        Memory::of_map(map, entries).map(Self)
     }
 
     /// Each word of the value as it is at some moment of the call; all zero outside the array.
@@ -72,6 +73,15 @@ impl States {
         match self.0.words(index) {
             Some(words) => state_of_words(words.each_ref().map(|word| word.load(Ordering::Relaxed))),
             None => LegState::default(),
+        }
+    }
+
+    /// Clears what was learned at a pair of ports, not what was counted. Only for a leg that has been closed for so long
+    /// that no packet of its last call is under way: then nobody else writes here.
+    pub(super) fn forget(&self, index: u32) {
+        let Some(words) = self.0.words(index) else { return };
+        for word in LEARNED.iter().filter_map(|&word| words.get(word)) {
+            word.store(0, Ordering::Release);
         }
     }
 
@@ -90,6 +100,12 @@ impl States {
 }
 
 const WORDS: usize = 16;
+/// Words of a `LegState` that hold a learned address.
+const LEARNED: [usize; 4] = {
+    let (rtp, rtcp) = (offset_of!(LegState, rtp), offset_of!(LegState, rtcp));
+    let (source, destination) = (offset_of!(Component, source), offset_of!(Component, destination));
+    [(rtp + source) / 8, (rtp + destination) / 8, (rtcp + source) / 8, (rtcp + destination) / 8]
+};
 
 fn words_of_leg(leg: &Leg) -> [u64; WORDS] {
     // SAFETY: `Leg` is `repr(C)`, 128 bytes of integers and byte arrays without padding (asserted in its module), so
@@ -117,7 +133,7 @@ fn words_of_state(state: &LegState) -> [u64; WORDS] {
 
 /// Shared memory of `entries` values of 128 bytes.
 struct Memory {
-    /// Start of `length` bytes that are mapped, readable, page-aligned, and stay so until drop.
+    /// Start of `length` bytes that are mapped, readable and writable, page-aligned, and stay so until drop.
     start: NonNull<AtomicU64>,
     length: usize,
     entries: u32,
@@ -129,18 +145,18 @@ unsafe impl Send for Memory {}
 unsafe impl Sync for Memory {}
 
 impl Memory {
-    fn of_map(map: impl AsFd, entries: u32, writable: bool) -> io::Result<Self> {
-        let protection = libc::PROT_READ | if writable { libc::PROT_WRITE } else { 0 };
-        Self::map(entries, protection, libc::MAP_SHARED, map.as_fd().as_raw_fd())
+    fn of_map(map: impl AsFd, entries: u32) -> io::Result<Self> {
+        Self::map(entries, libc::MAP_SHARED, map.as_fd().as_raw_fd())
     }
 
     #[cfg(test)]
     fn anonymous(entries: u32) -> io::Result<Self> {
-        Self::map(entries, libc::PROT_READ | libc::PROT_WRITE, libc::MAP_SHARED | libc::MAP_ANONYMOUS, -1)
+        Self::map(entries, libc::MAP_SHARED | libc::MAP_ANONYMOUS, -1)
     }
 
-    fn map(entries: u32, protection: i32, flags: i32, fd: i32) -> io::Result<Self> {
+    fn map(entries: u32, flags: i32, fd: i32) -> io::Result<Self> {
         let length = entries as usize * WORDS * size_of::<u64>();
+        let protection = libc::PROT_READ | libc::PROT_WRITE;
         // SAFETY: a new mapping at an address of the kernel's choice touches no memory that Rust knows of. The kernel
         // refuses a length that the map does not have, and a map that cannot be mapped.
         let start = unsafe { libc::mmap(std::ptr::null_mut(), length, protection, flags, fd, 0) };
@@ -158,7 +174,6 @@ impl Memory {
         }
         // SAFETY: `index` is below `entries`, so the sixteen words lie within the mapping, which lives as long as
         // `self`; it is page-aligned, so each word is aligned; they are only ever accessed atomically, by both sides.
-        // Of a mapping that is only readable nobody stores (`States` does only in tests, where it is writable).
         Some(unsafe { self.start.add(index as usize * WORDS).cast::<[AtomicU64; WORDS]>().as_ref() })
     }
 }
@@ -173,7 +188,7 @@ impl Drop for Memory {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use proxy_common::layout::{Component, Drops, Remote};
+    use proxy_common::layout::{Drops, Remote};
     use std::sync::atomic::AtomicBool;
 
     fn leg(generation: u16) -> Leg {
@@ -230,6 +245,21 @@ mod tests {
         states.set(3, &state);
         assert_eq!(states.get(3), state);
         assert_eq!(states.get(2), LegState::default());
+    }
+
+    #[test]
+    fn what_was_learned_is_forgotten_and_what_was_counted_is_kept() {
+        let remote = Remote { address: [1, 2, 3, 4], port: 5, tag: 6 };
+        let counted = Component { packets: 7, octets: 8, ..Default::default() };
+        let learned = Component { source: remote, destination: remote, ..counted };
+        let drops = Drops { source: 9, format: 10, destination: 11, path: 12 };
+        let states = States::anonymous(2);
+        for index in [0, 1] {
+            states.set(index, &LegState { rtp: learned, rtcp: learned, drops, ..Default::default() });
+        }
+        states.forget(1);
+        assert_eq!(states.get(1), LegState { rtp: counted, rtcp: counted, drops, ..Default::default() });
+        assert_eq!(states.get(0).rtp, learned);
     }
 
     #[test]

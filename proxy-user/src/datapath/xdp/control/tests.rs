@@ -147,6 +147,29 @@ fn a_released_stream_leaves_nothing() {
 }
 
 #[test]
+fn what_another_call_learned_at_a_port_is_forgotten_and_what_this_one_learned_is_kept() {
+    let (now, kernel) = (Instant::now(), kernel());
+    let mut control = control(&kernel);
+    // Under every generation there is: that of the new peer may be the one that the last call's peer had.
+    let learned = |tag| {
+        let remote = Remote { address: [198, 51, 100, 99], port: 9_000, tag };
+        let component = Component { source: remote, destination: remote, packets: 5, octets: 500 };
+        LegState { rtp: component, rtcp: component, ..LegState::default() }
+    };
+    for index in [ACCESS, CORE] {
+        control.states.set(index, &learned(1));
+    }
+    control.apply(offered(), now).unwrap();
+    for index in [ACCESS, CORE] {
+        let counted = Component { packets: 5, octets: 500, ..Component::default() };
+        assert_eq!(control.states.get(index), LegState { rtp: counted, rtcp: counted, ..LegState::default() });
+    }
+    control.states.set(CORE, &learned(1));
+    control.apply(answered(), now).unwrap();
+    assert_eq!(control.states.get(CORE), learned(1), "the generation tells whether that still counts");
+}
+
+#[test]
 fn releasing_an_unknown_stream_is_answered() {
     let (now, kernel) = (Instant::now(), kernel());
     let mut control = control(&kernel);
