@@ -15,6 +15,8 @@ pub struct Fake {
     pub streams: BTreeMap<StreamId, StreamSpec>,
     /// Every specification that was applied, in order.
     pub applied: Vec<StreamSpec>,
+    /// Refuses every specification from now on.
+    pub full: bool,
     /// Every stream that was released, in order.
     pub released: Vec<StreamId>,
     counters: HashMap<StreamId, [LegCounters; 2]>,
@@ -50,6 +52,9 @@ impl Fake {
 
 impl Datapath for Fake {
     fn apply(&mut self, spec: StreamSpec, _now: Instant) -> Result<(), DatapathError> {
+        if self.full {
+            return Err(DatapathError::Full("the fake"));
+        }
         for leg in &spec.legs {
             let taken = self
                 .streams

@@ -5,6 +5,7 @@ use super::{
     transactions::{Due, Server, ServerKey, ServerState},
 };
 use crate::{
+    accounting::EndCause,
     config::Side,
     media::{MediaEvent, RealmId},
     signalling::sip::{Datagram, Message, Name, Response, check_request},
@@ -56,6 +57,10 @@ impl Engine {
                 let Some(&dialog) = self.streams.get(&stream) else { return };
                 debug!(dialog, ?stream, leg, rtcp, %source, "latched");
                 self.with_media(dialog, now, |media, _| media.latched(stream, leg, rtcp, source, at));
+            }
+            MediaEvent::Failed { stream } => {
+                let Some(&dialog) = self.streams.get(&stream) else { return };
+                self.hang_up(dialog, EndCause::Error, now);
             }
             MediaEvent::Silent { stream } => {
                 let Some(&dialog) = self.streams.get(&stream) else { return };

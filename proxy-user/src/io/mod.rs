@@ -253,7 +253,8 @@ impl<C: Core, D: Datapath> Loop<C, D> {
                 let stream = spec.id;
                 if let Err(error) = self.datapath.apply(spec, now) {
                     self.statistics.media_errors += 1;
-                    self.throttle.warn(now, || format!("stream {} has no media: {error}", stream.0));
+                    self.throttle.warn(now, || format!("stream {} has no media, its call ends: {error}", stream.0));
+                    self.core.handle_input(Input::Media(MediaEvent::Failed { stream }), now);
                 }
             }
             Output::Media(MediaCommand::Release(stream)) => self.datapath.release(stream, now),

@@ -10,6 +10,7 @@ use std::collections::VecDeque;
 struct Echo {
     outputs: VecDeque<Output>,
     released: Vec<StreamId>,
+    failed: Vec<StreamId>,
     timeout: Option<Instant>,
     timeouts: usize,
     idle: bool,
@@ -29,6 +30,7 @@ impl Core for Echo {
                 self.released.push(stream);
                 self.idle = true;
             }
+            Input::Media(MediaEvent::Failed { stream }) => self.failed.push(stream),
             Input::Media(_) => {}
         }
     }
@@ -126,6 +128,18 @@ async fn what_icmp_reports_is_counted_and_survived() {
     let (result, ()) = tokio::join!(run.run(async move { stopped.await.unwrap() }), client);
     result.unwrap();
     assert_eq!(run.statistics().received, 4);
+}
+
+#[tokio::test]
+async fn a_stream_that_the_datapath_refuses_is_told_to_the_engine() {
+    let (sockets, _) = pair().await;
+    let mut datapath = Fake::new();
+    datapath.full = true;
+    let mut run = Loop::new(Echo::default(), datapath, None, sockets);
+    run.core.outputs.push_back(Output::Media(MediaCommand::Apply(spec())));
+    run.carry_out(Instant::now());
+    assert_eq!(run.core().failed, [StreamId(1)]);
+    assert_eq!(run.statistics(), Statistics { media_errors: 1, ..Statistics::default() });
 }
 
 #[tokio::test]

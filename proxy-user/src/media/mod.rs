@@ -82,6 +82,11 @@ pub enum MediaEvent {
         /// When.
         at: Instant,
     },
+    /// A stream could not be made as it was last applied; it is as it was before. Its call has no media.
+    Failed {
+        /// The stream.
+        stream: StreamId,
+    },
     /// Nothing was forwarded in either direction for the configured time. Repeated each time it passes again.
     Silent {
         /// The stream.

@@ -67,6 +67,35 @@ pub(crate) fn answered(lab: &mut Lab) -> Call {
 }
 
 #[test]
+fn a_call_that_the_relay_has_no_room_for_is_refused() {
+    let mut lab = Lab::default();
+    lab.datapath.full = true;
+    let offer = sdp(PRIVATE, 4000);
+    let sent =
+        lab.access(ALICE, &from_alice("INVITE", "sip:bob@example.test", "<sip:bob@example.test>", 1, "i1", "", &offer));
+    assert_eq!(only(&sent, "503").destination.to_string(), ALICE);
+    let sent = lab.core(&answer(only(&sent, "INVITE"), "180 Ringing", "b1", ROUTE, ""));
+    assert_eq!(kinds(&sent), ["core CANCEL"], "nobody rings for it");
+    assert_eq!(lab.records[0].end_cause, EndCause::Error);
+}
+
+#[test]
+fn a_call_whose_new_media_the_relay_has_no_room_for_ends_on_both_sides() {
+    let mut lab = Lab::default();
+    let call = answered(&mut lab);
+    let offer = sdp(PRIVATE, 4002);
+    let sent = lab.access(ALICE, &from_alice("INVITE", &call.bob, BOBS_TAG, 2, "i2", "", &offer));
+    let invite = only(&sent, "INVITE").clone();
+    lab.datapath.full = true;
+    let sent = lab.core(&answer(&invite, "200 OK", "b1", ROUTE, &sdp("10.9.0.31", 6002)));
+    let mut byes: Vec<_> = kinds(&sent).into_iter().filter(|kind| kind.ends_with("BYE")).collect();
+    byes.sort();
+    assert_eq!(byes, ["access BYE", "core BYE"]);
+    assert_eq!(lab.records[0].end_cause, EndCause::Error);
+    assert!(lab.datapath.streams.is_empty());
+}
+
+#[test]
 fn a_terminal_calls_and_hangs_up() {
     let mut lab = Lab::default();
     let offer = sdp(PRIVATE, 4000);

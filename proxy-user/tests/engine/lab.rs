@@ -4,9 +4,9 @@
 use proxy_user::{
     accounting::Cdr,
     config::{Config, PortRange, Realm, Side},
-    datapath::{Datapath, fake::Fake},
+    datapath::{Datapath, DatapathError, fake::Fake},
     engine::{Engine, Input, Output},
-    media::{MediaCommand, RealmId},
+    media::{MediaCommand, MediaEvent, RealmId},
     signalling::sip::{Message, Name, NameAddr},
 };
 use std::{
@@ -175,7 +175,13 @@ impl Lab {
             while let Some(output) = self.engine.poll_output() {
                 match output {
                     Output::Send { realm, destination, bytes } => self.send(realm, destination, bytes),
-                    Output::Media(MediaCommand::Apply(spec)) => self.datapath.apply(spec, self.now).unwrap(),
+                    Output::Media(MediaCommand::Apply(spec)) => {
+                        let stream = spec.id;
+                        if let Err(error) = self.datapath.apply(spec, self.now) {
+                            assert!(matches!(error, DatapathError::Full(_)), "{error}");
+                            self.engine.handle_input(Input::Media(MediaEvent::Failed { stream }), self.now);
+                        }
+                    }
                     Output::Media(MediaCommand::Release(stream)) => self.datapath.release(stream, self.now),
                     Output::Record(cdr) => self.records.push(*cdr),
                 }
