@@ -87,6 +87,8 @@ impl<N: Neighbourhood> Control<N> {
     /// See [`crate::datapath::Datapath::apply`].
     pub(super) fn apply(&mut self, spec: StreamSpec, now: Instant) -> Result<(), DatapathError> {
         let indices = self.admit(&spec)?;
+        // The new ways are taken before the old ones are given back: what both use stays.
+        let ways = self.take_ways(&spec, now)?;
         let before = self.streams.remove(&spec.id);
         let anew = |leg: usize| match &before {
             Some(before) => {
@@ -103,11 +105,6 @@ impl<N: Neighbourhood> Control<N> {
             generation: self.generation(indices.get(leg).copied().unwrap_or_default(), anew(leg)),
             ..Placed::default()
         });
-        // The new ways are taken before the old ones are given back: what both use stays.
-        let ways = ways(&spec);
-        for way in &ways {
-            self.hops.acquire(*way, now);
-        }
         self.place(&spec, &mut placed);
         let mut baseline = placed.map(|placed| self.states.get(placed.index));
         if let Some(before) = &before {
@@ -210,6 +207,17 @@ impl<N: Neighbourhood> Control<N> {
             return Err(DatapathError::InUse(one.local));
         }
         Ok(indices)
+    }
+
+    fn take_ways(&mut self, spec: &StreamSpec, now: Instant) -> Result<Vec<Destination>, DatapathError> {
+        let ways = ways(spec);
+        for (taken, way) in ways.iter().enumerate() {
+            if let Err(full) = self.hops.acquire(*way, now) {
+                ways.iter().take(taken).for_each(|way| self.hops.release(*way));
+                return Err(full);
+            }
+        }
+        Ok(ways)
     }
 
     fn generation(&mut self, index: u32, anew: bool) -> u16 {

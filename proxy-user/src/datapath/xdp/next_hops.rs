@@ -4,10 +4,11 @@
 //! does not know are asked for, routes and hardware addresses are compared with the kernel's every second.
 
 use super::legs::Locals;
+use crate::datapath::DatapathError;
 use crate::netlink::{Mac, Netlink, Route};
 use proxy_common::layout::{NextHop, next_hop_kind};
 use std::{
-    collections::HashMap,
+    collections::{HashMap, VecDeque},
     io,
     net::Ipv4Addr,
     time::{Duration, Instant},
@@ -22,6 +23,7 @@ const REFRESH: Duration = Duration::from_secs(1);
 const RETRY: (Duration, Duration) = (Duration::from_millis(5), REFRESH);
 /// At most so many destinations are routed anew each second; the others have their turn in the next ones.
 const ROUTES_A_REFRESH: usize = 1_024;
+const FULL: DatapathError = DatapathError::Full("NEXT_HOPS (raise max_next_hops in [maps] or --max-next-hops)");
 
 /// What is asked of the kernel.
 pub(super) trait Neighbourhood {
@@ -70,6 +72,8 @@ pub(super) struct NextHops<N> {
     egress: Vec<Egress>,
     /// Index 0 is [`UNRESOLVED`] and holds nothing.
     entries: Vec<Option<Entry>>,
+    /// Free indices; the one that is free for longest is used first, so that no packet under way finds another's.
+    free: VecDeque<u16>,
     by_key: HashMap<Key, u16>,
     destinations: HashMap<Destination, Routed>,
     writes: Vec<(u16, NextHop)>,
@@ -103,12 +107,14 @@ struct Routed {
 impl<N: Neighbourhood> NextHops<N> {
     /// `egress` is by realm; `max` is the number of entries of the map.
     pub(super) fn new(kernel: N, locals: Locals, egress: Vec<Egress>, max: u32) -> Self {
-        let entries = std::iter::repeat_with(|| None).take(max.min(65_536) as usize).collect();
+        let max = u16::try_from(max.saturating_sub(1)).unwrap_or(u16::MAX);
+        let entries = std::iter::repeat_with(|| None).take(usize::from(max) + 1).collect();
         Self {
             kernel,
             locals,
             egress,
             entries,
+            free: (1..=max).collect(),
             by_key: HashMap::new(),
             destinations: HashMap::new(),
             writes: Vec::new(),
@@ -120,15 +126,19 @@ impl<N: Neighbourhood> NextHops<N> {
     }
 
     /// One more user of a destination; gives its entry's index. Where there is no way (yet), that is [`UNRESOLVED`].
-    pub(super) fn acquire(&mut self, destination: Destination, now: Instant) -> u16 {
+    ///
+    /// # Errors
+    ///
+    /// There is a way, but no room for another one in the table.
+    pub(super) fn acquire(&mut self, destination: Destination, now: Instant) -> Result<u16, DatapathError> {
         if let Some(routed) = self.destinations.get_mut(&destination) {
             routed.users += 1;
-            return routed.entry;
+            return Ok(routed.entry);
         }
-        let entry = self.route(destination, now);
+        let entry = self.route(destination, now).ok_or(FULL)?;
         self.destinations.insert(destination, Routed { users: 1, entry });
         self.refresh_at.get_or_insert(now + REFRESH);
-        entry
+        Ok(entry)
     }
 
     /// One user less.
@@ -178,9 +188,9 @@ impl<N: Neighbourhood> NextHops<N> {
         self.entries.iter().flatten().count()
     }
 
-    /// Finds the way of a destination and takes a share in its entry.
-    fn route(&mut self, (realm, address): Destination, now: Instant) -> u16 {
-        let Some(&egress) = self.egress.get(realm) else { return UNRESOLVED };
+    /// Finds the way of a destination and takes a share in its entry; `None` where the table is full.
+    fn route(&mut self, (realm, address): Destination, now: Instant) -> Option<u16> {
+        let Some(&egress) = self.egress.get(realm) else { return Some(UNRESOLVED) };
         if self.locals.contains(address) {
             return self.share(Key::Local, None, now);
         }
@@ -189,35 +199,30 @@ impl<N: Neighbourhood> NextHops<N> {
                 let key = Key::Neighbour { device: egress.device, address: route.neighbour };
                 self.share(key, Some(egress), now)
             }
-            Ok(_) => UNRESOLVED,
+            Ok(_) => Some(UNRESOLVED),
             Err(error) => {
                 tracing::warn!(%address, %error, "cannot ask the kernel for a route");
-                UNRESOLVED
+                Some(UNRESOLVED)
             }
         }
     }
 
-    fn share(&mut self, key: Key, egress: Option<Egress>, now: Instant) -> u16 {
+    fn share(&mut self, key: Key, egress: Option<Egress>, now: Instant) -> Option<u16> {
         if let Some(&index) = self.by_key.get(&key) {
             if let Some(Some(entry)) = self.entries.get_mut(usize::from(index)) {
                 entry.users += 1;
             }
-            return index;
+            return Some(index);
         }
-        let free = self.entries.iter_mut().enumerate().skip(1).find(|(_, entry)| entry.is_none());
-        let Some((index, slot)) = free else {
-            tracing::warn!("NEXT_HOPS is full: raise --max-next-hops");
-            return UNRESOLVED;
-        };
-        let index = u16::try_from(index).unwrap_or(UNRESOLVED);
-        *slot = Some(Entry { key, users: 1, egress, mac: None });
+        let index = self.free.pop_front()?;
+        *self.entries.get_mut(usize::from(index))? = Some(Entry { key, users: 1, egress, mac: None });
         self.by_key.insert(key, index);
         if key == Key::Local {
             self.writes.push((index, NextHop { kind: next_hop_kind::LOCAL, ..NextHop::default() }));
         } else {
             self.resolve(index, now);
         }
-        index
+        Some(index)
     }
 
     fn release_entry(&mut self, index: u16) {
@@ -227,6 +232,7 @@ impl<N: Neighbourhood> NextHops<N> {
         if entry.users == 0 {
             self.by_key.remove(&entry.key);
             *slot = None;
+            self.free.push_back(index);
             self.writes.push((index, NextHop::default()));
         }
     }
@@ -235,19 +241,27 @@ impl<N: Neighbourhood> NextHops<N> {
     fn refresh_routes(&mut self, now: Instant) -> bool {
         let all: Vec<_> = self.destinations.iter().map(|(destination, routed)| (*destination, routed.entry)).collect();
         let unknown = all.iter().filter(|(_, entry)| *entry == UNRESOLVED);
-        let known = all.iter().filter(|(_, entry)| *entry != UNRESOLVED);
-        // Iteration order stays as long as nothing is inserted, so that over the rounds everyone has a turn.
-        let start = if self.round < all.len() { self.round } else { 0 };
-        let turn: Vec<_> = unknown.chain(known.skip(start)).take(ROUTES_A_REFRESH).copied().collect();
-        self.round = start + turn.len();
-        let mut moved = false;
+        let known: Vec<_> = all.iter().filter(|(_, entry)| *entry != UNRESOLVED).collect();
+        // Iteration order stays as long as nothing is inserted, so that over the rounds everyone has a turn: half of
+        // each round is theirs, however many have no way.
+        let start = if self.round < known.len() { self.round } else { 0 };
+        let mut turn: Vec<_> = unknown.take(ROUTES_A_REFRESH / 2).copied().collect();
+        let unknown = turn.len();
+        turn.extend(known.into_iter().skip(start).take(ROUTES_A_REFRESH - unknown));
+        self.round = start + turn.len() - unknown;
+        let (mut moved, mut full) = (false, false);
         for (destination, before) in turn {
             let after = self.route(destination, now);
+            full |= after.is_none();
+            let after = after.unwrap_or(UNRESOLVED);
             self.release_entry(before);
             if let Some(routed) = self.destinations.get_mut(&destination) {
                 moved |= routed.entry != after;
                 routed.entry = after;
             }
+        }
+        if full {
+            tracing::warn!("{FULL}: media of some calls has no way out");
         }
         moved
     }
@@ -305,178 +319,4 @@ fn value(egress: Egress, mac: Option<Mac>) -> NextHop {
 }
 
 #[cfg(test)]
-pub(super) mod tests {
-    use super::*;
-    use crate::{
-        config::{Config, PortRange, Realm, Side},
-        netlink::Neighbour,
-    };
-    use std::{cell::RefCell, collections::BTreeMap, net::SocketAddr, rc::Rc};
-
-    pub(in super::super) const GATEWAY: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 1);
-    pub(in super::super) const GATEWAY_MAC: Mac = [2, 0, 0, 0, 0, 1];
-    const FAR: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 7);
-    const FURTHER: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 8);
-
-    /// A kernel that routes everything to the gateway of the test's choice.
-    #[derive(Clone, Default)]
-    pub(in super::super) struct FakeKernel(pub(in super::super) Rc<RefCell<View>>);
-
-    #[derive(Default)]
-    pub(in super::super) struct View {
-        pub(in super::super) gateway: Option<Ipv4Addr>,
-        pub(in super::super) neighbours: BTreeMap<Ipv4Addr, Neighbour>,
-        pub(in super::super) used: Vec<Ipv4Addr>,
-    }
-
-    impl Neighbourhood for FakeKernel {
-        fn route(&mut self, _: Ipv4Addr, _: Ipv4Addr, interface: u32) -> io::Result<Option<Route>> {
-            Ok(self.0.borrow().gateway.map(|neighbour| Route { interface, neighbour }))
-        }
-
-        fn neighbour(&mut self, _: u32, address: Ipv4Addr) -> io::Result<Option<Neighbour>> {
-            Ok(self.0.borrow().neighbours.get(&address).copied())
-        }
-
-        fn use_neighbour(&mut self, _: u32, address: Ipv4Addr) -> io::Result<()> {
-            self.0.borrow_mut().used.push(address);
-            Ok(())
-        }
-    }
-
-    pub(in super::super) fn config() -> Config {
-        let realm = |name: &str, side, media: &str, softswitch: Option<&str>| Realm {
-            name: name.into(),
-            side,
-            interface: "eth0".into(),
-            signalling: SocketAddr::new(media.parse().unwrap(), 5060),
-            media: media.parse().unwrap(),
-            ports: PortRange { first: 30_000, last: 30_019 },
-            softswitch: softswitch.map(|address| address.parse().unwrap()),
-        };
-        Config::new(vec![
-            realm("access", Side::Access, "203.0.113.10", None),
-            realm("core", Side::Core, "10.9.0.10", Some("10.9.0.20:5060")),
-        ])
-    }
-
-    pub(in super::super) fn egress() -> Vec<Egress> {
-        [(7, Ipv4Addr::new(203, 0, 113, 10)), (8, Ipv4Addr::new(10, 9, 0, 10))]
-            .into_iter()
-            .enumerate()
-            .map(|(device, (interface, source))| Egress {
-                interface,
-                device: device as u32,
-                mac: [2, 0, 0, 0, 1, device as u8],
-                source,
-            })
-            .collect()
-    }
-
-    fn next_hops(kernel: &FakeKernel, max: u32) -> NextHops<FakeKernel> {
-        NextHops::new(kernel.clone(), Locals::new(&config()).unwrap(), egress(), max)
-    }
-
-    pub(in super::super) fn kernel() -> FakeKernel {
-        let kernel = FakeKernel::default();
-        kernel.0.borrow_mut().gateway = Some(GATEWAY);
-        kernel.0.borrow_mut().neighbours.insert(GATEWAY, Neighbour { mac: GATEWAY_MAC, confirmed: true });
-        kernel
-    }
-
-    fn through_gateway(mac: Mac) -> NextHop {
-        let source_mac = egress()[0].mac;
-        NextHop { kind: next_hop_kind::NEIGHBOUR, interface: 7, device: 0, destination_mac: mac, source_mac }
-    }
-
-    #[test]
-    fn destinations_behind_one_gateway_share_its_entry() {
-        let (now, kernel) = (Instant::now(), kernel());
-        let mut hops = next_hops(&kernel, 8);
-        let index = hops.acquire((0, FAR), now);
-        assert_eq!(hops.acquire((0, FURTHER), now), index);
-        assert_ne!(hops.acquire((1, FAR), now), index, "another interface");
-        assert_eq!(hops.take_writes()[0], (index, through_gateway(GATEWAY_MAC)));
-        hops.release((0, FAR));
-        assert_eq!(hops.len(), 2);
-        hops.release((0, FURTHER));
-        hops.release((1, FAR));
-        assert_eq!(hops.len(), 0);
-        assert_eq!(hops.take_writes().last().map(|(_, value)| *value), Some(NextHop::default()));
-        hops.poll(now + REFRESH);
-        assert_eq!(hops.poll_timeout(), None, "nothing to look after");
-    }
-
-    #[test]
-    fn an_unknown_neighbour_is_looked_for_until_it_answers() {
-        let (mut now, kernel) = (Instant::now(), kernel());
-        kernel.0.borrow_mut().neighbours.clear();
-        let mut hops = next_hops(&kernel, 8);
-        let index = hops.acquire((0, FAR), now);
-        assert_eq!(kernel.0.borrow().used, [GATEWAY]);
-        assert!(hops.take_writes().is_empty(), "a free entry is unresolved already");
-        for _ in 0..20 {
-            let next = hops.poll_timeout().unwrap();
-            assert!(next > now && next <= now + REFRESH);
-            now = next;
-            hops.poll(now);
-        }
-        kernel.0.borrow_mut().neighbours.insert(GATEWAY, Neighbour { mac: GATEWAY_MAC, confirmed: true });
-        hops.poll(hops.poll_timeout().unwrap());
-        assert_eq!(hops.take_writes(), [(index, through_gateway(GATEWAY_MAC))]);
-    }
-
-    #[test]
-    fn a_neighbour_that_changes_or_dies_is_followed() {
-        let (now, kernel) = (Instant::now(), kernel());
-        let mut hops = next_hops(&kernel, 8);
-        let index = hops.acquire((0, FAR), now);
-        hops.take_writes();
-        let other = Neighbour { mac: [2, 0, 0, 0, 0, 9], confirmed: false };
-        kernel.0.borrow_mut().neighbours.insert(GATEWAY, other);
-        assert!(!hops.poll(now + REFRESH));
-        assert_eq!(hops.take_writes(), [(index, through_gateway(other.mac))]);
-        assert_eq!(kernel.0.borrow().used, [GATEWAY], "it is kept from being forgotten");
-        kernel.0.borrow_mut().neighbours.clear();
-        hops.poll(now + 2 * REFRESH);
-        assert_eq!(hops.take_writes(), [(index, NextHop::default())]);
-    }
-
-    #[test]
-    fn a_route_that_comes_or_changes_is_followed() {
-        let (now, kernel) = (Instant::now(), kernel());
-        kernel.0.borrow_mut().gateway = None;
-        let mut hops = next_hops(&kernel, 8);
-        assert_eq!(hops.acquire((0, FAR), now), UNRESOLVED);
-        assert!(!hops.poll(now + REFRESH));
-        kernel.0.borrow_mut().gateway = Some(GATEWAY);
-        assert!(hops.poll(now + 2 * REFRESH));
-        let index = hops.of((0, FAR));
-        assert_ne!(index, UNRESOLVED);
-        kernel.0.borrow_mut().gateway = Some(Ipv4Addr::new(203, 0, 113, 2));
-        assert!(hops.poll(now + 3 * REFRESH));
-        assert_ne!(hops.of((0, FAR)), index);
-        assert_eq!(hops.len(), 1, "the entry of the old gateway is free");
-    }
-
-    #[test]
-    fn own_addresses_are_handled_inside() {
-        let (now, kernel) = (Instant::now(), kernel());
-        let mut hops = next_hops(&kernel, 8);
-        let index = hops.acquire((1, Ipv4Addr::new(10, 9, 0, 10)), now);
-        assert_eq!(hops.take_writes(), [(index, NextHop { kind: next_hop_kind::LOCAL, ..NextHop::default() })]);
-        hops.poll(now + REFRESH);
-        assert!(kernel.0.borrow().used.is_empty());
-    }
-
-    #[test]
-    fn a_full_table_leaves_the_rest_without_a_way() {
-        let (now, kernel) = (Instant::now(), kernel());
-        let mut hops = next_hops(&kernel, 2);
-        assert_eq!(hops.acquire((0, FAR), now), 1);
-        assert_eq!(hops.acquire((1, FAR), now), UNRESOLVED);
-        hops.release((0, FAR));
-        assert!(hops.poll(now + REFRESH), "room again");
-        assert_eq!(hops.of((1, FAR)), 1);
-    }
-}
+pub(super) mod tests;

@@ -197,6 +197,18 @@ fn a_refused_stream_changes_nothing() {
 }
 
 #[test]
+fn a_stream_without_room_for_its_ways_is_refused() {
+    let (now, kernel) = (Instant::now(), kernel());
+    let mut control = control(&kernel);
+    control.hops = NextHops::new(kernel.clone(), control.locals.clone(), egress(), 2);
+    assert!(matches!(control.apply(answered(), now), Err(DatapathError::Full(_))), "two ways and room for one");
+    assert_eq!((control.hops.len(), control.streams.len(), control.owners.len()), (0, 0, 0));
+    assert_eq!(control.legs.get(CORE).generation, 0);
+    control.hops = NextHops::new(kernel.clone(), control.locals.clone(), egress(), 3);
+    control.apply(answered(), now).unwrap();
+}
+
+#[test]
 fn latches_are_told_while_they_matter() {
     let (now, kernel) = (Instant::now(), kernel());
     let mut control = control(&kernel);
