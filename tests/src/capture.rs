@@ -1,6 +1,7 @@
 //! Packets recorded at a far end, and what tshark says about them.
 
 use std::net::Ipv4Addr;
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -10,6 +11,7 @@ use nix::sys::signal::Signal;
 
 use crate::netns::{Namespace, run};
 use crate::peer::Peer;
+use crate::rtp::HEADER;
 use crate::topology::Lab;
 
 /// A running tcpdump on one interface. An XDP program sends past tcpdump on its own interface: record at the far ends.
@@ -110,6 +112,16 @@ impl Recording {
             });
         }
         Ok(messages)
+    }
+
+    /// The payloads of the RTP packets to these UDP ports, G.711 only (payload types 0 and 8), in their order; headers
+    /// without extension.
+    pub fn g711_payloads(&self, ports: RangeInclusive<u16>) -> Result<Vec<Vec<u8>>> {
+        let filter = format!("udp.dstport>={} && udp.dstport<={}", ports.start(), ports.end());
+        let output = self.tshark(&["-Y", &filter, "-T", "fields", "-e", "udp.payload"])?;
+        let packets = output.lines().filter_map(from_hex);
+        let g711 = packets.filter(|packet| packet.first() == Some(&0x80) && matches!(packet.get(1), Some(0x00 | 0x08)));
+        Ok(g711.filter_map(|packet| packet.get(HEADER..).map(<[u8]>::to_vec)).collect())
     }
 
     /// One line for each forbidden address or name that stands in a SIP message `of` which it is forbidden. An address

@@ -12,6 +12,14 @@ use anyhow::{Context, Result, anyhow};
 /// Bytes of an RTP header without contributing sources and extension.
 pub const HEADER: usize = 12;
 
+/// Pitch of a tone in G.711 at 8 kHz, in Hz: half as many as its changes of sign, which is the top bit of each sample in
+/// A-law and mu-law alike. 0 where there is nothing.
+pub fn pitch_hz(payloads: &[Vec<u8>]) -> f64 {
+    let signs: Vec<bool> = payloads.iter().flatten().map(|sample| sample & 0x80 != 0).collect();
+    let changes = signs.windows(2).filter(|pair| pair.first() != pair.last()).count();
+    if signs.is_empty() { 0.0 } else { changes as f64 / 2.0 * 8000.0 / signs.len() as f64 }
+}
+
 /// A stream to send. The default is G.711 A-law at 20 ms: 160 bytes of payload, 50 packets a second.
 #[derive(Clone, Copy, Debug)]
 pub struct Stream {
@@ -205,6 +213,17 @@ impl Drop for Sink {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_pitch_of_a_tone_is_heard_and_silence_has_none() {
+        let sample =
+            |n: u32| if (f64::from(n) / 8000.0 * 440.0 * std::f64::consts::TAU).sin() >= 0.0 { 0xd5 } else { 0x55 };
+        let packets: Vec<Vec<u8>> =
+            (0..50).map(|packet| (0..160).map(|n| sample(packet * 160 + n)).collect()).collect();
+        assert!((pitch_hz(&packets) - 440.0).abs() < 1.0);
+        assert_eq!(pitch_hz(&[vec![0xd5; 160]]), 0.0);
+        assert_eq!(pitch_hz(&[]), 0.0);
+    }
 
     #[test]
     fn a_tally_knows_streams_losses_and_kinds() {

@@ -38,7 +38,7 @@ fn run(teller: &mut Teller) -> Result<()> {
         bail!("a lab of network namespaces takes root: run `cargo xtask demo`");
     }
     teller.begin("Network", "making namespaces, links and NATs")?;
-    let lab = Lab::new(LabConfig::default()).context("the lab could not be made")?;
+    let lab = Lab::new(LabConfig::with_nats(&story::NATS)).context("the lab could not be made")?;
     let prefix = lab.prefix().to_owned();
     let directory = lab.directory().to_owned();
     let mut objects = Vec::new();

@@ -1,22 +1,29 @@
 //! The story itself, step by step.
 
 use std::collections::BTreeMap;
+use std::ops::RangeInclusive;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, ensure};
 use lab::leftovers::{self, BpfObjects};
 use lab::{
-    Baresip, Count, Counters, Direction, Kamailio, KamailioConfig, Lab, LatchConfig, Namespace, Scene, address,
-    wait_until,
+    Baresip, Capture, Count, Counters, Direction, Kamailio, KamailioConfig, Lab, LatchConfig, Namespace, NatKind,
+    Scene, address, rtp, wait_until,
 };
 use serde_json::Value;
 
 use crate::fold;
 use crate::tell::{Teller, WIDTH};
 
+/// What the two NATs are like: one with a port of its own for every destination, one with the phone's port for all.
+pub(crate) const NATS: [NatKind; 2] = [NatKind::Symmetric, NatKind::PortRestricted];
+
 /// How long the phones talk before the packets are compared.
 const TALK: Duration = Duration::from_secs(5);
+
+/// Where baresip has its media.
+const MEDIA_PORTS: RangeInclusive<u16> = 16_384..=16_484;
 
 /// RTP packets a second and phone: one for each 20 ms of speech.
 const PACKET_RATE: u64 = 50;
@@ -24,8 +31,11 @@ const PACKET_RATE: u64 = 50;
 /// The two telephones: whose they are, and number of phone and NAT.
 const PHONES: [(&str, u8); 2] = [("alice", 1), ("bob", 2)];
 
+/// The tones that alice's and bob's phone send as speech, Hz.
+const TONES: [u32; 2] = [440, 620];
+
 /// What of a leg is shown.
-const LEG_FIELDS: [&str; 5] = ["generation", "peer", "out_port", "remote_address", "signalling_address"];
+const LEG_FIELDS: [&str; 5] = ["generation", "peer", "remote_address", "signalling_address", "remote_port"];
 
 /// What of a leg's state is shown.
 const STATE_FIELDS: [&str; 1] = ["rtp"];
@@ -55,7 +65,7 @@ pub(crate) fn tell(lab: &Lab, teller: &mut Teller, objects: &mut Vec<BpfObjects>
     let [mut alice, mut bob] = register(&scene, teller)?;
     let ends = [count_at(lab.phone(1)?)?, count_at(lab.phone(2)?)?];
     call(&mut alice, &mut bob, teller)?;
-    media(&ends, teller)?;
+    media(lab, &ends, teller)?;
     maps(&scene, teller)?;
     let legs = scene.open_legs()?;
     hang_up(&scene, &mut alice, &mut bob, legs, teller)?;
@@ -67,10 +77,11 @@ fn network(lab: &Lab, teller: &mut Teller) -> Result<()> {
     for (name, number) in PHONES {
         let addresses = lab.phone(number.into())?.ip("-4 -o addr show dev eth0")?;
         ensure!(addresses.contains(&format!(" {}/24 ", address::PHONE)), "{name} has {addresses}");
-        ensure!(lab.nat(number.into())?.public() == address::nat(number), "the NAT of {name} has another address");
+        let nat = lab.nat(number.into())?;
+        ensure!(nat.public() == address::nat(number), "the NAT of {name} has address {}", nat.public());
     }
     let count = leftovers::namespaces(lab.prefix()).len();
-    teller.done(&format!("{count} network namespaces; two phones with the same private address, each behind its NAT"))
+    teller.done(&format!("{count} network namespaces; same private address twice; NATs symmetric and port-restricted"))
 }
 
 fn start<'lab>(lab: &'lab Lab, teller: &mut Teller) -> Result<Scene<'lab>> {
@@ -90,8 +101,8 @@ fn start<'lab>(lab: &'lab Lab, teller: &mut Teller) -> Result<Scene<'lab>> {
 fn register(scene: &Scene<'_>, teller: &mut Teller) -> Result<[Baresip; 2]> {
     teller.begin("Register", "both phones register")?;
     let phones = [
-        scene.baresip(1, "alice", |config| config.tone_hz = 440)?,
-        scene.baresip(2, "bob", |config| config.tone_hz = 620)?,
+        scene.baresip(1, "alice", |config| config.tone_hz = TONES[0])?,
+        scene.baresip(2, "bob", |config| config.tone_hz = TONES[1])?,
     ];
     let (mut at_kamailio, mut at_latch) = (Vec::new(), Vec::new());
     for (name, number) in PHONES {
@@ -135,22 +146,35 @@ fn call(alice: &mut Baresip, bob: &mut Baresip, teller: &mut Teller) -> Result<(
     teller.done(&format!("bob's phone rings {} ms after alice dialled, shows {caller}; bob answers", rang.as_millis()))
 }
 
-fn media(ends: &[Counters<'_>; 2], teller: &mut Teller) -> Result<()> {
+fn media(lab: &Lab, ends: &[Counters<'_>; 2], teller: &mut Teller) -> Result<()> {
     teller.begin("Media", &format!("they talk for {} s", TALK.as_secs()))?;
     wait_until("each phone hears the other", Duration::from_secs(5), || {
         Ok(ends[0].get("rtp_in")?.packets > 0 && ends[1].get("rtp_in")?.packets > 0)
     })?;
+    let heard = |name: &str, phone| Capture::start(lab, name, lab.phone(phone)?, "eth0", "udp");
+    let captures = [heard("heard-by-bob", 2)?, heard("heard-by-alice", 1)?];
     let begin = [passed(&ends[0], &ends[1])?, passed(&ends[1], &ends[0])?];
     let started = Instant::now();
     wait_until("they have talked", 2 * TALK, || Ok(started.elapsed() >= TALK))?;
     let end = [passed(&ends[0], &ends[1])?, passed(&ends[1], &ends[0])?];
     let spoken = started.elapsed().as_secs_f32();
+    let mut pitches = Vec::new();
+    for capture in captures {
+        pitches.push(rtp::pitch_hz(&capture.stop()?.g711_payloads(MEDIA_PORTS)?));
+    }
     teller.done(&format!("{spoken:.1} s of speech, RTP packets counted by nftables in each phone's namespace"))?;
-    for (way, (begin, end)) in ["alice → bob", "bob → alice"].into_iter().zip(begin.into_iter().zip(end)) {
+    let flows = begin.into_iter().zip(end).zip(pitches.into_iter().zip(TONES));
+    for ((way, hearer), ((begin, end), (pitch, tone))) in
+        [("alice → bob", "bob hears"), ("bob → alice", "alice hears")].into_iter().zip(flows)
+    {
         let (sent, arrived) = (end.0 - begin.0, end.1 - begin.1);
         ensure!(arrived >= PACKET_RATE * TALK.as_secs() * 9 / 10, "{way}: only {arrived} packets arrived");
         ensure!(sent == arrived, "{way}: {sent} packets were sent, {arrived} arrived");
-        teller.more(&format!("{way}   sent {sent}   arrived {arrived}   lost {}", sent - arrived))?;
+        ensure!((pitch - f64::from(tone)).abs() < 5.0, "{way}: a tone of {tone} Hz was sent, {pitch:.1} Hz arrived");
+        let lost = sent - arrived;
+        teller.more(&format!(
+            "{way}   sent {sent}   arrived {arrived}   lost {lost}   {hearer} a tone of {pitch:.0} Hz"
+        ))?;
     }
     Ok(())
 }
@@ -187,11 +211,13 @@ fn maps(scene: &Scene<'_>, teller: &mut Teller) -> Result<()> {
     };
     ensure!(mapped("remote_address") == Some(address::PHONE.to_string()), "what alice's SDP said: {leg}");
     ensure!(mapped("signalling_address") == Some(address::nat(1).to_string()), "where her SIP came from: {leg}");
-    let port = fold::field(source, "port").unwrap_or_default();
+    let port = |object, key| fold::field(object, key).unwrap_or_default();
     teller.done(&format!(
-        "alice's SDP says {}; her first packet taught the kernel {}:{port}",
+        "alice's SDP says {}:{}; her first packet taught the kernel {}:{}",
         address::PHONE,
-        address::nat(1)
+        port(leg, "remote_port"),
+        address::nat(1),
+        port(source, "port")
     ))?;
     for ((id, _), (name, value, keys)) in
         dumps.iter().zip([("LEGS", leg, &LEG_FIELDS[..]), ("LEG_STATE", state, &STATE_FIELDS[..])])
@@ -287,8 +313,9 @@ fn verdicts(scene: &Scene<'_>) -> Result<BTreeMap<String, u64>> {
 /// Counts baresip's media at a telephone: RTP and RTCP told apart by their second byte (RFC 5761 §4).
 fn count_at(phone: &Namespace) -> Result<Counters<'_>> {
     let latch = address::LATCH_ACCESS;
-    let incoming = format!("ip saddr {latch} udp dport 16384-16484 @th,72,8");
-    let outgoing = format!("ip daddr {latch} udp sport 16384-16484 @th,72,8");
+    let ports = format!("{}-{}", MEDIA_PORTS.start(), MEDIA_PORTS.end());
+    let incoming = format!("ip saddr {latch} udp dport {ports} @th,72,8");
+    let outgoing = format!("ip daddr {latch} udp sport {ports} @th,72,8");
     let [rtp_in, rtp_out, rtcp_in, rtcp_out] = COUNTERS;
     Counters::add(
         phone,
