@@ -157,36 +157,43 @@ fn media(lab: &Lab, ends: &[Counters<'_>; 2], teller: &mut Teller) -> Result<()>
     let started = Instant::now();
     wait_until("they have talked", 2 * TALK, || Ok(started.elapsed() >= TALK))?;
     let end = [passed(&ends[0], &ends[1])?, passed(&ends[1], &ends[0])?];
-    let spoken = started.elapsed().as_secs_f32();
     let mut pitches = Vec::new();
     for capture in captures {
         pitches.push(rtp::pitch_hz(&capture.stop()?.g711_payloads(MEDIA_PORTS)?));
     }
-    teller.done(&format!("{spoken:.1} s of speech, RTP packets counted by nftables in each phone's namespace"))?;
+    let mut lines = Vec::new();
     let flows = begin.into_iter().zip(end).zip(pitches.into_iter().zip(TONES));
     for ((way, hearer), ((begin, end), (pitch, tone))) in
         [("alice → bob", "bob hears"), ("bob → alice", "alice hears")].into_iter().zip(flows)
     {
-        let (sent, arrived) = (end.0 - begin.0, end.1 - begin.1);
-        ensure!(arrived >= PACKET_RATE * TALK.as_secs() * 9 / 10, "{way}: only {arrived} packets arrived");
+        let (sent, arrived) = (end.sent - begin.sent, end.arrived - begin.arrived);
+        let seconds = (end.at - begin.at).as_secs_f32();
         ensure!(sent == arrived, "{way}: {sent} packets were sent, {arrived} arrived");
+        ensure!(arrived >= PACKET_RATE * TALK.as_secs() * 9 / 10, "{way}: only {arrived} packets arrived");
         ensure!((pitch - f64::from(tone)).abs() < 5.0, "{way}: a tone of {tone} Hz was sent, {pitch:.1} Hz arrived");
         let lost = sent - arrived;
-        teller.more(&format!(
-            "{way}   sent {sent}   arrived {arrived}   lost {lost}   {hearer} a tone of {pitch:.0} Hz"
-        ))?;
+        lines.push(format!(
+            "{way}  {seconds:.1} s: sent {sent}, arrived {arrived}, lost {lost}; {hearer} a tone of {pitch:.0} Hz"
+        ));
     }
-    Ok(())
+    teller.done("RTP both ways, counted by nftables in each phone's namespace")?;
+    lines.iter().try_for_each(|line| teller.more(line))
 }
 
 /// RTP packets that one end has sent and the other has received, of the same moment.
-fn passed(from: &Counters<'_>, to: &Counters<'_>) -> Result<(u64, u64)> {
-    let mut passed = (0, 0);
+struct Passed {
+    sent: u64,
+    arrived: u64,
+    at: Instant,
+}
+
+fn passed(from: &Counters<'_>, to: &Counters<'_>) -> Result<Passed> {
+    let mut passed = Passed { sent: 0, arrived: 0, at: Instant::now() };
     // A packet takes microseconds, the next one comes 20 ms later: if none arrived meanwhile, none was under way.
     wait_until("a moment without packets", Duration::from_secs(20), || {
-        let before = to.get("rtp_in")?.packets;
-        passed = (from.get("rtp_out")?.packets, before);
-        Ok(to.get("rtp_in")?.packets == before)
+        let arrived = to.get("rtp_in")?.packets;
+        passed = Passed { sent: from.get("rtp_out")?.packets, arrived, at: Instant::now() };
+        Ok(to.get("rtp_in")?.packets == arrived)
     })?;
     Ok(passed)
 }
