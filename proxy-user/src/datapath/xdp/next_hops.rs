@@ -167,6 +167,7 @@ impl<N: Neighbourhood> NextHops<N> {
         }
         if self.retry_at.is_some_and(|at| at <= now) {
             self.retry_at = None;
+            self.retry_pause = (self.retry_pause * 2).min(RETRY.1);
             self.refresh_entries(now, false);
         }
         moved
@@ -220,6 +221,8 @@ impl<N: Neighbourhood> NextHops<N> {
         if key == Key::Local {
             self.writes.push((index, NextHop { kind: next_hop_kind::LOCAL, ..NextHop::default() }));
         } else {
+            // Somebody waits for this one, unlike for those that have not answered for long.
+            self.retry_pause = RETRY.0;
             self.resolve(index, now);
         }
         Some(index)
@@ -294,13 +297,11 @@ impl<N: Neighbourhood> NextHops<N> {
         if mac != entry.mac {
             entry.mac = mac;
             self.writes.push((index, value(egress, mac)));
+            self.retry_pause = RETRY.0;
         }
-        match mac {
-            Some(_) => self.retry_pause = RETRY.0,
-            None => {
-                self.retry_at.get_or_insert(now + self.retry_pause);
-                self.retry_pause = (self.retry_pause * 2).min(RETRY.1);
-            }
+        if mac.is_none() {
+            let at = now + self.retry_pause;
+            self.retry_at = Some(self.retry_at.map_or(at, |earlier| earlier.min(at)));
         }
     }
 }

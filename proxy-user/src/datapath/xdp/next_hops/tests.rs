@@ -17,13 +17,16 @@ pub(in super::super) struct FakeKernel(pub(in super::super) Rc<RefCell<View>>);
 #[derive(Default)]
 pub(in super::super) struct View {
     pub(in super::super) gateway: Option<Ipv4Addr>,
+    pub(in super::super) on_link: Vec<Ipv4Addr>,
     pub(in super::super) neighbours: BTreeMap<Ipv4Addr, Neighbour>,
     pub(in super::super) used: Vec<Ipv4Addr>,
 }
 
 impl Neighbourhood for FakeKernel {
-    fn route(&mut self, _: Ipv4Addr, _: Ipv4Addr, interface: u32) -> io::Result<Option<Route>> {
-        Ok(self.0.borrow().gateway.map(|neighbour| Route { interface, neighbour }))
+    fn route(&mut self, to: Ipv4Addr, _: Ipv4Addr, interface: u32) -> io::Result<Option<Route>> {
+        let view = self.0.borrow();
+        let neighbour = if view.on_link.contains(&to) { Some(to) } else { view.gateway };
+        Ok(neighbour.map(|neighbour| Route { interface, neighbour }))
     }
 
     fn neighbour(&mut self, _: u32, address: Ipv4Addr) -> io::Result<Option<Neighbour>> {
@@ -116,6 +119,28 @@ fn an_unknown_neighbour_is_looked_for_until_it_answers() {
     kernel.0.borrow_mut().neighbours.insert(GATEWAY, Neighbour { mac: GATEWAY_MAC, confirmed: true });
     hops.poll(hops.poll_timeout().unwrap());
     assert_eq!(hops.take_writes(), [(index, through_gateway(GATEWAY_MAC))]);
+}
+
+#[test]
+fn neighbours_that_never_answer_are_asked_for_rarely_and_delay_nobody() {
+    let (mut now, kernel) = (Instant::now(), kernel());
+    let mut hops = next_hops(&kernel, 16);
+    hops.acquire((1, FAR), now).unwrap();
+    let dead: Vec<_> = (1..=5).map(|last| Ipv4Addr::new(203, 0, 113, 100 + last)).collect();
+    kernel.0.borrow_mut().on_link = [dead.as_slice(), &[FURTHER]].concat();
+    for &address in &dead {
+        hops.acquire((0, address), now).unwrap();
+    }
+    assert!(hops.poll_timeout().unwrap() <= now + RETRY.0);
+    let end = now + 60 * REFRESH;
+    while let Some(at) = hops.poll_timeout().filter(|at| *at < end) {
+        now = at;
+        hops.poll(now);
+    }
+    let asked = kernel.0.borrow().used.iter().filter(|address| **address == dead[0]).count();
+    assert!((50..=150).contains(&asked), "{asked} times in a minute");
+    hops.acquire((0, FURTHER), now).unwrap();
+    assert!(hops.poll_timeout().unwrap() <= now + RETRY.0, "one that somebody waits for");
 }
 
 #[test]
