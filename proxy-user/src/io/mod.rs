@@ -106,7 +106,10 @@ pub struct Loop<C, D> {
     sockets: Vec<UdpSocket>,
     statistics: Statistics,
     events: Vec<MediaEvent>,
+    /// For what the network can cause.
     throttle: Throttle,
+    /// For what the operator must not miss: nothing from the network may use up its turn.
+    alarms: Throttle,
 }
 
 impl<C: Core, D: Datapath> Loop<C, D> {
@@ -120,6 +123,7 @@ impl<C: Core, D: Datapath> Loop<C, D> {
             statistics: Statistics::default(),
             events: Vec::new(),
             throttle: Throttle::new(Duration::from_secs(1)),
+            alarms: Throttle::new(Duration::from_secs(1)),
         }
     }
 
@@ -253,7 +257,7 @@ impl<C: Core, D: Datapath> Loop<C, D> {
                 let stream = spec.id;
                 if let Err(error) = self.datapath.apply(spec, now) {
                     self.statistics.media_errors += 1;
-                    self.throttle.warn(now, || format!("stream {} has no media, its call ends: {error}", stream.0));
+                    self.alarms.error(now, || format!("stream {} has no media, its call ends: {error}", stream.0));
                     self.core.handle_input(Input::Media(MediaEvent::Failed { stream }), now);
                 }
             }
@@ -261,7 +265,7 @@ impl<C: Core, D: Datapath> Loop<C, D> {
             Output::Record(cdr) => {
                 if let Some(Err(error)) = self.records.as_ref().map(|records| records.write(&cdr)) {
                     self.statistics.record_errors += 1;
-                    self.throttle.warn(now, || error.to_string());
+                    self.alarms.error(now, || error.to_string());
                 }
             }
         }

@@ -143,6 +143,22 @@ async fn a_stream_that_the_datapath_refuses_is_told_to_the_engine() {
 }
 
 #[tokio::test]
+async fn the_network_cannot_silence_the_alarms() {
+    let (sockets, _) = pair().await;
+    let mut run = Loop::new(Echo::default(), Fake::new(), None, sockets);
+    run.datapath.full = true;
+    let now = Instant::now();
+    // A port that no datagram can be sent to.
+    run.send(0, SocketAddr::from(([127, 0, 0, 1], 0)), b"x", now);
+    assert_eq!(run.statistics().send_errors, 1);
+    assert_eq!(run.throttle.admit(now), None, "the warning had its turn");
+    run.core.outputs.push_back(Output::Media(MediaCommand::Apply(spec())));
+    run.carry_out(now);
+    assert_eq!(run.alarms.admit(now), None, "and the alarm one of its own");
+    assert_eq!(run.throttle.admit(now + Duration::from_secs(1)), Some(1), "only this test's own try was left out");
+}
+
+#[tokio::test]
 async fn calls_that_do_not_end_are_not_waited_for_for_ever() {
     let (sockets, _) = pair().await;
     struct Stuck;

@@ -1,4 +1,5 @@
-//! Warnings that anybody on the network can cause: at most one a period, with the number of those left out.
+//! Messages that come as often as their cause does, which may be anybody on the network: at most one a period, with the
+//! number of those left out.
 
 use std::time::{Duration, Instant};
 
@@ -14,7 +15,16 @@ impl Throttle {
         Self { period, next: None, left_out: 0 }
     }
 
-    /// Logs the message, unless one was logged less than a period ago.
+    /// Logs an error, unless one was logged less than a period ago.
+    pub(super) fn error(&mut self, now: Instant, message: impl FnOnce() -> String) {
+        match self.admit(now) {
+            Some(0) => tracing::error!("{}", message()),
+            Some(left_out) => tracing::error!(left_out, "{}", message()),
+            None => {}
+        }
+    }
+
+    /// Logs a warning, unless one was logged less than a period ago.
     pub(super) fn warn(&mut self, now: Instant, message: impl FnOnce() -> String) {
         match self.admit(now) {
             Some(0) => tracing::warn!("{}", message()),
@@ -24,7 +34,7 @@ impl Throttle {
     }
 
     /// How many were left out since the last one, if this one may be logged.
-    fn admit(&mut self, now: Instant) -> Option<u64> {
+    pub(super) fn admit(&mut self, now: Instant) -> Option<u64> {
         if self.next.is_some_and(|next| now < next) {
             self.left_out += 1;
             return None;
