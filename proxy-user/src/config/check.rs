@@ -3,6 +3,11 @@
 use super::{Config, Realm, Side, report::Report};
 use std::net::{IpAddr, SocketAddr};
 
+/// Largest `max_legs`: 512 MiB for each of the two maps.
+pub(super) const MOST_LEGS: u32 = 4_194_304;
+/// Largest `events_bytes`.
+pub(super) const MOST_EVENTS_BYTES: u32 = 1 << 30;
+
 pub(super) fn check(config: &Config, report: &mut Report<'_>) {
     number_of_realms(config, report);
     for (index, realm) in config.realms.iter().enumerate() {
@@ -120,6 +125,9 @@ fn softswitches(config: &Config, report: &mut Report<'_>) {
 
 fn maps(config: &Config, report: &mut Report<'_>) {
     let pairs = config.port_pairs();
+    if config.maps.max_legs > MOST_LEGS {
+        report.problem("maps.max_legs", "is out of range", format!("use {pairs} to {MOST_LEGS}"));
+    }
     if config.maps.max_legs < pairs {
         report.problem(
             "maps.max_legs",
@@ -131,11 +139,11 @@ fn maps(config: &Config, report: &mut Report<'_>) {
         report.problem("maps.max_next_hops", "is out of range", "use 2 to 65536");
     }
     let bytes = config.maps.events_bytes;
-    if !bytes.is_power_of_two() || bytes < 4_096 {
+    if !bytes.is_power_of_two() || !(4_096..=MOST_EVENTS_BYTES).contains(&bytes) {
         report.problem(
             "maps.events_bytes",
-            format!("{bytes} is not a power of two of at least 4096"),
-            format!("use {}", bytes.max(4_096).checked_next_power_of_two().unwrap_or(1 << 30)),
+            format!("{bytes} is not a power of two from 4096 to {MOST_EVENTS_BYTES}"),
+            format!("use {}", bytes.clamp(4_096, MOST_EVENTS_BYTES).next_power_of_two()),
         );
     }
 }

@@ -219,9 +219,9 @@ fn cdr(mut section: Section<'_>, report: &mut Report<'_>) -> CdrFile {
 fn maps(mut section: Section<'_>, overrides: Overrides, report: &mut Report<'_>) -> Maps {
     let default = Maps::default();
     let maps = Maps {
-        max_legs: section.number("max_legs", 1..=4_194_304, default.max_legs, report),
+        max_legs: section.number("max_legs", 1..=check::MOST_LEGS, default.max_legs, report),
         max_next_hops: section.number("max_next_hops", 2..=65_536, default.max_next_hops, report),
-        events_bytes: section.number("events_bytes", 4_096..=1 << 30, default.events_bytes, report),
+        events_bytes: section.number("events_bytes", 4_096..=check::MOST_EVENTS_BYTES, default.events_bytes, report),
     };
     section.finish(report);
     Maps {

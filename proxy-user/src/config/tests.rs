@@ -95,6 +95,14 @@ fn the_command_line_wins() {
     let overrides = Overrides { max_legs: Some(10_000), ..Overrides::default() };
     let text = format!("{GOOD}[maps]\nmax_legs = 20000\n");
     assert_eq!(Config::parse(&text, Path::new("f"), overrides).unwrap().maps.max_legs, 10_000);
+    for (overrides, field) in [
+        (Overrides { max_legs: Some(u32::MAX), ..Overrides::default() }, "maps.max_legs"),
+        (Overrides { events_bytes: Some(1 << 31), ..Overrides::default() }, "maps.events_bytes"),
+        (Overrides { max_next_hops: Some(1), ..Overrides::default() }, "maps.max_next_hops"),
+    ] {
+        let problems = Config::parse(&text, Path::new("f"), overrides).unwrap_err().problems;
+        assert_eq!(problems.iter().map(|problem| problem.field.as_str()).collect::<Vec<_>>(), [field]);
+    }
 }
 
 #[test]
