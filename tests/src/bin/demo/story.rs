@@ -220,7 +220,7 @@ fn maps(scene: &Scene<'_>, teller: &mut Teller) -> Result<()> {
     ensure!(mapped("signalling_address") == Some(address::nat(1).to_string()), "where her SIP came from: {leg}");
     let port = |object, key| fold::field(object, key).unwrap_or_default();
     teller.done(&format!(
-        "alice's SDP says {}:{}; her first packet taught the kernel {}:{}",
+        "alice's SDP says {}:{}; her first packet taught {}:{}",
         address::PHONE,
         port(leg, "remote_port"),
         address::nat(1),
@@ -292,7 +292,7 @@ fn records(scene: Scene<'_>, ends: &[Counters<'_>; 2], teller: &mut Teller) -> R
     );
     let [alice, bob] = heard;
     teller.done(&format!(
-        "{sent} packets sent, with RTCP: {arrived} arrived = COUNTERS, {dropped} dropped as recorded, {late} at closed ports"
+        "{sent} packets sent, {arrived} arrived = COUNTERS, {dropped} dropped as recorded, {late} at closed ports"
     ))?;
     teller.more(&format!("alice heard {alice}, bob {bob} RTP packets: so say the records, octets too. Alice's:"))?;
 
