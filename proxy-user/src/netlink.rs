@@ -33,6 +33,8 @@ pub struct Link {
     pub mac: Option<Mac>,
     /// Whether it is set up.
     pub up: bool,
+    /// The largest IP packet it sends, bytes.
+    pub mtu: u32,
 }
 
 /// Where packets to a destination go next.
@@ -244,10 +246,12 @@ fn link_of(message: LinkMessage) -> Link {
         name: String::new(),
         mac: None,
         up: message.header.flags.contains(LinkFlags::Up),
+        mtu: 0,
     };
     for attribute in message.attributes {
         match attribute {
             LinkAttribute::IfName(name) => link.name = name,
+            LinkAttribute::Mtu(mtu) => link.mtu = mtu,
             LinkAttribute::Address(bytes) => link.mac = Mac::try_from(bytes.as_slice()).ok(),
             _ => {}
         }
@@ -276,6 +280,7 @@ mod tests {
     fn loopback_is_found_with_its_address() {
         let mut netlink = Netlink::open().unwrap();
         let lo = netlink.links().unwrap().into_iter().find(|link| link.name == "lo").unwrap();
+        assert!(lo.mtu >= 1_280, "{lo:?}");
         let addresses = netlink.addresses().unwrap();
         // A namespace may have its loopback down and bare.
         if lo.up {

@@ -32,6 +32,7 @@ pub fn check(config: &Config) -> io::Result<Findings> {
         }
         findings.warnings.extend(ephemeral_ports(&field("ports"), realm, &ephemeral, &reserved));
     }
+    findings.warnings.extend(mtu(config, &links));
     findings.problems.extend(config.cdr.file.as_deref().and_then(cdr_directory));
     Ok(findings)
 }
@@ -88,6 +89,25 @@ fn own_address(
             "write the interface that the address is on".into(),
         ));
     }
+}
+
+/// The relay neither fragments nor tells a sender of a smaller MTU: the kernel drops what is too large for the way out,
+/// after the relay has counted it.
+fn mtu(config: &Config, links: &[Link]) -> Option<Problem> {
+    let of = |realm: &Realm| links.iter().find(|link| link.name == realm.interface);
+    let known = config.realms.iter().enumerate().filter_map(|(index, realm)| Some((index, of(realm)?)));
+    let (index, smallest) = known.clone().min_by_key(|(_, link)| link.mtu)?;
+    let (_, largest) = known.max_by_key(|(_, link)| link.mtu)?;
+    (smallest.mtu < largest.mtu).then(|| {
+        problem(
+            &format!("realm[{index}].interface"),
+            format!(
+                "{} has an MTU of {}, {} of {}: media packets between them that are larger are lost",
+                smallest.name, smallest.mtu, largest.name, largest.mtu
+            ),
+            format!("ip link set {} mtu {}", largest.name, smallest.mtu),
+        )
+    })
 }
 
 /// The kernel gives ports of this range to any program's outgoing sockets; replies to them would end in the relay.
@@ -147,6 +167,19 @@ mod tests {
         let findings = check(&Config::new(vec![realm(30_000, 30_001)])).unwrap();
         let fields: Vec<_> = findings.problems.iter().map(|problem| problem.field.as_str()).collect();
         assert_eq!(fields, ["realm[0].interface", "realm[0].signalling", "realm[0].media"]);
+    }
+
+    #[test]
+    fn interfaces_of_different_mtus_are_a_warning() {
+        let link = |name: &str, mtu| Link { index: 1, name: name.into(), mac: None, up: true, mtu };
+        let on = |interface: &str| Realm { interface: interface.into(), ..realm(30_000, 30_001) };
+        let config = Config::new(vec![on("eth0"), on("eth1")]);
+        for (mtus, warned) in [((1_500, 1_500), None), ((1_500, 1_400), Some(1)), ((1_400, 9_000), Some(0))] {
+            let warning = mtu(&config, &[link("eth0", mtus.0), link("eth1", mtus.1), link("lo", 65_536)]);
+            let field = warning.as_ref().map(|warning| warning.field.clone());
+            assert_eq!(field, warned.map(|index| format!("realm[{index}].interface")), "{warning:?}");
+        }
+        assert_eq!(mtu(&config, &[]), None);
     }
 
     #[test]
