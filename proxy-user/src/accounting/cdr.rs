@@ -83,8 +83,6 @@ pub enum EndCause {
     Timeout,
     /// No media for the configured time; the proxy hung up.
     MediaSilence,
-    /// The terminal's registration ran out; the proxy hung up.
-    RegistrationExpired,
     /// The proxy was stopped.
     Shutdown,
     /// Anything else; the log says what.

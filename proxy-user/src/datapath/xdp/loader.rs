@@ -161,12 +161,21 @@ fn attach(program: &mut Ebpf, interfaces: &[Link]) -> Result<(Vec<FdLink>, Mode)
     }
 }
 
+/// What the kernel means by refusing, where it is known.
+fn cannot_attach(interface: &str, error: anyhow::Error) -> anyhow::Error {
+    let number = error.chain().find_map(|cause| cause.downcast_ref::<std::io::Error>()?.raw_os_error());
+    let meaning = match number {
+        Some(libc::EBUSY) => ": another XDP program is attached there (`bpftool net show` tells which)",
+        Some(libc::EOPNOTSUPP) => ": its driver has no XDP of this mode",
+        _ => "",
+    };
+    error.context(format!("cannot attach to {interface}{meaning}"))
+}
+
 fn attach_all(xdp: &mut Xdp, interfaces: &[Link], mode: XdpMode) -> Result<Vec<FdLink>> {
     let mut links = Vec::new();
     for link in interfaces {
-        let id = xdp
-            .attach_to_if_index(link.index, mode)
-            .with_context(|| format!("cannot attach to {} (is another XDP program there?)", link.name))?;
+        let id = xdp.attach_to_if_index(link.index, mode).map_err(|error| cannot_attach(&link.name, error.into()))?;
         // Only a link vanishes with the process; the old way of attaching would stay behind.
         let fd: FdLink = xdp
             .take_link(id)?
