@@ -39,6 +39,8 @@ pub(super) struct Party {
     pub(super) routes: Vec<String>,
     /// Highest CSeq number that it used.
     pub(super) cseq: u32,
+    /// The last ACK to it: sender, CSeq number, branch.
+    pub(super) acknowledged: Option<(Role, u32, String)>,
 }
 
 impl Party {

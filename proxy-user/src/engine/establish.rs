@@ -60,6 +60,7 @@ impl Engine {
             target: target(request, source),
             routes: route_set(request, false),
             cseq: request.cseq().map(|cseq| cseq.number).unwrap_or_default(),
+            acknowledged: None,
         };
         let usage = match call {
             Some(call) => Usage::Call(call),
@@ -111,6 +112,7 @@ impl Engine {
             target: target(message, destination),
             routes: route_set(message, message.code().is_some()),
             cseq: 0,
+            acknowledged: None,
         };
         let party = self.routed(realm, party);
         self.dialogs.get_mut(&id)?.answerers.push(party);

@@ -112,10 +112,22 @@ impl Engine {
         let from = dialog.sender(to, &request.from_tag()?, &request.to_tag()?)?;
         let mut way = self.way_to(id, from, to, request)?;
         way.body = self.ack_body(id, from, way.realm, request, now);
-        let branch = self.new_branch();
+        let branch = self.ack_branch(id, from, to, request.cseq().ok()?.number)?;
         let bytes = self.rewrite_request(realm, request, &way, &branch)?;
         self.send(way.realm, way.destination, bytes);
         Some(())
+    }
+
+    /// The ACK of a 2xx is sent on without a transaction: one that is sent again must look the same again, or the other
+    /// party takes it for another (RFC 3261, section 16.11).
+    fn ack_branch(&mut self, id: u64, from: Role, to: Role, cseq: u32) -> Option<String> {
+        let last = self.dialogs.get(&id)?.party(to)?.acknowledged.as_ref();
+        if let Some((_, _, branch)) = last.filter(|(sender, number, _)| (*sender, *number) == (from, cseq)) {
+            return Some(branch.clone());
+        }
+        let branch = self.new_branch();
+        self.dialogs.get_mut(&id)?.party_mut(to)?.acknowledged = Some((from, cseq, branch.clone()));
+        Some(branch)
     }
 
     /// CANCEL: answered here, and sent on hop by hop (RFC 3261, sections 9.2 and 16.10).
