@@ -5,6 +5,9 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, ensure};
+use aya::maps::{Array, Map, MapData, PerCpuArray};
+use proxy_common::layout::Leg;
+use proxy_common::verdict::Counters;
 use serde_json::Value;
 
 use crate::leftovers::BpfObjects;
@@ -19,7 +22,8 @@ const READY: &str = "latch is ready";
 pub struct LatchConfig {
     /// Media ports of both realms, even to odd.
     pub ports: (u16, u16),
-    /// How often every terminal is asked for a sign of life.
+    /// How often every terminal is asked for a sign of life. Long by default: to an answering SIPp the question is a
+    /// call as any other.
     pub keepalive_period_s: u32,
     /// After how many unanswered ones it counts as gone.
     pub keepalive_failures: u32,
@@ -39,7 +43,7 @@ impl Default for LatchConfig {
     fn default() -> Self {
         Self {
             ports: (30_000, 39_999),
-            keepalive_period_s: 25,
+            keepalive_period_s: 120,
             keepalive_failures: 3,
             learning_window_s: 5,
             silence_timeout_s: 60,
@@ -77,14 +81,14 @@ impl Latch {
     /// The call detail records written so far, oldest first.
     pub fn cdrs(&self) -> Result<Vec<Value>> {
         let text = std::fs::read_to_string(&self.cdr).unwrap_or_default();
-        // A line that is still being written has no end yet.
-        let whole = text.rfind('\n').and_then(|end| text.get(..end)).unwrap_or_default();
-        whole.lines().map(|line| serde_json::from_str(line).with_context(|| format!("CDR {line:?}"))).collect()
+        complete_lines(&text).map(|line| serde_json::from_str(line).with_context(|| format!("CDR {line:?}"))).collect()
     }
 
     /// Waits until there are `count` records; them.
     pub fn wait_for_cdrs(&self, count: usize, timeout: Duration) -> Result<Vec<Value>> {
-        crate::wait_until(&format!("there are {count} CDRs"), timeout, || Ok(self.cdrs()?.len() >= count))?;
+        crate::wait_until(&format!("there are {count} CDRs"), timeout, || {
+            Ok(complete_lines(&std::fs::read_to_string(&self.cdr).unwrap_or_default()).count() >= count)
+        })?;
         self.cdrs()
     }
 
@@ -93,30 +97,45 @@ impl Latch {
         BpfObjects::of(self.peer.pid())
     }
 
-    /// Every entry of the process's map `name`, as `bpftool` prints it with its fields' names.
-    pub fn map(&self, name: &str) -> Result<Vec<Value>> {
-        let objects = self.bpf_objects()?;
-        let id = objects.map(name).ok_or_else(|| anyhow!("Latch has no map {name}; it has {objects:?}"))?;
-        let text = crate::netns::run(std::process::Command::new("bpftool").args([
-            "-j",
-            "map",
-            "dump",
-            "id",
-            &id.to_string(),
-        ]))?;
-        let entries: Vec<Value> = serde_json::from_str(&text).context("JSON from bpftool")?;
-        Ok(entries.into_iter().map(|mut entry| entry.get_mut("formatted").map(Value::take).unwrap_or(entry)).collect())
+    /// How many legs are open: entries of the map `LEGS` whose generation is not 0.
+    pub fn open_legs(&self) -> Result<usize> {
+        let legs: Array<MapData, Leg> = Map::Array(self.map("LEGS")?).try_into()?;
+        legs.iter().try_fold(0, |open, leg| Ok(open + usize::from(leg?.generation != 0)))
     }
 
-    /// Ends it with SIGTERM, as systemd does, and checks that it left properly: exit status 0, and no map, program,
-    /// link or attachment of it remains.
-    pub fn stop(mut self, lab: &Lab) -> Result<()> {
+    /// What the XDP program counted, all CPUs together.
+    pub fn counters(&self) -> Result<Counters> {
+        let counters: PerCpuArray<MapData, Counters> = Map::PerCpuArray(self.map("COUNTERS")?).try_into()?;
+        let mut sum = Counters::default();
+        counters.get(&0, 0)?.iter().for_each(|cpu| sum.add(cpu));
+        Ok(sum)
+    }
+
+    /// The process's map `name`.
+    fn map(&self, name: &str) -> Result<MapData> {
+        let objects = self.bpf_objects()?;
+        let id = objects.map(name).ok_or_else(|| anyhow!("Latch has no map {name}; it has {objects:?}"))?;
+        MapData::from_id(u32::try_from(id)?).with_context(|| format!("open the map {name}"))
+    }
+
+    /// Ends it with SIGTERM, as systemd does, and checks that it left properly: exit status 0, no call and no port in
+    /// use, and no map, program, link, pin or attachment of it remains. All its call detail records.
+    pub fn stop(mut self, lab: &Lab) -> Result<Vec<Value>> {
         let objects = self.bpf_objects()?;
         let status = self.peer.stop(Duration::from_secs(10))?;
         ensure!(status.success(), "Latch ended with {status}");
+        let left = self.peer.wait_for_line("left: ", Duration::ZERO)?;
+        ensure!(left.contains(" calls: 0,") && left.contains(" port_pairs: 0"), "{left}");
+        // What is pinned would stay.
         objects.wait_gone(Duration::from_secs(5))?;
-        crate::leftovers::no_xdp(lab.latch())
+        crate::leftovers::no_xdp(lab.latch())?;
+        self.cdrs()
     }
+}
+
+/// The lines that have their end already.
+fn complete_lines(text: &str) -> impl Iterator<Item = &str> {
+    text.split_inclusive('\n').filter(|line| line.ends_with('\n'))
 }
 
 /// The binary to test: `LATCH_BIN`, else the one built beside this test (`cargo xtask test` builds it first).

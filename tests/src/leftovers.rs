@@ -20,7 +20,10 @@ pub struct BpfObjects {
 }
 
 impl BpfObjects {
-    /// Those that process `pid` has open, by `/proc/PID/fdinfo` (bpftool names no owner unless it can load a program).
+    /// Those that process `pid` has open, by `/proc/PID/fdinfo` (bpftool names no owner unless it can load a program),
+    /// and the maps that its programs use: a map may be held by its mapped memory alone.
+    ///
+    /// A pin would keep them in existence too, so [`BpfObjects::wait_gone`] notices one that was left behind.
     pub fn of(pid: u32) -> Result<Self> {
         let mut ids = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
         let descriptors = std::fs::read_dir(format!("/proc/{pid}/fdinfo")).with_context(|| format!("process {pid}"))?;
@@ -33,11 +36,18 @@ impl BpfObjects {
             ids.1.extend(id("prog_id:"));
             ids.2.extend(id("link_id:"));
         }
-        let named = |kind, ids: &BTreeSet<u64>| -> Result<Vec<(u64, String)>> {
-            let objects = list(kind)?;
-            Ok(objects.iter().filter_map(id_and_name).filter(|(id, _)| ids.contains(id)).collect())
+        let named = |objects: &[Value], ids: &BTreeSet<u64>| -> Vec<(u64, String)> {
+            objects.iter().filter_map(id_and_name).filter(|(id, _)| ids.contains(id)).collect()
         };
-        Ok(Self { maps: named("map", &ids.0)?, programs: named("prog", &ids.1)?, links: named("link", &ids.2)? })
+        let programs = list("prog")?;
+        let mine = programs.iter().filter(|program| program["id"].as_u64().is_some_and(|id| ids.1.contains(&id)));
+        let used = mine.filter_map(|program| program["map_ids"].as_array()).flatten();
+        ids.0.extend(used.filter_map(Value::as_u64));
+        Ok(Self {
+            maps: named(&list("map")?, &ids.0),
+            programs: named(&programs, &ids.1),
+            links: named(&list("link")?, &ids.2),
+        })
     }
 
     /// The id of a map by its name.

@@ -49,26 +49,23 @@ pub use sipp::{Scenario, Sipp, SippConfig, SippReport};
 pub use stranger::{Stranger, StrangerReport};
 pub use topology::{Lab, LabConfig, NatConfig, address};
 
-/// True where a lab can be made; says why it is skipped where it can't.
+/// True where a lab can be made: needs root and the lab's XDP programs. Says why a test is skipped where not.
 ///
 /// With `LATCH_LAB_REQUIRED` in the environment (`cargo xtask test` sets it) nothing is skipped: then the lab is tried
 /// and fails loudly.
 pub fn available() -> bool {
-    if nix::unistd::geteuid().is_root() || std::env::var_os("LATCH_LAB_REQUIRED").is_some() {
+    if std::env::var_os("LATCH_LAB_REQUIRED").is_some() {
         return true;
     }
-    eprintln!("SKIPPED: a lab of network namespaces needs root (run `cargo xtask test`)");
-    false
-}
-
-/// True where the lab's XDP programs are built; says why a test is skipped where they are not. Never skips with
-/// `LATCH_LAB_REQUIRED`, as [`available`].
-pub fn has_programs() -> bool {
-    if pass::object().exists() || std::env::var_os("LATCH_LAB_REQUIRED").is_some() {
-        return true;
+    if !nix::unistd::geteuid().is_root() {
+        eprintln!("SKIPPED: a lab of network namespaces needs root (run `cargo xtask test`)");
+        return false;
     }
-    eprintln!("SKIPPED: needs {} (run `cargo xtask build`)", pass::object().display());
-    false
+    if !pass::object().exists() {
+        eprintln!("SKIPPED: the lab needs {} (run `cargo xtask build`)", pass::object().display());
+        return false;
+    }
+    true
 }
 
 /// Runs `test` in a lab of its own. On an error it prints the error and every peer's log, removes the lab, and panics.

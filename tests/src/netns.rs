@@ -52,11 +52,11 @@ impl Namespace {
         })
     }
 
-    /// A UDP socket of the namespace. Reading it gives up after 100 ms.
+    /// A UDP socket of the namespace. Reading it gives up after 250 ms.
     pub fn udp(&self, address: SocketAddrV4) -> Result<UdpSocket> {
         self.enter(|| {
             let socket = UdpSocket::bind(address).with_context(|| format!("bind {address} in {}", self.name))?;
-            socket.set_read_timeout(Some(Duration::from_millis(100)))?;
+            socket.set_read_timeout(Some(Duration::from_millis(250)))?;
             Ok(socket)
         })
     }

@@ -1,11 +1,11 @@
 //! The far ends of Latch's interfaces: made ready to take frames that an XDP program sends into them.
 //!
 //! A veth takes XDP_TX and XDP_REDIRECT frames only while its far end runs NAPI. An XDP program that passes everything
-//! does that; receive offload (GRO) does it for redirected frames only.
+//! does that; receive offload (GRO) does it for redirected frames only, so there is no doing without the program.
 
 use std::path::PathBuf;
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result, anyhow, ensure};
 use aya::Ebpf;
 use aya::programs::Xdp;
 use aya::programs::xdp::XdpMode;
@@ -23,21 +23,14 @@ pub(crate) fn object() -> PathBuf {
 /// An attached program that passes everything; dropped, it is detached.
 #[derive(Debug)]
 pub(crate) struct PassProgram {
-    _program: Option<Ebpf>,
+    _program: Ebpf,
 }
 
 impl PassProgram {
-    /// Attaches program `pass` of the lab's object to `interface`; without the object, turns GRO on.
+    /// Attaches program `pass` of the lab's object to `interface`.
     pub(crate) fn attach(namespace: &Namespace, interface: &str) -> Result<Self> {
         let object = object();
-        if !object.exists() {
-            eprintln!(
-                "lab: no {}: using GRO, which is not enough for XDP_TX; `cargo xtask build` makes it",
-                object.display()
-            );
-            namespace.run("ethtool", &format!("-K {interface} gro on"))?;
-            return Ok(Self { _program: None });
-        }
+        ensure!(object.exists(), "no {}: run `cargo xtask build`", object.display());
         let mut ebpf = Ebpf::load_file(&object).with_context(|| format!("load {}", object.display()))?;
         let program: &mut Xdp = ebpf
             .program_mut("pass")
@@ -47,6 +40,6 @@ impl PassProgram {
         namespace
             .enter(|| Ok(program.attach(interface, XdpMode::Driver)?))
             .with_context(|| format!("attach `pass` to {interface} in {}", namespace.name()))?;
-        Ok(Self { _program: Some(ebpf) })
+        Ok(Self { _program: ebpf })
     }
 }

@@ -42,7 +42,7 @@ impl<'lab> Scene<'lab> {
         config.password = Some(self.password(user));
         change(&mut config);
         let mut phone = Baresip::start(self.lab, user, self.lab.phone(number)?, &config)?;
-        phone.wait_registered(Duration::from_secs(10))?;
+        phone.wait_registered(Duration::from_secs(20))?;
         Ok(phone)
     }
 
@@ -55,23 +55,18 @@ impl<'lab> Scene<'lab> {
     pub fn register(&self, number: usize, user: &str) -> Result<()> {
         let config = self.sipp(Scenario::Register, user, address::PHONE);
         let name = format!("register-{user}");
-        Sipp::run(self.lab, &name, self.lab.phone(number)?, &config, Duration::from_secs(10))?;
-        self.kamailio.wait_for_contacts(user, 1, Duration::from_secs(2)).map(drop)
-    }
-
-    /// How many legs are open: entries of the map `LEGS` whose generation is not 0.
-    pub fn open_legs(&self) -> Result<usize> {
-        let open = |entry: &&Value| entry["value"]["generation"].as_u64() != Some(0);
-        Ok(self.latch.map("LEGS")?.iter().filter(open).count())
+        Sipp::run(self.lab, &name, self.lab.phone(number)?, &config, Duration::from_secs(20))?;
+        self.kamailio.wait_for_contacts(user, 1, Duration::from_secs(10)).map(drop)
     }
 
     /// The end: waits for `count` CDRs, checks that no leg is open, stops Latch and checks that nothing of it is left.
     /// The records.
     pub fn finish(self, count: usize) -> Result<Vec<Value>> {
-        let records = self.latch.wait_for_cdrs(count, Duration::from_secs(5))?;
+        self.latch.wait_for_cdrs(count, Duration::from_secs(20))?;
+        wait_until("no leg is open", Duration::from_secs(20), || Ok(self.latch.open_legs()? == 0))?;
+        // A call that Latch forgot would end, and be recorded, only when it stops.
+        let records = self.latch.stop(self.lab)?;
         ensure!(records.len() == count, "{count} records were expected: {records:#?}");
-        wait_until("no leg is open", Duration::from_secs(5), || Ok(self.open_legs()? == 0))?;
-        self.latch.stop(self.lab)?;
         Ok(records)
     }
 

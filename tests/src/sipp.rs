@@ -24,6 +24,8 @@ pub enum Scenario {
     CallUntilHungUp,
     /// Call; re-INVITE `sendonly`; wait; re-INVITE `sendrecv`; wait; BYE. Each wait is `hold`.
     CallWithHold,
+    /// Call; a request of the method in `method` inside the dialog, expects 200; BYE.
+    CallWithRequest,
     /// INVITE; when it rings, wait for `hold`, then CANCEL; expects 487.
     CallAndCancel,
     /// INVITE; expects 486.
@@ -34,6 +36,8 @@ pub enum Scenario {
     AnswerRequest,
     /// Rings and answers any number of calls, re-INVITEs and OPTIONS; ends when the caller hangs up.
     Answer,
+    /// Answers a call, and in it one request of the method in `method`; ends when the caller hangs up.
+    AnswerWithRequest,
     /// Answers, and hangs up after `hold`; answers OPTIONS.
     AnswerAndHangUp,
     /// Rings, then 486.
@@ -49,11 +53,13 @@ impl Scenario {
             Self::Call => include_str!("../scenarios/call.xml"),
             Self::CallUntilHungUp => include_str!("../scenarios/call_until_hung_up.xml"),
             Self::CallWithHold => include_str!("../scenarios/call_with_hold.xml"),
+            Self::CallWithRequest => include_str!("../scenarios/call_with_request.xml"),
             Self::CallAndCancel => include_str!("../scenarios/call_and_cancel.xml"),
             Self::CallAndBeRejected => include_str!("../scenarios/call_and_be_rejected.xml"),
             Self::Request => include_str!("../scenarios/request.xml"),
             Self::AnswerRequest => include_str!("../scenarios/answer_request.xml"),
             Self::Answer => include_str!("../scenarios/answer.xml"),
+            Self::AnswerWithRequest => include_str!("../scenarios/answer_with_request.xml"),
             Self::AnswerAndHangUp => include_str!("../scenarios/answer_and_hang_up.xml"),
             Self::Reject => include_str!("../scenarios/reject.xml"),
             Self::RingUntilCancelled => include_str!("../scenarios/ring_until_cancelled.xml"),
@@ -86,7 +92,7 @@ pub struct SippConfig {
     pub hold: Duration,
     /// For [`Scenario::Register`].
     pub expires_s: u32,
-    /// For [`Scenario::Request`] and [`Scenario::AnswerRequest`].
+    /// For the scenarios with a request of some method.
     pub method: String,
     /// The RTP port in its SDP. SIPp itself uses it only to echo; else it is free for [`crate::rtp`].
     pub media_port: u16,
@@ -190,6 +196,8 @@ impl Sipp {
             command.arg("-rtp_echo");
         }
         command.args(["-nostdin", "-f", "3600", "-recv_timeout", "120000"]);
+        // SIPp makes its socket's buffers smaller than the kernel would; then bursts are lost.
+        command.args(["-buff_size", "1000000"]);
         command.arg("-trace_err").arg("-error_file").arg(lab.logs().join(format!("{name}.errors.log")));
         command.args(["-trace_stat", "-fd", "1", "-stf"]).arg(&statistics);
         let messages = directory.join("messages.log");

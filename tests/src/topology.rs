@@ -206,6 +206,8 @@ impl Lab {
         link((&self.latch, "access"), (&self.inet, "latch"))?;
         self.inet.ip("link set latch master net")?;
         self.latch.ip(&format!("addr add {}/24 dev access", address::LATCH_ACCESS))?;
+        // As Latch asks its operator to do.
+        self.latch.sysctl("net/ipv4/ip_local_reserved_ports", "30000-39999")?;
         self.pass.push(PassProgram::attach(&self.inet, "latch")?);
         Ok(())
     }

@@ -28,9 +28,6 @@ const OCTETS: u64 = 20 + 8 + 12 + 160;
 
 #[test]
 fn a_stream_lives_and_leaves_nothing() {
-    if !lab::has_programs() {
-        return;
-    }
     lab_test(LabConfig { nats: Vec::new(), ..LabConfig::default() }, |lab| {
         let terminal = Host {
             rtp: lab.host("stranger")?.udp(TERMINAL)?,

@@ -10,7 +10,7 @@ use lab::{Lab, LabConfig};
 
 #[test]
 fn bpf_objects_of_a_process_are_found_and_their_end_is_noticed() -> Result<()> {
-    if !lab::available() || !lab::has_programs() {
+    if !lab::available() {
         return Ok(());
     }
     let lab = Lab::new(LabConfig { nats: Vec::new(), ..LabConfig::default() })?;

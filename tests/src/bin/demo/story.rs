@@ -67,7 +67,7 @@ pub(crate) fn tell(lab: &Lab, teller: &mut Teller, objects: &mut Vec<BpfObjects>
     call(&mut alice, &mut bob, teller)?;
     media(lab, &ends, teller)?;
     maps(&scene, teller)?;
-    let legs = scene.open_legs()?;
+    let legs = scene.latch.open_legs()?;
     hang_up(&scene, &mut alice, &mut bob, legs, teller)?;
     drop((alice, bob));
     records(scene, &ends, teller)
@@ -250,7 +250,7 @@ fn hang_up(scene: &Scene<'_>, alice: &mut Baresip, bob: &mut Baresip, legs: usiz
     ensure!(legs == 4, "{legs} legs were open during the call: two for each phone were expected");
     alice.hang_up()?;
     bob.wait_for("CALL_CLOSED", Duration::from_secs(5))?;
-    wait_until("no leg is open", Duration::from_secs(5), || Ok(scene.open_legs()? == 0))?;
+    wait_until("no leg is open", Duration::from_secs(5), || Ok(scene.latch.open_legs()? == 0))?;
     teller.done(&format!("alice hangs up, bob's phone is told; LEGS: {legs} open during the call, 0 now"))
 }
 
@@ -258,7 +258,7 @@ fn hang_up(scene: &Scene<'_>, alice: &mut Baresip, bob: &mut Baresip, legs: usiz
 fn records(scene: Scene<'_>, ends: &[Counters<'_>; 2], teller: &mut Teller) -> Result<()> {
     teller.begin("Record", "reading the call detail records")?;
     let records = scene.latch.wait_for_cdrs(2, Duration::from_secs(5))?;
-    let verdicts = verdicts(&scene)?;
+    let verdicts: BTreeMap<_, _> = scene.latch.counters()?.named().collect();
     let of = |name: &str| verdicts.get(name).copied().unwrap_or_default();
     let (mut sent, mut arrived, mut dropped) = (0, 0, 0);
     let mut heard = [0; 2];
@@ -301,20 +301,6 @@ fn records(scene: Scene<'_>, ends: &[Counters<'_>; 2], teller: &mut Teller) -> R
     let line = file.lines().find(|line| line.contains(&nat)).ok_or_else(|| anyhow!("no record of alice"))?;
     teller.quote(&fold::fold(&fold::omit(&fold::squeeze(line), &RECORD_OMITS), WIDTH - 4))?;
     scene.finish(2).map(drop)
-}
-
-/// `COUNTERS`, the CPUs added up.
-fn verdicts(scene: &Scene<'_>) -> Result<BTreeMap<String, u64>> {
-    let mut sum = BTreeMap::new();
-    for entry in scene.latch.map("COUNTERS")? {
-        for cpu in entry["values"].as_array().ok_or_else(|| anyhow!("no values in {entry}"))? {
-            for (name, count) in cpu["value"].as_object().ok_or_else(|| anyhow!("no names in {entry}"))? {
-                *sum.entry(name.clone()).or_default() += count.as_u64().unwrap_or_default();
-            }
-        }
-    }
-    ensure!(!sum.is_empty(), "COUNTERS is empty");
-    Ok(sum)
 }
 
 /// Counts baresip's media at a telephone: RTP and RTCP told apart by their second byte (RFC 5761 §4).
