@@ -40,7 +40,7 @@ pub(super) struct Loaded {
     pub(super) events: RingBuf<MapData>,
     pub(super) counters: PerCpuArray<MapData, Counters>,
     pub(super) egress: Vec<Egress>,
-    pub(super) interfaces: Vec<String>,
+    pub(super) interfaces: Vec<Link>,
     pub(super) mode: Mode,
     pub(super) attached: Attached,
 }
@@ -85,7 +85,7 @@ impl Loaded {
             events,
             counters,
             egress,
-            interfaces: interfaces.into_iter().map(|link| link.name).collect(),
+            interfaces,
             mode,
             attached: Attached { _links: links, _maps: (legs_map, states_map, table, devices), _program: program },
         })

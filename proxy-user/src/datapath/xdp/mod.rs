@@ -3,7 +3,7 @@
 //! - `object` and `loader`: the program from its object file into the kernel and onto the interfaces;
 //! - `control`: streams, their counters and their silence;
 //! - `legs`: what stands in `LEGS` and `LOCALS`; `mapped`: the shared memory it stands in;
-//! - `next_hops`: ways out of the host; `clock`: the program's time.
+//! - `next_hops`: ways out of the host; `clock`: the program's time; `watch`: whether the interfaces are still there.
 
 use super::{Datapath, DatapathError};
 use crate::{
@@ -25,6 +25,7 @@ use std::{
     os::fd::{AsFd as _, BorrowedFd},
     time::Instant,
 };
+use watch::Watch;
 
 mod clock;
 mod control;
@@ -33,6 +34,7 @@ mod loader;
 mod mapped;
 mod next_hops;
 pub mod object;
+mod watch;
 
 pub use loader::Mode;
 
@@ -43,6 +45,7 @@ pub struct Xdp {
     events: RingBuf<MapData>,
     counters: PerCpuArray<MapData, Counters>,
     interfaces: Vec<String>,
+    watch: Watch,
     mode: Mode,
     _attached: loader::Attached,
 }
@@ -64,7 +67,8 @@ impl Xdp {
             next_hops: loaded.next_hops,
             events: loaded.events,
             counters: loaded.counters,
-            interfaces: loaded.interfaces,
+            interfaces: loaded.interfaces.iter().map(|link| link.name.clone()).collect(),
+            watch: Watch::new(Netlink::open()?, loaded.interfaces, Instant::now()),
             mode: loaded.mode,
             _attached: loaded.attached,
         })
@@ -120,13 +124,14 @@ impl Datapath for Xdp {
             }
         }
         self.control.poll(now, events);
+        self.watch.poll(now);
         if let Err(error) = self.write_next_hops() {
             tracing::error!(%error, "the kernel's table of next hops is not up to date");
         }
     }
 
     fn poll_timeout(&self, now: Instant) -> Option<Instant> {
-        self.control.poll_timeout(now)
+        self.control.poll_timeout(now).into_iter().chain([self.watch.poll_timeout()]).min()
     }
 
     fn event_fd(&self) -> Option<BorrowedFd<'_>> {
