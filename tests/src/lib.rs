@@ -13,6 +13,7 @@
 //! - [`Counters`] count packets at the far ends, [`Capture`] records them and lets tshark judge, [`leftovers`] looks
 //!   for what should be gone.
 //! - [`interrupt`] lets a program with a lab clean up after Ctrl-C: `cargo xtask demo` is one (`src/bin/demo`).
+//! - [`Chain`] and [`feed`] are for benches: a generator, a relay and a sink in a row, and packets through it.
 //! - [`xdp`] needs no network: it feeds single packets to the XDP program.
 //!
 //! A test is a function from a lab to a result, run by [`lab_test`], which skips where there is no root and prints
@@ -20,7 +21,9 @@
 
 mod baresip;
 mod capture;
+pub mod chain;
 mod counters;
+pub mod feed;
 pub mod interrupt;
 mod kamailio;
 mod latch;
@@ -38,6 +41,7 @@ pub mod xdp;
 
 pub use baresip::{Baresip, BaresipConfig, Event};
 pub use capture::{Capture, Recording, SipMessage};
+pub use chain::Chain;
 pub use counters::{Count, Counters, Direction};
 pub use kamailio::{Contact, Kamailio, KamailioConfig, User};
 pub use latch::{Latch, LatchConfig};
