@@ -82,6 +82,16 @@ pub(crate) fn build_for_demo(workspace: &Workspace) -> Result<PathBuf> {
     Ok(workspace.target.join("debug").join("demo"))
 }
 
+/// Builds what the bench runs, the BPF objects and the bench itself, and tells where it is. The relays do their work in
+/// the kernel or elsewhere: the bench is not optimised, and so shares its build with the tests.
+pub(crate) fn build_for_bench(workspace: &Workspace) -> Result<PathBuf> {
+    build_objects(workspace)?;
+    let mut cargo = Command::new(shell::cargo());
+    cargo.args(["build", "--locked", "--package", "tests", "--bin", "bench"]).current_dir(&workspace.root);
+    shell::run("building the bench", &mut cargo)?;
+    Ok(workspace.target.join("debug").join("bench"))
+}
+
 /// Builds the BPF objects and puts them, with the versions of the tools, into `target/bpf/`.
 fn build_objects(workspace: &Workspace) -> Result<()> {
     let toolchain = Toolchain::find(workspace).context("no BPF toolchain; run `cargo xtask setup`")?;

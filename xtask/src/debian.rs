@@ -26,8 +26,8 @@ pub(crate) const LAB: &[&str] = &[
     "util-linux",
 ];
 
-/// What `cargo xtask bench` compares with.
-pub(crate) const BENCH: &[&str] = &["rtpengine-daemon"];
+/// What `cargo xtask bench` uses: the tools of its lab, and the relay that it compares with.
+pub(crate) const BENCH: &[&str] = &["ethtool", "iproute2", "nftables", "rtpengine-daemon"];
 
 /// Services that some of these packages would have systemd start at the next boot.
 const SERVICES: &[&str] = &["kamailio", "rtpengine-daemon"];

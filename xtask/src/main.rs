@@ -7,6 +7,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+mod bench;
 mod build;
 mod debian;
 mod demo;
@@ -36,6 +37,8 @@ enum Command {
     Demo(demo::Options),
     /// Build Latch and run it on this host, as root: `cargo xtask run -- --config latch.toml`.
     Run(run::Options),
+    /// Compare Latch's relay with a bare XDP redirect, the kernel's NAT and rtpengine, as root.
+    Bench(bench::Options),
     /// Check format, warnings and documentation.
     Lint(lint::Options),
     /// Prepare the machine, build everything and run every test.
@@ -45,6 +48,7 @@ enum Command {
 fn main() -> ExitCode {
     let outcome = match Cli::parse().command {
         Command::Setup(options) => setup::run(&options),
+        Command::Bench(options) => bench::run(&options),
         Command::Build(options) => build::run(&options),
         Command::Demo(options) => demo::run(&options),
         Command::Run(options) => run::run(&options),

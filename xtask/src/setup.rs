@@ -56,7 +56,11 @@ pub(crate) fn ensure(workspace: &Workspace, groups: &[Group], no_install: bool) 
         ensure_packages("installing the lab's network tools and SIP peers", debian::LAB, &mut installer)?;
     }
     if groups.contains(&Group::Bench) {
-        ensure_packages("installing the relay that Latch is compared with", debian::BENCH, &mut installer)?;
+        ensure_packages(
+            "installing what the bench needs, and the relay that Latch is compared with",
+            debian::BENCH,
+            &mut installer,
+        )?;
     }
     if installer.planned() > 0 {
         bail!("this machine lacks something: run the commands above, or `cargo xtask setup`");
