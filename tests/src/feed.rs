@@ -23,7 +23,7 @@ pub struct Generator {
     ebpf: Ebpf,
     frame: Vec<u8>,
     pace: Array<MapData, u64>,
-    generated: PerCpuArray<MapData, [u64; 4]>,
+    generated: Array<MapData, [u64; 4]>,
     /// Kept, or the program forgets its device.
     _devices: DevMap<MapData>,
 }
@@ -42,7 +42,7 @@ impl Generator {
         let mut devices = DevMap::try_from(ebpf.take_map("DEVICES").context("no map DEVICES")?)?;
         namespace.enter(|| Ok(devices.set(1, index, None, 0)?))?;
         let pace = Array::try_from(ebpf.take_map("PACE").context("no map PACE")?)?;
-        let generated = PerCpuArray::try_from(ebpf.take_map("GENERATED").context("no map GENERATED")?)?;
+        let generated = Array::try_from(ebpf.take_map("GENERATED").context("no map GENERATED")?)?;
         let mut generator = Self { ebpf, frame, pace, generated, _devices: devices };
         generator.set_streams(streams)?;
         Ok(generator)
@@ -76,7 +76,8 @@ impl Generator {
     }
 
     fn packets(&self) -> Result<u64> {
-        Ok(self.generated.get(&0, 0)?.iter().map(|[packets, ..]| packets).sum())
+        let [packets, ..] = self.generated.get(&0, 0)?;
+        Ok(packets)
     }
 }
 

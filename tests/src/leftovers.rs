@@ -55,6 +55,11 @@ impl BpfObjects {
         self.maps.iter().find(|(_, map)| map == name).map(|(id, _)| *id)
     }
 
+    /// The id of a program by its name.
+    pub fn program(&self, name: &str) -> Option<u64> {
+        self.programs.iter().find(|(_, program)| program == name).map(|(id, _)| *id)
+    }
+
     /// How many maps, programs and links.
     pub fn len(&self) -> usize {
         self.maps.len() + self.programs.len() + self.links.len()

@@ -27,7 +27,7 @@ pub(crate) const LAB: &[&str] = &[
 ];
 
 /// What `cargo xtask bench` uses: the tools of its lab, and the relay that it compares with.
-pub(crate) const BENCH: &[&str] = &["ethtool", "iproute2", "nftables", "rtpengine-daemon"];
+pub(crate) const BENCH: &[&str] = &["bpftool", "ethtool", "iproute2", "nftables", "rtpengine-daemon"];
 
 /// Services that some of these packages would have systemd start at the next boot.
 const SERVICES: &[&str] = &["kamailio", "rtpengine-daemon"];

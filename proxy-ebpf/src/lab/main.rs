@@ -32,9 +32,9 @@ static DEVICES: DevMap<2> = DevMap::new();
 /// What `count_drop` dropped.
 #[btf_map]
 static DROPPED: PerCpuArray<Dropped, 1> = PerCpuArray::new();
-/// How many packets `generate` has made on each CPU.
+/// What `generate` has made, on whatever CPU: one thread at a time has it run.
 #[btf_map]
-static GENERATED: PerCpuArray<Generated, 1> = PerCpuArray::new();
+static GENERATED: Array<Generated, 1> = Array::new();
 
 /// Nanoseconds from packet to packet of `generate`: it drops the frames between. 0: none.
 #[btf_map]
@@ -137,7 +137,7 @@ fn count_drop(context: XdpContext) -> u32 {
 fn generate(context: XdpContext) -> u32 {
     let Some(frame) = bytes::<TEMPLATE_LENGTH>(&context) else { return xdp_action::XDP_DROP };
     let Some(generated) = GENERATED.get_ptr_mut(0) else { return xdp_action::XDP_DROP };
-    // SAFETY: the entry is this CPU's own, and one XDP program at a time runs on a CPU.
+    // SAFETY: one thread at a time has the program run.
     let (number, stream) = unsafe {
         let Generated { packets, round, stream, due_ns } = *generated;
         if let Some(interval_ns) = PACE.get(0)

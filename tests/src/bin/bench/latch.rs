@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use aya::programs::{ProgramFd, loaded_programs};
-use lab::{address, chain};
+use lab::{address, chain, leftovers::BpfObjects};
 use proxy_user::{
     config::{Config, PortRange, Realm, Side},
     datapath::{
@@ -50,8 +50,9 @@ impl Relay {
 
     /// The program in the kernel.
     pub(crate) fn program(&self) -> Result<ProgramFd> {
-        // Programs of other runs have the same name; the newest is ours.
-        let ours = loaded_programs().flatten().filter(|program| program.name() == b"latch").max_by_key(|p| p.id());
+        // Another Latch on this machine has a program of this name too.
+        let id = BpfObjects::of(std::process::id())?.program("latch").context("no program latch")?;
+        let ours = loaded_programs().flatten().find(|program| u64::from(program.id()) == id);
         Ok(ours.context("no program latch is loaded")?.fd()?)
     }
 
