@@ -88,6 +88,13 @@ impl Recording {
         Ok(self.tshark(&arguments)?.lines().map(str::to_owned).collect())
     }
 
+    /// How many frames have a wrong checksum in the IPv4 or UDP header.
+    pub fn bad_checksums(&self) -> Result<usize> {
+        let check = ["-o", "ip.check_checksum:TRUE", "-o", "udp.check_checksum:TRUE"];
+        let wrong = ["-Y", "ip.checksum.status == 0 || udp.checksum.status == 0", "-T", "fields", "-e", "frame.number"];
+        Ok(self.tshark(&[&check[..], &wrong].concat())?.lines().count())
+    }
+
     /// Every SIP message over UDP port 5060, keep-alives of CR and LF left out.
     pub fn sip_messages(&self) -> Result<Vec<SipMessage>> {
         let fields = ["-T", "fields", "-E", "separator=;", "-e", "frame.number", "-e", "ip.src", "-e", "ip.dst"];

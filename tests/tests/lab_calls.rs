@@ -216,6 +216,8 @@ fn neither_side_sees_an_address_of_the_other_and_every_frame_is_well_formed() {
         for (side, recording) in [("access", &access), ("core", &core)] {
             let malformed = recording.malformed(Some("30000-39999"))?;
             ensure!(malformed.is_empty(), "malformed on the {side} side: {malformed:#?}");
+            let wrong = recording.bad_checksums()?;
+            ensure!(wrong == 0, "{wrong} wrong checksums on the {side} side");
         }
         // Nothing was missed: each phone registered, called and was called, as seen on both sides.
         for side in [&access, &core] {
