@@ -18,9 +18,13 @@ pub struct Local {
     pub ports: u16,
     /// Index in `LEGS` of the first pair.
     pub first_leg: u32,
+    /// Index of the interface by which packets to this address arrive; those that come by another are not let in.
+    pub interface: u32,
+    /// Zero.
+    pub reserved: u32,
 }
 
-const _: () = assert!(core::mem::size_of::<Local>() == 24);
+const _: () = assert!(core::mem::size_of::<Local>() == 32);
 
 impl Local {
     /// The pair of ports and the component (0 RTP, 1 RTCP) that `port` is, or `None` outside the range.
@@ -67,7 +71,8 @@ mod tests {
 
     #[test]
     fn ports_outside_the_range_are_nobodys() {
-        let local = Local { address: mapped([10, 0, 0, 1]), port_base: 30_000, ports: 100, first_leg: 7 };
+        let local =
+            Local { address: mapped([10, 0, 0, 1]), port_base: 30_000, ports: 100, first_leg: 7, ..Local::default() };
         assert_eq!(local.leg_of(30_000), Some((7, 0)));
         assert_eq!(local.leg_of(30_001), Some((7, 1)));
         assert_eq!(local.leg_of(30_099), Some((56, 1)));

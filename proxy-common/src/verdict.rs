@@ -88,6 +88,8 @@ verdicts! {
     PassedOptions passed_options Pass,
     /// UDP to a media port whose lengths contradict each other.
     DroppedMalformed dropped_malformed Drop,
+    /// UDP to a media port by another interface than the realm's.
+    DroppedInterface dropped_interface Drop,
     /// No call has this port.
     DroppedClosed dropped_closed Drop,
     /// Neither RTP nor RTCP, or on the wrong one of the two ports.

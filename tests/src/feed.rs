@@ -179,17 +179,20 @@ impl Restore {
     }
 
     /// How many nanoseconds `next` and this program together take, a packet; an error where it does not return `action`.
-    pub fn time(&mut self, next: &ProgramFd, packets: u32, action: u32) -> Result<f64> {
+    pub fn time(&mut self, next: &ProgramFd, ingress: u32, packets: u32, action: u32) -> Result<f64> {
         self.programs.set(0, next, 0)?;
         let program: &Xdp = self.ebpf.program("restore").context("no program restore")?.try_into()?;
-        time(program, &self.frame, packets, action)
+        time(program, &self.frame, ingress, packets, action)
     }
 }
 
 /// How many nanoseconds `program` takes a packet, called `packets` times with what it made of `frame` before; an error where it
-/// does not return `action` in the end.
-pub fn time(program: &Xdp, frame: &[u8], packets: u32, action: u32) -> Result<f64> {
-    let options = || TestRunOptions { data_in: Some(frame), ..TestRunOptions::new() };
+/// does not return `action` in the end. The frame seems to arrive by the interface with the index `ingress` in the namespace
+/// of the calling thread.
+pub fn time(program: &Xdp, frame: &[u8], ingress: u32, packets: u32, action: u32) -> Result<f64> {
+    // The kernel's `struct xdp_md`: data, data_end, data_meta, ingress_ifindex, rx_queue_index, egress_ifindex.
+    let context: Vec<u8> = [0, frame.len() as u32, 0, ingress, 0, 0].into_iter().flat_map(u32::to_ne_bytes).collect();
+    let options = || TestRunOptions { data_in: Some(frame), ctx_in: Some(&context), ..TestRunOptions::new() };
     // The kernel's own figure is in whole nanoseconds.
     let once = Instant::now();
     program.test_run(options())?;

@@ -64,6 +64,7 @@ pub struct World {
     events: RingBuf<MapData>,
     // The program forgets devices whose map is gone.
     _devices: DevMap<MapData>,
+    seed: u32,
 }
 
 /// What became of a packet.
@@ -104,11 +105,19 @@ impl World {
                 devices.set(0, INGRESS, None, 0)?;
                 devices
             },
+            seed,
             ebpf,
         };
         let ranges = [(ACCESS, PORTS.0, 0), (CORE, PORTS.1, LEGS / 2)];
         for (address, port_base, first_leg) in ranges {
-            let local = Local { address: mapped(address), port_base, ports: LEGS as u16, first_leg };
+            let local = Local {
+                address: mapped(address),
+                port_base,
+                ports: LEGS as u16,
+                first_leg,
+                interface: INGRESS,
+                reserved: 0,
+            };
             world.locals.set(locals::slot(u32::from_le_bytes(address), seed), local, 0)?;
         }
         let neighbour = NextHop {
@@ -133,6 +142,13 @@ impl World {
         world.leg(A, leg_a())?;
         world.leg(B, leg_b())?;
         Ok(world)
+    }
+
+    /// Makes packets to a media address expected by another interface than the one they arrive by.
+    pub fn move_local(&mut self, address: [u8; 4]) -> Result<()> {
+        let slot = locals::slot(u32::from_le_bytes(address), self.seed);
+        let local = self.locals.get(&slot, 0)?;
+        Ok(self.locals.set(slot, Local { interface: INGRESS + 1, ..local }, 0)?)
     }
 
     /// Writes an entry of `LEGS`.

@@ -141,6 +141,13 @@ fn rows() -> Vec<Row> {
         row("total length above any frame", edited(&rtp, &[(16, &[255, 255]), (38, &[255, 235])]), DroppedMalformed),
         row("total length below the headers", edited(&rtp, &[(16, &[0, 27]), (38, &[0, 7])]), DroppedMalformed),
         // Ports and formats.
+        after("by another interface", |world| world.move_local(ACCESS), rtp.frame(), DroppedInterface),
+        after(
+            "by another interface, not a media port",
+            |world| world.move_local(ACCESS),
+            Packet::rtp(PHONE, (ACCESS, 5060)).frame(),
+            PassedHost,
+        ),
         row("a port without a call", Packet::rtp(PHONE, (ACCESS, 30_004)).frame(), DroppedClosed),
         row("the last port of the range", Packet::rtp(PHONE, (ACCESS, 30_063)).frame(), DroppedClosed),
         row("RTCP on the RTP port", Packet::rtcp(PHONE, A_RTP).frame(), DroppedFormat),

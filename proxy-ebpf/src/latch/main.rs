@@ -46,8 +46,9 @@ fn latch(context: XdpContext) -> u32 {
 
 #[inline(always)]
 fn relay(context: &XdpContext) -> Result<Verdict, Verdict> {
-    let arrival = parse::parse(&Frame::of(context))?;
-    let route = decide::decide(&arrival.datagram, arrival.spot, context.ingress_ifindex() as u32)?;
+    let ingress = context.ingress_ifindex() as u32;
+    let arrival = parse::parse(&Frame::of(context), ingress)?;
+    let route = decide::decide(&arrival.datagram, arrival.spot, ingress)?;
     apply::apply(&arrival, &route);
     Ok(route.verdict)
 }

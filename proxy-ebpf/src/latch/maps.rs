@@ -99,12 +99,18 @@ impl LocalEntry {
     #[inline(always)]
     pub(crate) fn spot(self, port: u16) -> Option<Spot> {
         let range = Local {
-            address: [0; 16],
             port_base: read!(self.0, port_base),
             ports: read!(self.0, ports),
             first_leg: read!(self.0, first_leg),
+            ..Local::default()
         };
         range.leg_of(port).map(|(leg, component)| Spot { leg, component })
+    }
+
+    /// Index of the interface by which packets to the address arrive.
+    #[inline(always)]
+    pub(crate) fn interface(self) -> u32 {
+        read!(self.0, interface)
     }
 }
 

@@ -63,9 +63,9 @@ pub(crate) struct Datagram {
     pub(crate) kind: Kind,
 }
 
-/// Finds the relay's datagrams; any other frame has its verdict.
+/// Finds the relay's datagrams among what arrives by the interface `ingress`; any other frame has its verdict.
 #[inline(always)]
-pub(crate) fn parse(frame: &Frame) -> Result<Arrival, Verdict> {
+pub(crate) fn parse(frame: &Frame, ingress: u32) -> Result<Arrival, Verdict> {
     let network = frame.window::<{ at::UDP }>().ok_or(Verdict::PassedOther)?;
     if network.u16::<{ at::ETHER_TYPE }>() != EtherType::Ipv4 as u16 {
         return Err(Verdict::PassedOther);
@@ -88,6 +88,10 @@ pub(crate) fn parse(frame: &Frame) -> Result<Arrival, Verdict> {
     let headers = frame.window::<{ at::PAYLOAD }>().ok_or(Verdict::PassedHost)?;
     let ports = headers.u32::<{ at::PORTS }>();
     let spot = local.spot(u16::from_be((ports >> 16) as u16)).ok_or(Verdict::PassedHost)?;
+    // From one network nobody speaks in the name of another's hosts.
+    if local.interface() != ingress {
+        return Err(Verdict::DroppedInterface);
+    }
     let total_length = u16::from_be(headers.u16::<{ at::TOTAL_LENGTH }>());
     let udp_length = u16::from_be(headers.u16::<{ at::UDP_LENGTH }>());
     // A frame may be longer than its packet (padding), a packet not longer than its frame.

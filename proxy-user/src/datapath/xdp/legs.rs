@@ -28,8 +28,13 @@ impl Locals {
             let pairs = realm.ports.pairs();
             // 32,768 pairs would be one port too many for the 16 bits of `ports`.
             let ports = u16::try_from(pairs * 2).map_err(|_| DatapathError::Full("LOCALS"))?;
-            let local =
-                Local { address: locals::mapped(address.octets()), port_base: realm.ports.first, ports, first_leg };
+            let local = Local {
+                address: locals::mapped(address.octets()),
+                port_base: realm.ports.first,
+                ports,
+                first_leg,
+                ..Local::default()
+            };
             realms.push((address, local));
             first_leg += pairs;
         }
@@ -38,11 +43,11 @@ impl Locals {
         Ok(Self { realms, seed })
     }
 
-    /// The map `LOCALS`: slot and value.
-    pub(super) fn table(&self) -> impl Iterator<Item = (u32, Local)> + '_ {
-        self.realms
-            .iter()
-            .map(|(address, local)| (locals::slot(u32::from_le_bytes(address.octets()), self.seed), *local))
+    /// The map `LOCALS`: slot and value. `interfaces` are the indexes of the realms' interfaces, in their order.
+    pub(super) fn table(&self, interfaces: impl IntoIterator<Item = u32>) -> impl Iterator<Item = (u32, Local)> {
+        self.realms.iter().zip(interfaces).map(|((address, local), interface)| {
+            (locals::slot(u32::from_le_bytes(address.octets()), self.seed), Local { interface, ..*local })
+        })
     }
 
     /// Whether packets to this address may be the relay's.
@@ -201,7 +206,7 @@ mod tests {
     #[test]
     fn the_program_finds_every_address_in_the_table() {
         let locals = locals();
-        let table: Vec<_> = locals.table().collect();
+        let table: Vec<_> = locals.table([3, 4]).collect();
         assert_eq!(table.len(), 2);
         for (slot, local) in table {
             let address =
@@ -214,7 +219,7 @@ mod tests {
     #[test]
     fn the_largest_range_fits() {
         let config = Config::new(vec![realm("access", "203.0.113.10", 1_024, 65_535)]);
-        let (_, local) = Locals::new(&config).unwrap().table().next().unwrap();
+        let (_, local) = Locals::new(&config).unwrap().table([3, 4]).next().unwrap();
         assert_eq!(local.leg_of(65_535), Some((32_255, 1)));
     }
 

@@ -60,7 +60,7 @@ impl Loaded {
         let mut program = load(&config.maps, locals.seed, object)?;
 
         let mut table = Array::<_, Local>::try_from(take(&mut program, "LOCALS")?)?;
-        for (slot, local) in locals.table() {
+        for (slot, local) in locals.table(egress.iter().map(|egress| egress.interface)) {
             table.set(slot, local, 0).context("cannot write LOCALS")?;
         }
         let mut devices = DevMap::try_from(take(&mut program, "DEVICES")?)?;

@@ -18,6 +18,8 @@ pub(crate) struct Programs<'a> {
     pub(crate) empty: Empty,
     pub(crate) restore: Restore,
     pub(crate) frame: Vec<u8>,
+    /// Index of the interface by which the frame arrives.
+    pub(crate) ingress: u32,
 }
 
 impl Programs<'_> {
@@ -27,13 +29,14 @@ impl Programs<'_> {
     /// the same packet of its packet each time, so it can be called over and over. Latch does not, so the packet is
     /// restored before each call; what that takes is known from the bare redirect, timed with it and without.
     pub(crate) fn measure(&mut self) -> Result<Times> {
+        let ingress = self.ingress;
         let mut times = [[0.0; 3]; 4];
         let [empty, bare, restored_bare, restored_latch] = &mut times;
         for attempt in 0..3 {
-            empty[attempt] = feed::time(self.empty.program()?, &self.frame, PACKETS, PASS)?;
-            bare[attempt] = feed::time(self.bare.program()?, &self.frame, PACKETS, REDIRECT)?;
-            restored_bare[attempt] = self.restore.time(self.bare.program()?.fd()?, PACKETS, REDIRECT)?;
-            restored_latch[attempt] = self.restore.time(&self.latch, PACKETS, REDIRECT)?;
+            empty[attempt] = feed::time(self.empty.program()?, &self.frame, ingress, PACKETS, PASS)?;
+            bare[attempt] = feed::time(self.bare.program()?, &self.frame, ingress, PACKETS, REDIRECT)?;
+            restored_bare[attempt] = self.restore.time(self.bare.program()?.fd()?, ingress, PACKETS, REDIRECT)?;
+            restored_latch[attempt] = self.restore.time(&self.latch, ingress, PACKETS, REDIRECT)?;
         }
         let [empty, bare, restored_bare, restored_latch] = times.map(median_of_three);
         let restoring = restored_bare - bare;

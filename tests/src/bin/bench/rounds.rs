@@ -41,6 +41,7 @@ pub(crate) fn run() -> Result<Results> {
             empty: Empty::new(bare.generator(), "out")?,
             restore: Restore::new(latch.generator(), "out", latch.frame(RELAY)?)?,
             frame: latch.frame(RELAY)?,
+            ingress: nix::net::if_::if_nametoindex("access")?,
         };
 
         with_own_core(|| {
