@@ -192,6 +192,11 @@ impl Sipp {
         if config.calls > 0 {
             command.args(["-m", &config.calls.to_string()]);
         }
+        if config.calls != 1 {
+            // Under load requests are repeated, and a SIPp that has answered twice takes the repeated one for a wrong
+            // one; every step of the scenario still has to come.
+            command.args(["-default_behaviors", "all,-abortunexp"]);
+        }
         if config.echo {
             command.arg("-rtp_echo");
         }
