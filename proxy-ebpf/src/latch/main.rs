@@ -13,6 +13,9 @@
 //! - [`apply`] rewrites the bytes, once.
 //! - [`frame`] and [`maps`] hold all the `unsafe` there is: the one reads and writes frames, the other maps.
 //!
+//! The program writes no log (`aya-log` would cost a ring buffer entry a line): what it has to say are the counters and
+//! the latch events.
+//!
 //! The verdict is counted and turned into the kernel's action here and nowhere else.
 #![no_std]
 #![no_main]

@@ -4,6 +4,7 @@ use super::Cdr;
 use std::{
     fs::{File, OpenOptions},
     io::{self, Write},
+    os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
 };
 
@@ -88,7 +89,8 @@ pub enum SinkError {
 }
 
 fn append(path: &Path) -> Result<File, SinkError> {
-    OpenOptions::new().create(true).append(true).open(path).map_err(|error| match path.parent() {
+    // Who called whom is nobody else's business: a new file is for its owner and group.
+    OpenOptions::new().create(true).append(true).mode(0o640).open(path).map_err(|error| match path.parent() {
         Some(directory) if error.kind() == io::ErrorKind::NotFound && !directory.is_dir() => {
             SinkError::NoDirectory { path: path.to_owned(), directory: directory.to_owned() }
         }

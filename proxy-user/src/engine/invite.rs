@@ -17,7 +17,7 @@ use crate::{
 };
 use rand::RngCore;
 use std::{net::SocketAddr, time::Instant};
-use tracing::info;
+use tracing::{debug, info};
 
 impl Engine {
     /// An INVITE outside of dialogs.
@@ -36,7 +36,8 @@ impl Engine {
             call.invite = Some(server);
         }
         let call_id = request.call_id().unwrap_or_default().into_owned();
-        info!(call_id, %source, realm, "call begins");
+        let (from, to) = (request.value(Name::From).unwrap_or_default(), request.value(Name::To).unwrap_or_default());
+        info!(call_id, from = &*from, to = &*to, %source, "call begins");
         let phase = match self.request_media(id, 0, request, &mut way, now) {
             Ok(phase) => phase,
             Err(Refused(code)) => {
@@ -233,9 +234,13 @@ impl Engine {
         }
         if call.answered.is_none() {
             call.answered = Some(now);
-            info!(dialog = id, "call answered");
+            info!(call_id = self.call_id(id), "call answered");
             self.timers.set(now + LONGEST_HOLD, Alarm::Dialog(id));
         }
+    }
+
+    fn call_id(&self, id: u64) -> &str {
+        self.dialogs.get(&id).map_or("", |dialog| dialog.call_id.as_str())
     }
 
     fn refused(&mut self, id: u64, code: u16, now: Instant) {
@@ -280,7 +285,11 @@ impl Engine {
     fn end_call(&mut self, id: u64, cause: EndCause, code: Option<u16>, now: Instant) {
         let Some(call) = self.call_mut(id).filter(|call| call.ended.is_none()) else { return };
         call.ended = Some(Ending { at: now, cause, code });
-        info!(dialog = id, ?cause, code, "call ends");
+        match code {
+            // A challenge only asks who calls.
+            Some(401 | 407) => debug!(call_id = self.call_id(id), code, "challenged"),
+            _ => info!(call_id = self.call_id(id), ?cause, code, "call ends"),
+        }
         self.with_media(id, now, |media, resources| media.close(resources));
         let forget_at = now + 64 * self.timing.t1;
         if let Some(dialog) = self.dialogs.get_mut(&id) {

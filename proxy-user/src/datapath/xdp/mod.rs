@@ -98,12 +98,14 @@ impl Xdp {
     }
 
     fn write_next_hops(&mut self) -> Result<(), DatapathError> {
+        // One that fails keeps none of the others from being written.
+        let mut result = Ok(());
         for (index, hop) in self.control.hops.take_writes() {
-            self.next_hops
-                .set(u32::from(index), hop, 0)
-                .map_err(|error| DatapathError::Kernel(format!("cannot write NEXT_HOPS: {error}")))?;
+            if let Err(error) = self.next_hops.set(u32::from(index), hop, 0) {
+                result = Err(DatapathError::Kernel(format!("cannot write NEXT_HOPS: {error}")));
+            }
         }
-        Ok(())
+        result
     }
 }
 
