@@ -33,10 +33,10 @@ fn check_config(options: &CheckConfig) -> Result<()> {
     if options.host {
         let findings = host::check(&config).context("cannot examine this host")?;
         for problem in findings.warnings {
-            eprintln!("warning: {}", Problems { file: options.file.clone(), problems: vec![problem] });
+            eprintln!("warning: {}", Problems::located(&options.file, vec![problem]));
         }
         if !findings.problems.is_empty() {
-            return Err(Problems { file: options.file.clone(), problems: findings.problems }.into());
+            return Err(Problems::located(&options.file, findings.problems).into());
         }
     }
     println!("{}: right", options.file.display());

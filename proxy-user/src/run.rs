@@ -65,7 +65,7 @@ fn fits_this_host(config: &Config, options: &Run) -> Result<()> {
     if findings.problems.is_empty() {
         return Ok(());
     }
-    Err(Problems { file: options.config.clone(), problems: findings.problems }.into())
+    Err(Problems::located(&options.config, findings.problems).into())
 }
 
 /// Says what is going to be done, to whoever looks on.

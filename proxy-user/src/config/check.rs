@@ -65,6 +65,8 @@ fn one_realm(index: usize, realm: &Realm, report: &mut Report<'_>) {
         );
     }
     match (realm.side, realm.softswitch) {
+        // There, but not understood: that has been said.
+        (Side::Core, None) if report.stands(&field("softswitch")) => {}
         (Side::Core, None) => report.problem(
             &field("softswitch"),
             "is missing",
@@ -126,7 +128,8 @@ fn softswitches(config: &Config, report: &mut Report<'_>) {
 fn maps(config: &Config, report: &mut Report<'_>) {
     let pairs = config.port_pairs();
     if config.maps.max_legs > MOST_LEGS {
-        report.problem("maps.max_legs", "is out of range", format!("use {pairs} to {MOST_LEGS}"));
+        let message = format!("{} is out of range", config.maps.max_legs);
+        report.problem("maps.max_legs", message, format!("use {pairs} to {MOST_LEGS}"));
     }
     if config.maps.max_legs < pairs {
         report.problem(
@@ -136,7 +139,8 @@ fn maps(config: &Config, report: &mut Report<'_>) {
         );
     }
     if !(2..=65_536).contains(&config.maps.max_next_hops) {
-        report.problem("maps.max_next_hops", "is out of range", "use 2 to 65536");
+        let message = format!("{} is out of range", config.maps.max_next_hops);
+        report.problem("maps.max_next_hops", message, "use 2 to 65536");
     }
     let bytes = config.maps.events_bytes;
     if !bytes.is_power_of_two() || !(4_096..=MOST_EVENTS_BYTES).contains(&bytes) {

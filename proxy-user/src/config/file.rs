@@ -1,8 +1,8 @@
 //! From the text of `latch.toml` to a [`Config`].
 
 use super::{
-    CdrFile, Config, KeepAlive, Limits, Maps, Media, PortRange, Problems, Realm, Side, Sip, check, reader::Section,
-    report::Report,
+    CdrFile, Config, KeepAlive, Limits, Maps, Media, PortRange, Problem, Problems, Realm, Side, Sip, check,
+    reader::Section, report::Report,
 };
 use std::{
     net::{IpAddr, SocketAddr},
@@ -55,11 +55,31 @@ impl Config {
     }
 }
 
+impl Problems {
+    /// Problems of fields of a file that has been read before: each with the place where its field stands.
+    pub fn located(file: &Path, problems: Vec<Problem>) -> Self {
+        // Where the file is gone meanwhile, no place is known.
+        let text = std::fs::read_to_string(file).unwrap_or_default();
+        let mut report = Report::new(&text);
+        read(&text, Overrides::default(), &mut report);
+        report.clear();
+        for problem in problems {
+            report.problem(&problem.field, problem.message, problem.remedy);
+        }
+        Self { file: file.into(), problems: report.into_problems() }
+    }
+}
+
 fn read(text: &str, overrides: Overrides, report: &mut Report<'_>) -> Option<Config> {
     let (table, errors) = DeTable::parse_recoverable(text);
     for error in &errors {
         let offset = error.span().map_or(0, |span| span.start);
-        report.problem_at(offset, "", error.message().trim(), "see https://toml.io for how TOML is written");
+        let message = error.message().trim();
+        let remedy = match message {
+            "duplicate key" => "write a name once in a section, and each realm under [[realm]], with two brackets",
+            _ => "see https://toml.io for how TOML is written",
+        };
+        report.problem_at(offset, "", message, remedy);
     }
     if !errors.is_empty() {
         return None;

@@ -122,10 +122,12 @@ fn ephemeral_ports(field: &str, realm: &Realm, range: &str, reserved: &str) -> O
     if first > last || is_reserved.into_iter().any(|(from, to)| from <= first && last <= to) {
         return None;
     }
+    // The setting is one list: what is reserved already stays.
+    let kept = if reserved.trim().is_empty() { String::new() } else { format!("{},", reserved.trim()) };
     Some(problem(
         field,
         format!("{first}-{last} are among the ports that the kernel gives to other programs ({low}-{high})"),
-        format!("sysctl -w net.ipv4.ip_local_reserved_ports={}-{}", realm.ports.first, realm.ports.last),
+        format!("sysctl -w net.ipv4.ip_local_reserved_ports={kept}{}-{}", realm.ports.first, realm.ports.last),
     ))
 }
 

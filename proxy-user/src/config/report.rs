@@ -62,6 +62,11 @@ impl<'a> Report<'a> {
         self.places.insert(field.into(), offset);
     }
 
+    /// Whether the file has this field.
+    pub(super) fn stands(&self, field: &str) -> bool {
+        self.places.contains_key(field)
+    }
+
     /// A problem with a field: shown where it stands, or where the section stands that lacks it.
     pub(super) fn problem(&mut self, field: &str, message: impl Into<String>, remedy: impl Into<String>) {
         let mut known = field;
@@ -84,6 +89,11 @@ impl<'a> Report<'a> {
         remedy: impl Into<String>,
     ) {
         self.push(Some(offset), field, message, remedy);
+    }
+
+    /// Forgets the problems, but not where the fields stand.
+    pub(super) fn clear(&mut self) {
+        self.problems.clear();
     }
 
     pub(super) fn is_clean(&self) -> bool {

@@ -185,6 +185,27 @@ fn other_sections_are_checked_too() {
 }
 
 #[test]
+fn a_softswitch_that_is_not_understood_is_named_once() {
+    for wrong in ["\"kamailio\"", "5060"] {
+        let found = problems("\"10.9.0.20:5060\"", wrong);
+        assert_eq!(found.len(), 1, "{wrong}: {found:?}");
+    }
+}
+
+#[test]
+fn what_the_host_lacks_is_named_with_its_line() {
+    let example = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/latch.toml"));
+    let lacks = |field: &str| Problem { place: None, field: field.into(), message: "a".into(), remedy: "b".into() };
+    let text = include_str!("../../../deploy/latch.toml");
+    for (field, line_begins) in [("realm[1].media", "media = \"10"), ("cdr.file", "file = ")] {
+        let found = Problems::located(example, vec![lacks(field)]).problems;
+        let [problem] = &found[..] else { panic!("{found:?}") };
+        let (line, _) = problem.place.unwrap();
+        assert!(text.lines().nth(line - 1).unwrap().starts_with(line_begins), "{problem:?}");
+    }
+}
+
+#[test]
 fn several_mistakes_are_told_at_once_in_order() {
     let text = GOOD.replace("eth0", "").replace("\"10.9.0.20:5060\"", "5060") + "[sip]\nt1_ms = true\n";
     let lines: Vec<_> = parse(&text).unwrap_err().problems.iter().map(|p| p.place.map(|(line, _)| line)).collect();
@@ -195,6 +216,12 @@ fn several_mistakes_are_told_at_once_in_order() {
 fn what_is_not_toml_is_named_with_its_line() {
     let found = parse("[[realm]]\nname = access\"\n").unwrap_err().problems;
     assert_eq!(found[0].place.map(|(line, _)| line), Some(2), "{found:?}");
+}
+
+#[test]
+fn realms_with_one_bracket_are_explained() {
+    let found = parse(&GOOD.replace("[[realm]]", "[realm]")).unwrap_err().problems;
+    assert!(found[0].remedy.contains("[[realm]]"), "{found:?}");
 }
 
 #[test]

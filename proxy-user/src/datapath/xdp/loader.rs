@@ -165,7 +165,8 @@ fn attach(program: &mut Ebpf, interfaces: &[Link]) -> Result<(Vec<FdLink>, Mode)
 fn cannot_attach(interface: &str, error: anyhow::Error) -> anyhow::Error {
     let number = error.chain().find_map(|cause| cause.downcast_ref::<std::io::Error>()?.raw_os_error());
     let meaning = match number {
-        Some(libc::EBUSY) => ": another XDP program is attached there (`bpftool net show` tells which)",
+        // EEXIST: in the other of the two modes.
+        Some(libc::EBUSY | libc::EEXIST) => ": another XDP program is attached there (`bpftool net show` tells which)",
         Some(libc::EOPNOTSUPP) => ": its driver has no XDP of this mode",
         _ => "",
     };
