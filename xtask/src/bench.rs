@@ -1,20 +1,14 @@
 //! `cargo xtask bench`: prepares the machine, builds the bench of the package `tests`, and becomes it.
 
 use std::ffi::OsStr;
-use std::os::unix::process::CommandExt as _;
 use std::path::PathBuf;
-use std::process::Command;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::Result;
 use clap::Args;
 
-use crate::build;
 use crate::setup::{self, Group};
-use crate::shell::{self, Privilege};
 use crate::workspace::Workspace;
-
-/// What reaches the bench of our environment through sudo.
-const PRESERVED: &str = "--preserve-env=RUST_LOG,RUST_BACKTRACE,LATCH_BPF_OBJECT,LATCH_LAB_OBJECT";
+use crate::{build, exec};
 
 /// `cargo xtask bench [--json FILE] [--no-install]`
 #[derive(Args)]
@@ -28,29 +22,10 @@ pub(crate) struct Options {
 }
 
 pub(crate) fn run(options: &Options) -> Result<()> {
+    exec::ensure_privileged("the bench makes network namespaces")?;
     let workspace = Workspace::locate()?;
-    let privilege = Privilege::of_this_process();
-    if privilege == Privilege::None {
-        bail!("the bench makes network namespaces, which takes root, and there is no sudo here: run it as root");
-    }
     setup::ensure(&workspace, &[Group::Build, Group::Bench], options.no_install)?;
     let bench = build::build_for_bench(&workspace)?;
-
-    let mut command = match privilege {
-        Privilege::Sudo => {
-            let mut sudo = Command::new("sudo");
-            sudo.args([PRESERVED, "--"]).arg(&bench);
-            sudo
-        }
-        Privilege::Root | Privilege::None => Command::new(&bench),
-    };
-    if let Some(file) = &options.json {
-        command.args([OsStr::new("--json"), file.as_os_str()]);
-    }
-    if workspace.target != workspace.root.join("target") && std::env::var_os("LATCH_LAB_OBJECT").is_none() {
-        command.env("LATCH_LAB_OBJECT", workspace.bpf().join("lab.o"));
-    }
-    shell::announce("starting the bench", &command);
-    // Becoming the other program leaves signals, the terminal and the exit code to it alone.
-    Err(command.exec()).with_context(|| format!("could not start {}", bench.display()))
+    let json = options.json.iter().flat_map(|file| [OsStr::new("--json"), file.as_os_str()]);
+    exec::replace_this_process(&workspace, "starting the bench", &bench, json)
 }

@@ -11,6 +11,7 @@ mod bench;
 mod build;
 mod debian;
 mod demo;
+mod exec;
 mod lint;
 mod run;
 mod setup;

@@ -1,18 +1,12 @@
 //! `cargo xtask run`: builds Latch and becomes it.
 
 use std::ffi::OsString;
-use std::os::unix::process::CommandExt as _;
-use std::process::Command;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::Result;
 use clap::Args;
 
-use crate::build;
-use crate::shell::{self, Privilege};
 use crate::workspace::Workspace;
-
-/// What reaches Latch of our environment through sudo.
-const PRESERVED: &str = "--preserve-env=RUST_LOG,RUST_BACKTRACE,LATCH_BPF_OBJECT";
+use crate::{build, exec};
 
 /// `cargo xtask run [--debug] [--no-install] -- ARGUMENTS`
 #[derive(Args)]
@@ -29,23 +23,10 @@ pub(crate) struct Options {
 }
 
 pub(crate) fn run(options: &Options) -> Result<()> {
+    exec::ensure_privileged("Latch loads an XDP program")?;
+    let workspace = Workspace::locate()?;
     let how = build::Options { release: !options.debug, no_install: options.no_install };
-    let latch = build::build(&Workspace::locate()?, &how)?;
-
-    let mut command = match Privilege::of_this_process() {
-        Privilege::Root => Command::new(&latch),
-        Privilege::Sudo => {
-            let mut sudo = Command::new("sudo");
-            sudo.args([PRESERVED, "--"]).arg(&latch);
-            sudo
-        }
-        Privilege::None => bail!(
-            "Latch loads an XDP program, which takes root, and there is no sudo here; run as root:\n    {}",
-            shell::render(Command::new(&latch).arg("run").args(&options.arguments))
-        ),
-    };
-    command.arg("run").args(&options.arguments);
-    shell::announce("starting Latch", &command);
-    // Becoming the other program leaves signals, the terminal and the exit code to it alone.
-    Err(command.exec()).with_context(|| format!("could not start {}", latch.display()))
+    let latch = build::build(&workspace, &how)?;
+    let arguments = [OsString::from("run")].into_iter().chain(options.arguments.iter().cloned());
+    exec::replace_this_process(&workspace, "starting Latch", &latch, arguments)
 }
