@@ -66,10 +66,12 @@ impl Engine {
             Some(call) => Usage::Call(call),
             None => Usage::Subscription { ends_at: now },
         };
+        let call_id = request.call_id().unwrap_or_default().into_owned();
+        self.by_call_id.entry(call_id.clone()).or_default().push(id);
         self.dialogs.insert(
             id,
             Dialog {
-                call_id: request.call_id().unwrap_or_default().into_owned(),
+                call_id,
                 realms: [realm, way.realm],
                 originator: self.routed(realm, originator),
                 answerers: Vec::new(),

@@ -150,6 +150,8 @@ pub struct Engine {
     calls: usize,
     /// Dialogs that are no calls.
     subscriptions: usize,
+    /// Dialogs by Call-ID; a call that passes through twice has two with the same.
+    by_call_id: HashMap<String, Vec<u64>>,
     tokens: HashMap<String, Token>,
     allocators: Vec<PortAllocator>,
     next_stream: u64,
@@ -248,6 +250,7 @@ impl Engine {
             dialogs: HashMap::new(),
             calls: 0,
             subscriptions: 0,
+            by_call_id: HashMap::new(),
             tokens: HashMap::new(),
             allocators,
             next_stream: 0,

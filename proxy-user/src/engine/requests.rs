@@ -70,17 +70,34 @@ impl Engine {
         }
     }
 
+    /// What a request is for: by the token in its Request-URI, or else by the tags of the dialog that it is in.
     pub(super) fn token_of(&self, realm: RealmId, request: &Message) -> Option<Token> {
-        let uri = Uri::parse(request.request_uri()?).ok()?;
-        let token = self.tokens.get(uri.user()?)?;
-        match *token {
-            Token::Binding(_) => Some(*token),
+        let uri = request.request_uri().and_then(|uri| Uri::parse(uri).ok());
+        let token = uri.and_then(|uri| self.tokens.get(uri.user()?)).copied();
+        match token {
             // A party's token is known on the other party's side only.
-            Token::Party(dialog, role) => {
+            Some(Token::Party(dialog, role)) => {
                 let dialog = self.dialogs.get(&dialog)?;
-                (dialog.realms.get(1 - role.side()) == Some(&realm)).then_some(*token)
+                token.filter(|_| dialog.realms.get(1 - role.side()) == Some(&realm))
             }
+            Some(Token::Binding(_)) | None => self.dialog_of(realm, request).or(token),
         }
+    }
+
+    /// The party that a request inside a dialog is for, where its sender did not put the other's contact into the
+    /// Request-URI as RFC 3261, section 12.2.1.1, has it.
+    fn dialog_of(&self, realm: RealmId, request: &Message) -> Option<Token> {
+        let (from_tag, to_tag) = (request.from_tag()?, request.to_tag()?);
+        let ids = self.by_call_id.get(&*request.call_id()?)?;
+        ids.iter().find_map(|&id| {
+            let dialog = self.dialogs.get(&id)?;
+            let answerers = (0..dialog.answerers.len()).map(Role::Answerer);
+            let to = answerers.chain([Role::Originator]).find(|&to| {
+                let from_here = dialog.realms.get(1 - to.side()) == Some(&realm);
+                from_here && dialog.sender(to, &from_tag, &to_tag).is_some()
+            })?;
+            Some(Token::Party(id, to))
+        })
     }
 
     /// Whether the Request-URI names the proxy itself and nobody behind it.

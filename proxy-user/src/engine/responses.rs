@@ -13,7 +13,7 @@ use crate::{
     media::RealmId,
     signalling::sip::{Message, Name, ack_for, check_response},
 };
-use std::time::Instant;
+use std::{collections::hash_map::Entry, time::Instant};
 use tracing::debug;
 
 impl Engine {
@@ -268,7 +268,13 @@ impl Engine {
     }
 
     pub(super) fn forget(&mut self, id: u64) {
-        let Some(Dialog { originator, answerers, usage, .. }) = self.dialogs.remove(&id) else { return };
+        let Some(Dialog { call_id, originator, answerers, usage, .. }) = self.dialogs.remove(&id) else { return };
+        if let Entry::Occupied(mut ids) = self.by_call_id.entry(call_id) {
+            ids.get_mut().retain(|other| *other != id);
+            if ids.get().is_empty() {
+                ids.remove();
+            }
+        }
         if matches!(usage, Usage::Subscription { .. }) {
             self.subscriptions -= 1;
         }

@@ -392,3 +392,26 @@ fn no_ports_no_call() {
     assert_eq!(lab.engine.load().port_pairs, 2);
     assert_eq!(lab.records.len(), 1);
 }
+
+#[test]
+fn requests_that_do_not_use_the_contact_find_their_dialog_by_its_tags() {
+    let mut lab = Lab::default();
+    let offer = sdp(PRIVATE, 4000);
+    let sent =
+        lab.access(ALICE, &from_alice("INVITE", "sip:bob@example.test", "<sip:bob@example.test>", 1, "i1", "", &offer));
+    let invite = only(&sent, "INVITE").clone();
+    lab.core(&answer(&invite, "200 OK", "b1", ROUTE, &sdp("10.9.0.30", 6000)));
+    let own = "sip:bob@203.0.113.10:5060";
+    let sent = lab.access(ALICE, &from_alice("ACK", own, BOBS_TAG, 1, "k1", "", ""));
+    assert_eq!(only(&sent, "ACK").uri(), "sip:bob@10.9.0.30:5060");
+
+    let strange = "<sip:bob@example.test>;tag=b2";
+    let sent = lab.access(ALICE, &from_alice("BYE", own, strange, 2, "y1", "", ""));
+    assert_eq!(kinds(&sent), ["access 481"], "no dialog has this tag");
+
+    let sent = lab.access(ALICE, &from_alice("BYE", own, BOBS_TAG, 2, "y2", "", ""));
+    let bye = only(&sent, "BYE").clone();
+    assert_eq!(bye.uri(), "sip:bob@10.9.0.30:5060");
+    lab.core(&answer(&bye, "200 OK", "b1", "", ""));
+    assert_eq!(lab.records[0].end_cause, EndCause::ByeCaller);
+}
