@@ -41,7 +41,8 @@ const LEG_FIELDS: [&str; 5] = ["generation", "peer", "remote_address", "signalli
 const STATE_FIELDS: [&str; 1] = ["rtp"];
 
 /// What of a record is not shown.
-const RECORD_OMITS: [&str; 6] = ["schema", "id", "call_id", "index", "rtcp_source", "at"];
+const RECORD_OMITS: [&str; 11] =
+    ["schema", "id", "call_id", "index", "rtcp_source", "at", "start", "end", "final_code", "rtcp_octets", "contact"];
 
 /// Counters at a telephone, seen from there.
 const COUNTERS: [&str; 4] = ["rtp_in", "rtp_out", "rtcp_in", "rtcp_out"];
