@@ -8,7 +8,7 @@ use proxy_user::{
         Datapath,
         xdp::{Xdp, object},
     },
-    media::{LegCounters, LegSpec, MediaEvent, RemoteMedia, StreamId, StreamSpec},
+    media::{LegCounters, LegPolicy, LegSpec, MediaEvent, RemoteMedia, StreamId, StreamSpec},
 };
 use serde_json::Value;
 use std::{
@@ -143,6 +143,7 @@ fn realms() -> Vec<Realm> {
         signalling: SocketAddr::from((own, 5060)),
         media: IpAddr::V4(own),
         ports: PortRange { first: 30_000, last: 30_019 },
+        vlan: Vec::new(),
         softswitch,
     };
     let softswitch = Some(SocketAddr::from((address::SOFTSWITCH, 5060)));
@@ -163,6 +164,8 @@ fn spec() -> StreamSpec {
         signalling: Some(IpAddr::V4(*TERMINAL.ip())),
         payload_types: [8].into_iter().collect(),
         send_before_latch: false,
+        rtcp_mux: false,
+        policy: LegPolicy::default(),
     };
     let core = LegSpec {
         realm: 1,
@@ -170,6 +173,8 @@ fn spec() -> StreamSpec {
         remote: Some(remote(SOFTSWITCH)),
         signalling: None,
         send_before_latch: true,
+        rtcp_mux: false,
+        policy: LegPolicy::default(),
         ..access.clone()
     };
     StreamSpec { id: StreamId(1), legs: [access, core] }

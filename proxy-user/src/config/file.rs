@@ -142,6 +142,7 @@ fn realm(mut section: Section<'_>, report: &mut Report<'_>) -> Option<Realm> {
         signalling: signalling?,
         media: media?,
         ports: ports?,
+        vlan: Vec::new(),
         softswitch,
     })
 }

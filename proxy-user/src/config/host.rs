@@ -160,6 +160,7 @@ mod tests {
             signalling: "192.0.2.1:5060".parse().unwrap(),
             media: "192.0.2.1".parse().unwrap(),
             ports: PortRange { first, last },
+            vlan: Vec::new(),
             softswitch: None,
         }
     }

@@ -77,8 +77,19 @@ pub struct Realm {
     pub media: IpAddr,
     /// Ports of `media` that the relay uses.
     pub ports: PortRange,
+    /// Tags of its frames on `interface`, outermost first: none, 802.1Q, or 802.1ad with 802.1Q inside.
+    pub vlan: Vec<VlanTag>,
     /// Where requests of terminals go. Set on core realms, and only there.
     pub softswitch: Option<SocketAddr>,
+}
+
+/// One VLAN tag (IEEE 802.1Q).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct VlanTag {
+    /// VLAN identifier, 1 to 4094.
+    pub id: u16,
+    /// Priority code point of frames that are sent, 0 to 7; received ones may have any.
+    pub priority: u8,
 }
 
 /// The two kinds of realm.

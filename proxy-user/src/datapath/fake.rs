@@ -89,7 +89,7 @@ impl Datapath for Fake {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::media::{LegSpec, PayloadTypes};
+    use crate::media::{LegPolicy, LegSpec, PayloadTypes};
 
     fn spec(id: u64, ports: [u16; 2]) -> StreamSpec {
         let leg = |realm, port| LegSpec {
@@ -100,6 +100,8 @@ mod tests {
             signalling: None,
             payload_types: PayloadTypes::default(),
             send_before_latch: false,
+            rtcp_mux: false,
+            policy: LegPolicy::default(),
         };
         StreamSpec { id: StreamId(id), legs: [leg(0, ports[0]), leg(1, ports[1])] }
     }

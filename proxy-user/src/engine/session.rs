@@ -5,7 +5,7 @@
 
 use crate::{
     media::{
-        LegCounters, LegSpec, MediaCommand, PayloadTypes, RealmId, RemoteMedia, StreamId, StreamSpec,
+        LegCounters, LegPolicy, LegSpec, MediaCommand, PayloadTypes, RealmId, RemoteMedia, StreamId, StreamSpec,
         allocator::{PortAllocator, PortPair},
     },
     sdp::{MediaPlan, Protocol, Rewrite, Session},
@@ -425,6 +425,8 @@ impl Slot {
                 signalling: Some(party.signalling),
                 payload_types: self.payload_types,
                 send_before_latch: known,
+                rtcp_mux: false,
+                policy: LegPolicy::default(),
             }
         };
         let spec = StreamSpec { id: self.id, legs: [leg(0), leg(1)] };

@@ -49,6 +49,7 @@ mod tests {
             signalling: address,
             media: address.ip(),
             ports: PortRange { first: 30_000, last: 30_001 },
+            vlan: Vec::new(),
             softswitch: None,
         };
         let error = bind(&Config::new(vec![realm])).unwrap_err();

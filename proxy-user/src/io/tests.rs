@@ -1,7 +1,7 @@
 use super::*;
 use crate::{
     datapath::fake::Fake,
-    media::{LegSpec, PayloadTypes, StreamId, StreamSpec},
+    media::{LegPolicy, LegSpec, PayloadTypes, StreamId, StreamSpec},
 };
 use std::collections::VecDeque;
 
@@ -66,6 +66,8 @@ fn spec() -> StreamSpec {
         signalling: None,
         payload_types: PayloadTypes::default(),
         send_before_latch: false,
+        rtcp_mux: false,
+        policy: LegPolicy::default(),
     };
     StreamSpec { id: StreamId(1), legs: [leg(0, 4000), leg(1, 4002)] }
 }

@@ -44,6 +44,67 @@ pub struct LegSpec {
     pub payload_types: PayloadTypes,
     /// Whether `remote` is known to be right, so that packets may go there before one came from it.
     pub send_before_latch: bool,
+    /// RTP and RTCP share the RTP port on this side (RFC 5761).
+    pub rtcp_mux: bool,
+    /// What the realm and the negotiated media say of packets here.
+    pub policy: LegPolicy,
+}
+
+/// How a leg learns, what it lets through and what its packets are marked with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LegPolicy {
+    /// An address that neither session description nor signalling named may latch too, after four packets in sequence
+    /// of one SSRC over at least 20 ms.
+    pub latch_any: bool,
+    /// A NAT may give the running stream another port of the same address.
+    pub rebind: bool,
+    /// Bits of an IPv4 and of an IPv6 address that have to agree with the one that signalling named.
+    pub address_bits: [u8; 2],
+    /// The most that may arrive here; `None` is any.
+    pub rate: Option<Rate>,
+    /// DSCP (0 to 63) of packets that leave at this leg; `None` keeps what they had.
+    pub dscp: Option<u8>,
+    /// What is relayed besides RTP and RTCP.
+    pub carry: Carry,
+    /// RTP clock of the first negotiated codec, Hz; 0 where it is not known.
+    pub clock_rate: u32,
+}
+
+impl Default for LegPolicy {
+    fn default() -> Self {
+        Self {
+            latch_any: false,
+            rebind: true,
+            address_bits: [32, 128],
+            rate: None,
+            dscp: None,
+            carry: Carry::default(),
+            clock_rate: 0,
+        }
+    }
+}
+
+/// A token bucket, over IP total lengths.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rate {
+    /// Bytes a second that fill it.
+    pub bytes_per_s: u32,
+    /// Bytes it holds.
+    pub burst_bytes: u32,
+}
+
+/// Datagrams that are neither RTP nor RTCP and are relayed all the same, by the first byte of RFC 7983. They never latch
+/// anything, but for UDPTL where the leg carries that.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Carry {
+    /// 0 to 3: STUN.
+    pub stun: bool,
+    /// 20 to 63: DTLS.
+    pub dtls: bool,
+    /// 16 to 19: ZRTP.
+    pub zrtp: bool,
+    /// The stream is T.38 over UDPTL: any datagram is its payload.
+    pub udptl: bool,
 }
 
 /// Where the remote side wants its media.

@@ -95,6 +95,7 @@ pub(crate) fn config() -> Config {
         signalling: format!("{own}:5060").parse().unwrap(),
         media: own.parse().unwrap(),
         ports: PortRange { first: 30_000, last: 30_199 },
+        vlan: Vec::new(),
         softswitch: softswitch.map(|address| address.parse().unwrap()),
     };
     let mut config = Config::new(vec![

@@ -154,7 +154,7 @@ mod tests {
     use super::*;
     use crate::{
         config::{PortRange, Realm, Side},
-        media::{RemoteMedia, StreamId},
+        media::{LegPolicy, RemoteMedia, StreamId},
     };
 
     fn realm(name: &str, media: &str, first: u16, last: u16) -> Realm {
@@ -165,6 +165,7 @@ mod tests {
             signalling: SocketAddr::new(media.parse().unwrap(), 5060),
             media: media.parse().unwrap(),
             ports: PortRange { first, last },
+            vlan: Vec::new(),
             softswitch: None,
         }
     }
@@ -183,6 +184,8 @@ mod tests {
             signalling: None,
             payload_types: [0, 101].into_iter().collect(),
             send_before_latch: false,
+            rtcp_mux: false,
+            policy: LegPolicy::default(),
         }
     }
 
@@ -236,6 +239,8 @@ mod tests {
         let core = LegSpec {
             remote: Some(RemoteMedia { rtp, rtcp: "10.9.0.30:16385".parse().unwrap() }),
             send_before_latch: true,
+            rtcp_mux: false,
+            policy: LegPolicy::default(),
             open: false,
             ..leg(1, "10.9.0.10:40010")
         };

@@ -12,7 +12,7 @@ use proxy_user::{
         Datapath,
         xdp::{Mode, Xdp, object},
     },
-    media::{LegSpec, MediaEvent, RemoteMedia, StreamId, StreamSpec},
+    media::{LegPolicy, LegSpec, MediaEvent, RemoteMedia, StreamId, StreamSpec},
 };
 
 use crate::cases::{RELAY, STREAMS};
@@ -76,6 +76,7 @@ fn config() -> Config {
         signalling: SocketAddr::from((own, 5060)),
         media: IpAddr::V4(own),
         ports: PortRange { first: 30_000, last: 39_999 },
+        vlan: Vec::new(),
         softswitch,
     };
     let softswitch = Some(SocketAddr::from((address::SOFTSWITCH, 5060)));
@@ -96,6 +97,8 @@ fn stream(number: u16) -> StreamSpec {
         signalling: Some(IpAddr::V4(*chain::SOURCE.ip())),
         payload_types: [8].into_iter().collect(),
         send_before_latch: false,
+        rtcp_mux: false,
+        policy: LegPolicy::default(),
     };
     let core = LegSpec {
         realm: 1,
@@ -103,6 +106,8 @@ fn stream(number: u16) -> StreamSpec {
         remote: Some(remote(chain::SINK)),
         signalling: None,
         send_before_latch: true,
+        rtcp_mux: false,
+        policy: LegPolicy::default(),
         ..access.clone()
     };
     StreamSpec { id: StreamId(u64::from(number)), legs: [access, core] }

@@ -2,7 +2,7 @@ use super::{
     super::next_hops::tests::{FakeKernel, GATEWAY_MAC, config, egress, kernel},
     *,
 };
-use crate::media::RemoteMedia;
+use crate::media::{LegPolicy, RemoteMedia};
 use proxy_common::layout::{Component, Drops, Remote};
 
 const ACCESS: u32 = 1;
@@ -30,6 +30,8 @@ fn offered() -> StreamSpec {
         signalling: Some("198.51.100.7".parse().unwrap()),
         payload_types: [0].into_iter().collect(),
         send_before_latch: false,
+        rtcp_mux: false,
+        policy: LegPolicy::default(),
     };
     let core = LegSpec {
         realm: 1,

@@ -47,6 +47,7 @@ pub(in super::super) fn config() -> Config {
         signalling: SocketAddr::new(media.parse().unwrap(), 5060),
         media: media.parse().unwrap(),
         ports: PortRange { first: 30_000, last: 30_019 },
+        vlan: Vec::new(),
         softswitch: softswitch.map(|address| address.parse().unwrap()),
     };
     Config::new(vec![
