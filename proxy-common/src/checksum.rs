@@ -4,6 +4,8 @@
 //! complement addition is byte-order independent (RFC 1071, section 2 (B)). The XDP program uses the order in which
 //! it loads them.
 
+use crate::address::Address;
+
 /// The difference that replaced words make to a checksum. Collect every replaced word, then [`Delta::apply`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Delta(u64);
@@ -26,6 +28,25 @@ impl Delta {
     pub const fn pair(self, old: u32, new: u32) -> Self {
         // A 32-bit value is congruent to the sum of its halves modulo 0xffff, so it may be added whole.
         Self(self.0 + (!old) as u64 + new as u64)
+    }
+
+    /// An address was replaced.
+    #[inline(always)]
+    pub const fn address(self, old: Address, new: Address) -> Self {
+        self.without(old).with(new)
+    }
+
+    /// An address went.
+    #[inline(always)]
+    pub const fn without(self, old: Address) -> Self {
+        let [a, b, c, d] = old.words();
+        Self(self.0 + (!a) as u64 + (!b) as u64 + (!c) as u64 + (!d) as u64)
+    }
+
+    /// An address came.
+    #[inline(always)]
+    pub const fn with(self, new: Address) -> Self {
+        Self(self.0 + new.sum())
     }
 
     /// The checksum after the replacements.
@@ -103,6 +124,22 @@ mod tests {
                 .word(be16(&old[4..6]), be16(&new[4..6]))
                 .word(be16(&old[6..8]), be16(&new[6..8]));
             prop_assert_eq!(delta.apply(old_sum), full(&bytes));
+        }
+
+        #[test]
+        fn addresses_of_any_family_come_and_go(
+            bytes in prop::collection::vec(any::<u8>(), 40..41), new in any::<[u8; 16]>(), v4 in any::<u32>(),
+        ) {
+            let [old, new] = [bytes[8..24].try_into().unwrap(), new].map(Address::from_bytes);
+            let mut replaced = bytes.clone();
+            replaced[8..24].copy_from_slice(&new.to_bytes());
+            let sum = |bytes: &[u8]| full(bytes).to_be();
+            prop_assume!(bytes[0] != 0);
+            prop_assert_eq!(Delta::new().address(old, new).apply(sum(&bytes)), sum(&replaced));
+            // As across families: 16 bytes go and 4 come.
+            let shorter: Vec<u8> = [&bytes[..8], &v4.to_ne_bytes(), &bytes[24..]].concat();
+            let v4 = Address::from_v4(v4).only_v4();
+            prop_assert_eq!(Delta::new().without(old).with(v4).apply(sum(&bytes)), sum(&shorter));
         }
 
         #[test]

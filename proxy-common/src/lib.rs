@@ -5,6 +5,7 @@
 //! - [`latch`]: which source a leg accepts and learns.
 //! - [`media`]: what a datagram on a relay port is.
 //! - [`checksum`]: incremental Internet checksums.
+//! - [`address`]: IP addresses as two words;
 //! - [`verdict`]: every way a packet can leave the program, with its counter and its action.
 //!
 //! Everything here is pure: it is tested on the host and runs in the kernel unchanged. Code must compile to BPF
@@ -14,6 +15,7 @@
 #[cfg(test)]
 extern crate std;
 
+pub mod address;
 pub mod checksum;
 pub mod latch;
 pub mod layout;

@@ -20,8 +20,8 @@ pub struct Local {
     pub first_leg: u32,
     /// Index of the interface by which packets to this address arrive; those that come by another are not let in.
     pub interface: u32,
-    /// Zero.
-    pub reserved: u32,
+    /// Identifiers of the VLAN tags that they come with, outermost first, 0 where there is none.
+    pub vlan: [u16; 2],
 }
 
 const _: () = assert!(core::mem::size_of::<Local>() == 32);
@@ -44,21 +44,20 @@ pub const fn mapped(v4: [u8; 4]) -> [u8; 16] {
     [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, v4[0], v4[1], v4[2], v4[3]]
 }
 
-/// The slot of an IPv4 address, given as the four bytes in memory order read as a little-endian word.
+/// The slot of an address, given as its [`crate::address::Address::fold`].
 #[inline(always)]
-pub const fn slot(address: u32, seed: u32) -> u32 {
+pub const fn slot(folded: u32, seed: u32) -> u32 {
     // The top bits of a product depend on all bits of both factors.
-    (address ^ seed).wrapping_mul(0x9e37_79b1) >> (32 - SLOTS.trailing_zeros())
+    (folded ^ seed).wrapping_mul(0x9e37_79b1) >> (32 - SLOTS.trailing_zeros())
 }
 
-/// A seed under which no two addresses share a slot; `None` if 65,536 seeds were tried in vain (more than about 60
-/// addresses) or an address stands twice.
-pub fn find_seed(addresses: &[[u8; 4]]) -> Option<u32> {
+/// A seed under which no two of these folded addresses share a slot; `None` if 65,536 seeds were tried in vain (more than
+/// about 60 addresses) or one stands twice.
+pub fn find_seed(folded: &[u32]) -> Option<u32> {
     (0..0x1_0000u32).map(|n| n.wrapping_mul(0x85eb_ca6b)).find(|&seed| {
         let mut taken = [false; SLOTS];
-        addresses.iter().all(|&address| {
-            let slot = slot(u32::from_le_bytes(address), seed);
-            taken.get_mut(slot as usize).is_some_and(|taken| !core::mem::replace(taken, true))
+        folded.iter().all(|&address| {
+            taken.get_mut(slot(address, seed) as usize).is_some_and(|taken| !core::mem::replace(taken, true))
         })
     })
 }
@@ -83,15 +82,15 @@ mod tests {
 
     #[test]
     fn an_address_twice_has_no_seed() {
-        assert_eq!(find_seed(&[[10, 0, 0, 1], [10, 0, 0, 1]]), None);
+        assert_eq!(find_seed(&[7, 7]), None);
     }
 
     proptest! {
         #[test]
-        fn every_address_has_a_slot_of_its_own(addresses in prop::collection::hash_set(any::<[u8; 4]>(), 1..33)) {
+        fn every_address_has_a_slot_of_its_own(addresses in prop::collection::hash_set(any::<u32>(), 1..33)) {
             let addresses: Vec<_> = addresses.into_iter().collect();
             let seed = find_seed(&addresses).expect("32 addresses fit");
-            let slots: HashSet<_> = addresses.iter().map(|a| slot(u32::from_le_bytes(*a), seed)).collect();
+            let slots: HashSet<_> = addresses.iter().map(|a| slot(*a, seed)).collect();
             prop_assert_eq!(slots.len(), addresses.len());
             prop_assert!(slots.iter().all(|&s| (s as usize) < SLOTS));
         }

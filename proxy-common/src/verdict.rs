@@ -78,34 +78,48 @@ verdicts! {
     ForwardedSame forwarded_same Transmit,
     /// Relayed, out of another interface.
     ForwardedOther forwarded_other Redirect,
-    /// Not IPv4, or too short to be: the host's own traffic.
+    /// Neither IPv4 nor IPv6, or too short to be: the host's own traffic.
     PassedOther passed_other Pass,
-    /// IPv4 that is not the relay's: another protocol, address or port.
+    /// IP that is not the relay's: another protocol, address or port.
     PassedHost passed_host Pass,
     /// A fragment to a media address: the relay cannot tell its port.
     PassedFragment passed_fragment Pass,
-    /// IPv4 options on UDP to a media address.
+    /// To a media address, with IPv4 options or IPv6 extension headers.
     PassedOptions passed_options Pass,
     /// UDP to a media port whose lengths contradict each other.
     DroppedMalformed dropped_malformed Drop,
-    /// UDP to a media port by another interface than the realm's.
+    /// UDP to a media port by another interface or VLAN than the realm's.
     DroppedInterface dropped_interface Drop,
     /// No call has this port.
     DroppedClosed dropped_closed Drop,
-    /// Neither RTP nor RTCP, or on the wrong one of the two ports.
+    /// Not of a kind that is relayed, or on the wrong one of the two ports.
     DroppedFormat dropped_format Drop,
+    /// STUN, where it is not relayed.
+    DroppedStun dropped_stun Drop,
+    /// DTLS, where it is not relayed.
+    DroppedDtls dropped_dtls Drop,
+    /// ZRTP, where it is not relayed.
+    DroppedZrtp dropped_zrtp Drop,
+    /// A datagram of at most four bytes, sent to keep a NAT mapping alive.
+    DroppedKeepalive dropped_keepalive Drop,
     /// RTP of a payload type that was not negotiated, from a source that is not latched.
     DroppedPayloadType dropped_payload_type Drop,
     /// From an address or port that may not send here.
     DroppedSource dropped_source Drop,
     /// RTCP before the leg's RTP latched, or from another address than it.
     DroppedRtcpSource dropped_rtcp_source Drop,
+    /// From an address that is on trial (`latch = "any"`).
+    DroppedTrial dropped_trial Drop,
+    /// More than the leg's rate allows.
+    DroppedRate dropped_rate Drop,
     /// The other side's address is not known yet.
     DroppedDestination dropped_destination Drop,
-    /// TTL used up.
+    /// TTL or hop limit used up.
     DroppedTtl dropped_ttl Drop,
     /// No way to the destination is known.
     DroppedNextHop dropped_next_hop Drop,
+    /// Larger than the way out takes.
+    DroppedSize dropped_size Drop,
     /// The packet would pass through the relay more than twice.
     DroppedLoop dropped_loop Drop,
 }

@@ -10,8 +10,9 @@ use aya::{
     programs::{TestRun as _, TestRunOptions, Xdp},
 };
 use proxy_common::{
+    address::Address,
     checksum,
-    layout::{Component, LatchEvent, Leg, LegState, NextHop, leg_flags, next_hop_kind},
+    layout::{Component, LatchEvent, Leg, LegState, NextHop, RtcpComponent, leg_flags, next_hop_kind},
     locals::{self, Local, mapped},
     verdict::{Counters, Verdict},
 };
@@ -67,6 +68,19 @@ pub struct World {
     seed: u32,
 }
 
+fn seed() -> Option<u32> {
+    locals::find_seed(&[ACCESS, CORE].map(|address| Address::from_bytes(mapped(address)).fold()))
+}
+
+fn slot(address: [u8; 4], seed: u32) -> u32 {
+    locals::slot(Address::from_bytes(mapped(address)).fold(), seed)
+}
+
+/// The slot in `LOCALS` of one of the relay's addresses.
+pub fn local_slot(address: [u8; 4]) -> u16 {
+    slot(address, seed().unwrap_or_default()) as u16
+}
+
 /// What became of a packet.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Outcome {
@@ -82,8 +96,7 @@ impl World {
         let path = object("latch");
         let object = std::fs::read(&path)
             .with_context(|| format!("reading {}: build it with `cargo xtask build`", path.display()))?;
-        let addresses = [ACCESS, CORE];
-        let seed = locals::find_seed(&addresses).context("two addresses have a seed")?;
+        let seed = seed().context("two addresses have a seed")?;
         let mut ebpf = EbpfLoader::new()
             .override_global("LOCALS_SEED", &seed, true)
             .map_max_entries("LEGS", LEGS)
@@ -116,9 +129,9 @@ impl World {
                 ports: LEGS as u16,
                 first_leg,
                 interface: INGRESS,
-                reserved: 0,
+                vlan: [0; 2],
             };
-            world.locals.set(locals::slot(u32::from_le_bytes(address), seed), local, 0)?;
+            world.locals.set(slot(address, seed), local, 0)?;
         }
         let neighbour = NextHop {
             kind: next_hop_kind::NEIGHBOUR,
@@ -126,6 +139,7 @@ impl World {
             device: 0,
             destination_mac: MAC_TERMINAL,
             source_mac: MAC_RELAY,
+            ..NextHop::default()
         };
         world.hop(HOP_ACCESS, neighbour)?;
         world.hop(
@@ -146,7 +160,7 @@ impl World {
 
     /// Makes packets to a media address expected by another interface than the one they arrive by.
     pub fn move_local(&mut self, address: [u8; 4]) -> Result<()> {
-        let slot = locals::slot(u32::from_le_bytes(address), self.seed);
+        let slot = slot(address, self.seed);
         let local = self.locals.get(&slot, 0)?;
         Ok(self.locals.set(slot, Local { interface: INGRESS + 1, ..local }, 0)?)
     }
@@ -241,7 +255,7 @@ pub fn leg_a() -> Leg {
         peer: B,
         next_hop_remote: HOP_CORE,
         next_hop_signalling: HOP_CORE,
-        out_address: mapped(CORE),
+        out_local: local_slot(CORE),
         out_port: 40_002,
         remote_address: mapped(TERMINAL),
         remote_port: 4_000,
@@ -249,6 +263,8 @@ pub fn leg_a() -> Leg {
         signalling_address: mapped(NAT),
         payload_types: [1 << 0 | 1 << 8, 0, 0, 1 << (101 - 96)],
         window_end_ns: u64::MAX,
+        address_bits_v4: 32,
+        address_bits_v6: 128,
         ..Leg::default()
     }
 }
@@ -263,7 +279,7 @@ pub fn leg_b() -> Leg {
         peer: A,
         next_hop_remote: 0,
         next_hop_signalling: HOP_ACCESS,
-        out_address: mapped(ACCESS),
+        out_local: local_slot(ACCESS),
         out_port: 30_002,
         remote_address: mapped(SOFTSWITCH),
         remote_port: 20_000,
@@ -271,12 +287,14 @@ pub fn leg_b() -> Leg {
         signalling_address: mapped(SOFTSWITCH),
         payload_types: [1 << 0 | 1 << 8, 0, 0, 1 << (101 - 96)],
         window_end_ns: u64::MAX,
+        address_bits_v4: 32,
+        address_bits_v6: 128,
         ..Leg::default()
     }
 }
 
 /// A state in which nothing was counted yet.
-pub fn latched(rtp: Component, rtcp: Component) -> LegState {
+pub fn latched(rtp: Component, rtcp: RtcpComponent) -> LegState {
     LegState { rtp, rtcp, ..LegState::default() }
 }
 

@@ -2,7 +2,8 @@
 
 use anyhow::Result;
 use lab::xdp::{
-    A, ACCESS, B, CORE, GENERATION_A, HOP_ACCESS, HOP_CORE, NAT, Packet, SOFTSWITCH, TERMINAL, World, leg_a, leg_b, run,
+    A, ACCESS, B, CORE, GENERATION_A, HOP_ACCESS, HOP_CORE, NAT, Packet, SOFTSWITCH, TERMINAL, World, leg_a, leg_b,
+    local_slot, run,
 };
 use proxy_common::{
     latch::Rank,
@@ -333,7 +334,7 @@ fn of_many_that_race_for_a_leg_one_wins() -> Result<()> {
         let state = world.state(A)?;
         assert_eq!(state.rtp.source, winner);
         assert_eq!(state.rtp.packets, accepted[usize::from(winners[0])]);
-        assert_eq!(state.rtp.packets + state.drops.source, u64::from(RACERS) * PACKETS);
+        assert_eq!(state.rtp.packets + u64::from(state.drops.source), u64::from(RACERS) * PACKETS);
         let destination = Remote { tag: round | Remote::VIA_SIGNALLING, ..winner };
         assert_eq!(world.state(B)?.rtp.destination, destination);
         let events: Vec<LatchEvent> = world.events();

@@ -3,7 +3,7 @@
 use anyhow::Result;
 use lab::xdp::{
     A, ACCESS, B, CORE, HOP_ACCESS, HOP_CORE, HOP_LOCAL, HOP_NO_DEVICE, LEGS, NAT, Packet, SOFTSWITCH, TERMINAL, World,
-    leg_a, leg_b,
+    leg_a, leg_b, local_slot,
 };
 use proptest::{prelude::*, test_runner::TestRunner};
 use proxy_common::{
@@ -155,12 +155,13 @@ fn rows() -> Vec<Row> {
         row(
             "STUN",
             payload(&[0, 1, 0, 0, 0x21, 0x12, 0xa4, 0x42, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]).frame(),
-            DroppedFormat,
+            DroppedStun,
         ),
-        row("DTLS", payload(&[22; 60]).frame(), DroppedFormat),
-        row("a datagram without a payload", payload(&[]).frame(), DroppedFormat),
-        row("a datagram without a payload, padded", padded(&payload(&[]), 18), DroppedFormat),
-        row("one byte", payload(&[0x80]).frame(), DroppedFormat),
+        row("DTLS", payload(&[22; 60]).frame(), DroppedDtls),
+        row("ZRTP", payload(&[16; 60]).frame(), DroppedZrtp),
+        row("a datagram without a payload", payload(&[]).frame(), DroppedKeepalive),
+        row("a datagram without a payload, padded", padded(&payload(&[]), 18), DroppedKeepalive),
+        row("one byte", payload(&[0x80]).frame(), DroppedKeepalive),
         row("RTP one byte short", payload(&[0x80; 11]).frame(), DroppedFormat),
         row("RTP one byte short, padded with more", padded(&payload(&[0x80; 11]), 7), DroppedFormat),
         row("a payload type that was not negotiated", rtp.clone().payload_type(3).frame(), DroppedPayloadType),
@@ -258,7 +259,7 @@ fn rows() -> Vec<Row> {
                         next_hop_remote: HOP_LOCAL,
                         signalling_address: mapped(CORE),
                         peer_generation: leg_b().generation,
-                        out_address: mapped(CORE),
+                        out_local: local_slot(CORE),
                         out_port: 40_002,
                         ..leg_b()
                     },
@@ -325,8 +326,8 @@ fn legs_count_what_they_forward_and_why_they_drop() -> Result<()> {
 
     let a = world.state(A)?;
     assert_eq!((a.rtp.packets, a.rtp.octets), (3, 2 * rtp.octets() + short.octets()));
-    assert_eq!((a.rtcp.packets, a.rtcp.octets), (1, rtcp.octets()));
-    assert_eq!(a.drops, Drops { source: 2, format: 1, destination: 0, path: 1 });
+    assert_eq!((a.rtcp.packets, a.rtcp.octets), (1, rtcp.octets() as u32));
+    assert_eq!(a.drops, Drops { source: 2, format: 1, path: 1, ..Drops::default() });
     let b = world.state(B)?;
     assert_eq!((b.rtp.packets, b.rtp.octets), (1, rtp.octets()));
     assert_eq!(b.drops, Drops { destination: 1, ..Drops::default() });
@@ -354,7 +355,7 @@ fn a_packet_between_two_calls_is_handled_by_both_and_rewritten_once() -> Result<
             peer: d,
             peer_generation: 12,
             next_hop_remote: HOP_ACCESS,
-            out_address: mapped(ACCESS),
+            out_local: local_slot(ACCESS),
             out_port: 30_010,
             remote_address: mapped(CORE),
             remote_port: 40_002,
@@ -416,7 +417,7 @@ fn whatever_is_forwarded_has_right_checksums() -> Result<()> {
             generation: last_generation % 0x7fff + 1,
             remote_address: mapped(from),
             remote_port: from_port,
-            out_address: mapped(out),
+            out_local: local_slot(out),
             out_port,
             ..leg_a()
         };

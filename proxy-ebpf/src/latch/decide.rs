@@ -1,61 +1,98 @@
 //! Where a datagram goes, if anywhere.
 //!
-//! A packet that arrives at a leg leaves it when its source is the latched one, the other side's address is known, its
-//! TTL allows another hop, and there is a way. It is then counted on that leg, and on no other occasion; a packet that a
-//! leg drops is counted among the leg's drops.
+//! A packet that arrives at a leg leaves it when its source is the latched one, its rate is allowed, the other side's
+//! address is known, its TTL allows another hop, and there is a way that takes its size. It is then counted on that leg, and
+//! on no other occasion; a packet that a leg drops is counted among the leg's drops.
 //!
 //! Where the way leads to one of the relay's own ports (two calls joined by a softswitch), the packet is handled as if
 //! it had arrived there, still before a byte is rewritten: each leg counts it and each takes one from its TTL.
 
 use crate::learn;
-use crate::maps::{self, ComponentEntry, Hop, LegEntry, Spot};
-use crate::parse::Datagram;
+use crate::maps::{self, Hop, LegEntry, LocalEntry, RTCP, RTP, Spot, StateEntry};
+use crate::measure;
+use crate::note::Datagram;
+use core::arch::asm;
+use network_types::ip::{Ipv4Hdr, Ipv6Hdr};
 use proxy_common::{
-    layout::{Remote, next_hop_kind},
-    media::Kind,
+    address::Address,
+    layout::{Remote, leg_flags, next_hop_kind},
+    media::class,
     verdict::Verdict,
 };
 
-/// How often a packet may pass through the relay before it leaves.
-const PASSES: usize = 2;
+/// How often a packet may pass through the relay before it leaves: 2.
+///
+/// The compiler does not know the number, or it would write the loop out and use more stack than there is.
+#[inline(always)]
+fn passes() -> u64 {
+    let passes;
+    // SAFETY: the instruction sets one register.
+    unsafe { asm!("{passes} = 2", passes = out(reg) passes, options(pure, nomem, nostack)) }
+    passes
+}
 
-/// How a packet leaves. Addresses in memory order, ports in host order.
+/// How a packet leaves. Ports in host order.
 pub(crate) struct Route {
-    pub(crate) source: u32,
+    pub(crate) v6: bool,
+    /// The address that it leaves from.
+    pub(crate) local: LocalEntry,
     pub(crate) source_port: u16,
+    /// IPv4, in memory order.
     pub(crate) destination: u32,
+    /// IPv6.
+    pub(crate) destination_v6: Address,
     pub(crate) destination_port: u16,
     pub(crate) ttl: u8,
+    /// The DSCP that it leaves with, or [`KEPT`].
+    pub(crate) dscp: u8,
     pub(crate) hop: Hop,
     pub(crate) verdict: Verdict,
 }
 
-/// Decides on a datagram that arrived at `spot` by the interface `ingress`.
+/// The DSCP stays.
+pub(crate) const KEPT: u8 = 0xff;
+
+/// Decides on a datagram that arrived at a leg by the interface `ingress`.
 #[inline(always)]
-pub(crate) fn decide(arrived: &Datagram, spot: Spot, ingress: u32) -> Result<Route, Verdict> {
-    let mut datagram = *arrived;
-    let mut spot = spot;
-    for pass in 1..=PASSES {
-        let (leg, state) = maps::leg(spot.leg).ok_or(Verdict::DroppedClosed)?;
+pub(crate) fn decide(datagram: Datagram, leg: u32, ingress: u32) -> Result<Route, Verdict> {
+    let now_ns = maps::now_ns();
+    let mut index = leg;
+    let mut dscp = KEPT;
+    let mut pass = 0;
+    while pass < passes() {
+        pass += 1;
+        let (leg, state) = maps::leg(index).ok_or(Verdict::DroppedClosed)?;
         let generation = leg.generation();
         if generation == 0 {
             return Err(Verdict::DroppedClosed);
         }
-        let component = state.component(spot.component);
-        match forward(&datagram, spot, leg, component, generation, ingress, pass == PASSES) {
-            Ok(Step::Leave(route)) => {
-                component.forwarded(datagram.total_length);
-                return Ok(route);
+        let flags = leg.flags();
+        if flags & leg_flags::SET_DSCP != 0 {
+            dscp = (flags >> leg_flags::DSCP_SHIFT) as u8 & DSCP;
+        }
+        let component = match component(datagram, flags) {
+            Ok(component) => datagram.forget(component as u64) as u32 & 1,
+            Err(verdict) => {
+                state.dropped(verdict);
+                return Err(verdict);
             }
-            Ok(Step::Again(again)) => {
-                component.forwarded(datagram.total_length);
-                datagram = Datagram {
-                    source: again.source,
-                    source_port: again.source_port,
-                    ttl: datagram.ttl - 1,
-                    ..datagram
-                };
-                spot = again.spot;
+        };
+        let passing = Passing { index, leg, state, generation, flags, component, ingress, now_ns, dscp };
+        match forward(datagram, &passing, pass == passes()) {
+            Ok(step) => {
+                state.forwarded(component, datagram.length());
+                if component == RTP && datagram.class() == class::RTP {
+                    measure::packet(leg, state.quality(), datagram, now_ns);
+                }
+                match step {
+                    Step::Leave(route) => return Ok(route),
+                    Step::Again(again) => {
+                        let length = (datagram.length() - header(datagram.is_v6())) + header(again.v6);
+                        let spot = again.spot;
+                        datagram.again(again.v6, again.local.address(), again.source_port, spot.component, length);
+                        index = spot.leg;
+                    }
+                }
             }
             Err(verdict) => {
                 state.dropped(verdict);
@@ -66,6 +103,14 @@ pub(crate) fn decide(arrived: &Datagram, spot: Spot, ingress: u32) -> Result<Rou
     Err(Verdict::DroppedLoop)
 }
 
+const DSCP: u8 = 0x3f;
+
+/// Bytes of the IP header.
+#[inline(always)]
+const fn header(v6: bool) -> u16 {
+    if v6 { Ipv6Hdr::LEN as u16 } else { Ipv4Hdr::LEN as u16 }
+}
+
 enum Step {
     Leave(Route),
     Again(Again),
@@ -73,54 +118,100 @@ enum Step {
 
 /// The packet arrives at another of the relay's ports.
 struct Again {
-    source: u32,
+    v6: bool,
+    local: LocalEntry,
     source_port: u16,
     spot: Spot,
 }
 
+/// Where and when a datagram passes through a leg.
+#[derive(Clone, Copy)]
+struct Passing {
+    index: u32,
+    leg: LegEntry,
+    state: StateEntry,
+    generation: u16,
+    flags: u32,
+    component: u32,
+    ingress: u32,
+    now_ns: u64,
+    dscp: u8,
+}
+
+/// The component that a datagram belongs to: by its port, and with rtcp-mux by what it is.
+#[inline(always)]
+fn component(datagram: Datagram, flags: u32) -> Result<u32, Verdict> {
+    let port = datagram.port() as u32;
+    let class = datagram.class();
+    if port == RTP && flags & leg_flags::CARRY_UDPTL != 0 {
+        return Ok(RTP);
+    }
+    let (flag, dropped) = match class {
+        class::RTP => return if port == RTP { Ok(RTP) } else { Err(Verdict::DroppedFormat) },
+        class::RTCP => {
+            let expected = if flags & leg_flags::RTCP_MUX != 0 { RTP } else { RTCP };
+            return if port == expected { Ok(RTCP) } else { Err(Verdict::DroppedFormat) };
+        }
+        class::STUN => (leg_flags::CARRY_STUN, Verdict::DroppedStun),
+        class::DTLS | class::DTLS_HANDSHAKE => (leg_flags::CARRY_DTLS, Verdict::DroppedDtls),
+        class::ZRTP => (leg_flags::CARRY_ZRTP, Verdict::DroppedZrtp),
+        class::KEEPALIVE => (0, Verdict::DroppedKeepalive),
+        _ => (0, Verdict::DroppedFormat),
+    };
+    if flags & flag != 0 { Ok(port) } else { Err(dropped) }
+}
+
 /// One pass through one leg.
 #[inline(always)]
-fn forward(
-    datagram: &Datagram,
-    spot: Spot,
-    leg: LegEntry,
-    state: ComponentEntry,
-    generation: u16,
-    ingress: u32,
-    last: bool,
-) -> Result<Step, Verdict> {
-    let payload_type = match (spot.component, datagram.kind) {
-        (0, Kind::Rtp(payload_type)) => payload_type,
-        (1, Kind::Rtcp) => 0,
-        _ => return Err(Verdict::DroppedFormat),
-    };
-
-    let source = Remote { address: datagram.source.to_ne_bytes(), port: datagram.source_port, tag: generation };
-    if state.source() != source.to_word() {
-        learn::source(spot.leg, spot.component, source.to_word(), payload_type)?;
+fn forward(datagram: Datagram, passing: &Passing, last: bool) -> Result<Step, Verdict> {
+    let Passing { index, leg, state, generation, flags, component, ingress, now_ns, dscp } = *passing;
+    // With rtcp-mux, what arrives on the even port has one source.
+    let v6 = datagram.is_v6();
+    let own = state.component(datagram.port() as u32);
+    let source = Remote { address: datagram.source().to_ne_bytes(), port: datagram.source_port(), tag: generation };
+    // RTCP of an IPv6 source comes from the address of RTP.
+    let latched = own.source() == source.to_word() && (!v6 || state.source_address() == datagram.source_v6());
+    if !latched {
+        learn::source(index, datagram, generation, now_ns)?;
     }
 
+    let (rate, burst) = leg.rate();
+    if rate != 0 && !measure::allowed(state, rate, burst, datagram.length(), now_ns) {
+        return Err(Verdict::DroppedRate);
+    }
+
+    let peer_v6 = flags & leg_flags::PEER_V6 != 0;
     let peer_generation = leg.peer_generation();
-    let mut destination = Remote::from_word(state.destination());
-    if destination.generation() != peer_generation || peer_generation == 0 {
-        destination = Remote::from_word(learn::destination(spot.leg, spot.component, peer_generation));
+    let mut destination = Remote::from_word(state.component(component).destination());
+    let mut destination_v6 = if peer_v6 { state.destination_address() } else { Address::NONE };
+    if destination.generation() != peer_generation
+        || peer_generation == 0
+        // Not both were written, or it is not RTP's.
+        || (peer_v6 && destination_v6.fold_v6().to_ne_bytes() != destination.address)
+    {
+        destination = Remote::from_word(learn::destination(index, component, peer_generation, &mut destination_v6));
         if destination.generation() == 0 {
             return Err(Verdict::DroppedDestination);
         }
     }
 
-    if datagram.ttl <= 1 {
+    if datagram.ttl() <= 1 {
         return Err(Verdict::DroppedTtl);
     }
     let hop = leg.next_hop(destination.tag & Remote::VIA_SIGNALLING != 0).ok_or(Verdict::DroppedNextHop)?;
-    let (out_address, out_port) = leg.out(spot.component);
-    let address = u32::from_ne_bytes(destination.address);
+    let local = leg.out().ok_or(Verdict::DroppedNextHop)?;
+    let rtcp_port = component == RTCP && flags & leg_flags::PEER_RTCP_MUX == 0;
+    let source_port = leg.out_port().wrapping_add(rtcp_port as u16);
     // Everything above was read of one call: control closes a leg before it changes anything else of it.
     if leg.generation() != generation {
         return Err(Verdict::DroppedClosed);
     }
     match hop.kind() {
         next_hop_kind::NEIGHBOUR => {
+            let mtu = hop.mtu();
+            if mtu != 0 && (datagram.length() - header(v6)) as u32 + header(peer_v6) as u32 > mtu as u32 {
+                return Err(Verdict::DroppedSize);
+            }
             let verdict = if hop.interface() == ingress {
                 Verdict::ForwardedSame
             } else if maps::redirect(hop.device()) {
@@ -129,20 +220,27 @@ fn forward(
                 return Err(Verdict::DroppedNextHop);
             };
             Ok(Step::Leave(Route {
-                source: out_address,
-                source_port: out_port,
-                destination: address,
+                v6: peer_v6,
+                local,
+                source_port,
+                destination: u32::from_ne_bytes(destination.address),
+                destination_v6,
                 destination_port: destination.port,
-                ttl: datagram.ttl - 1,
+                ttl: datagram.ttl() - 1,
+                dscp,
                 hop,
                 verdict,
             }))
         }
         next_hop_kind::LOCAL if last => Err(Verdict::DroppedLoop),
         next_hop_kind::LOCAL => {
-            let local = maps::local(address).ok_or(Verdict::DroppedNextHop)?;
-            let spot = local.spot(destination.port).ok_or(Verdict::DroppedNextHop)?;
-            Ok(Step::Again(Again { source: out_address, source_port: out_port, spot }))
+            let there = if peer_v6 {
+                maps::local_v6(destination_v6)
+            } else {
+                maps::local_v4(u32::from_ne_bytes(destination.address))
+            };
+            let spot = there.and_then(|there| there.spot(destination.port)).ok_or(Verdict::DroppedNextHop)?;
+            Ok(Step::Again(Again { v6: peer_v6, local, source_port, spot }))
         }
         _ => Err(Verdict::DroppedNextHop),
     }

@@ -4,8 +4,9 @@
 //! Header fields are read as whole words, because a header as a struct of byte arrays (`network-types`, which defines
 //! the offsets) compiles to one load a byte. Words are in memory order: `from_be`/`to_be` where a number is meant.
 
-use aya_ebpf::programs::XdpContext;
+use aya_ebpf::{helpers::bpf_xdp_adjust_head, programs::XdpContext};
 use core::arch::asm;
+use proxy_common::address::Address;
 
 /// One load of `$size` at `$start + $offset`, zero-extended.
 macro_rules! load {
@@ -48,7 +49,22 @@ pub(crate) struct Frame {
 impl Frame {
     #[inline(always)]
     pub(crate) fn of(context: &XdpContext) -> Self {
-        Self { start: context.data(), end: context.data_end() }
+        // Read anew each time: what the verifier learned of an earlier frame would make it tell ways apart.
+        // SAFETY: the context is the one that the kernel gave; both are words of it.
+        let (start, end) = unsafe {
+            ((&raw const (*context.ctx).data).read_volatile(), (&raw const (*context.ctx).data_end).read_volatile())
+        };
+        Self { start: start as usize, end: end as usize }
+    }
+
+    /// The same frame, of which the compiler does not know that it is: else it leaves out a check that it sees is implied by
+    /// an earlier one, and the verifier does not.
+    #[inline(always)]
+    pub(crate) fn unproven(self) -> Self {
+        let mut start = self.start;
+        // SAFETY: the instruction changes nothing.
+        unsafe { asm!("{start} += 0", start = inout(reg) start, options(pure, nomem, nostack)) }
+        Self { start, ..self }
     }
 
     /// Whether the frame has at least `length` bytes.
@@ -57,15 +73,65 @@ impl Frame {
         self.start + length <= self.end
     }
 
-    /// The first `N` bytes, if there are as many.
+    /// `N` bytes from `offset` on, if there are as many. `offset` is small.
     #[inline(always)]
-    pub(crate) fn window<const N: usize>(self) -> Option<Window<N>> {
-        self.holds(N).then_some(Window { start: self.start as *mut u8 })
+    pub(crate) fn window<const N: usize>(self, offset: usize) -> Option<Window<N>> {
+        let start = self.start + offset;
+        (start + N <= self.end).then_some(Window { start: start as *mut u8 })
+    }
+
+    /// The one's complement sum, not folded, of `length` bytes from `offset` on, taken as words in memory order; `None`
+    /// where the frame has fewer or where they are more than [`SUMMED`].
+    #[inline(always)]
+    pub(crate) fn sum(self, offset: usize, length: usize) -> Option<u64> {
+        let mut sum = 0u64;
+        let mut place = self.start + offset;
+        let mut rest = length;
+        if length > SUMMED {
+            return None;
+        }
+        for _ in 0..SUMMED / 4 {
+            if rest < 4 {
+                break;
+            }
+            if place + 4 > self.end {
+                return None;
+            }
+            sum += Window::<4> { start: place as *mut u8 }.u32::<0>() as u64;
+            place += 4;
+            rest -= 4;
+        }
+        if rest & 2 != 0 {
+            if place + 2 > self.end {
+                return None;
+            }
+            sum += Window::<2> { start: place as *mut u8 }.u16::<0>() as u64;
+            place += 2;
+        }
+        if rest & 1 != 0 {
+            if place + 1 > self.end {
+                return None;
+            }
+            // Padded with zero: the byte that comes first in memory.
+            sum += u16::from_ne_bytes([Window::<1> { start: place as *mut u8 }.u8::<0>(), 0]) as u64;
+        }
+        Some(sum)
     }
 }
 
-/// The first `N` bytes of a frame; made by [`Frame::window`] alone. A frame belongs to the program for its whole run
-/// and nothing here moves its start, so a window stays good.
+/// So many bytes can be summed: those of a full Ethernet frame.
+const SUMMED: usize = 1_520;
+
+/// Makes the frame longer by `by` bytes at its front, or shorter where it is negative; false where there is no room.
+/// Everything that was known of where its bytes are is void afterwards.
+#[inline(always)]
+pub(crate) fn grow(context: &XdpContext, by: i32) -> bool {
+    // SAFETY: the context is the one that the kernel gave, and no `Frame` or `Window` is used after the call.
+    unsafe { bpf_xdp_adjust_head(context.ctx, -by) == 0 }
+}
+
+/// `N` bytes of a frame; made by [`Frame::window`] alone. A frame belongs to the program for its whole run, and only
+/// [`grow`] moves it, so a window stays good until then.
 #[derive(Clone, Copy)]
 pub(crate) struct Window<const N: usize> {
     start: *mut u8,
@@ -88,6 +154,21 @@ impl<const N: usize> Window<N> {
     pub(crate) fn u32<const OFFSET: usize>(self) -> u32 {
         const { assert!(OFFSET + 4 <= N) }
         load!("u32", self.start, OFFSET) as u32
+    }
+
+    /// An IPv6 address.
+    #[inline(always)]
+    pub(crate) fn address<const OFFSET: usize>(self) -> Address {
+        const { assert!(OFFSET + 16 <= N) }
+        Address([load!("u64", self.start, OFFSET), load!("u64", self.start, OFFSET + 8)])
+    }
+
+    #[inline(always)]
+    pub(crate) fn set_address<const OFFSET: usize>(self, address: Address) {
+        const { assert!(OFFSET + 16 <= N) }
+        let Address([high, low]) = address;
+        store!("u64", self.start, OFFSET, high);
+        store!("u64", self.start, OFFSET + 8, low);
     }
 
     #[inline(always)]

@@ -10,6 +10,7 @@
 //!
 //! - [`parse`] finds the relay's datagrams among everything that arrives and reads what the others need.
 //! - [`decide`] says whether the source may send there and where its packet goes; [`learn`] is its cold half.
+//! - [`measure`] holds the rate of packets against what is allowed, and notes how RTP arrives.
 //! - [`apply`] rewrites the bytes, once.
 //! - [`frame`] and [`maps`] hold all the `unsafe` there is: the one reads and writes frames, the other maps.
 //!
@@ -26,6 +27,8 @@ mod decide;
 mod frame;
 mod learn;
 mod maps;
+mod measure;
+mod note;
 mod parse;
 
 use aya_ebpf::{bindings::xdp_action, macros::xdp, programs::XdpContext};
@@ -51,8 +54,8 @@ fn latch(context: XdpContext) -> u32 {
 fn relay(context: &XdpContext) -> Result<Verdict, Verdict> {
     let ingress = context.ingress_ifindex() as u32;
     let arrival = parse::parse(&Frame::of(context), ingress)?;
-    let route = decide::decide(&arrival.datagram, arrival.spot, ingress)?;
-    apply::apply(&arrival, &route);
+    let route = decide::decide(arrival.datagram, arrival.leg, ingress)?;
+    apply::apply(context, &arrival, &route)?;
     Ok(route.verdict)
 }
 

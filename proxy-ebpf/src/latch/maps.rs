@@ -6,15 +6,18 @@
 //!
 //! `core` has no atomic read-modify-write operations for this target; two lines of assembler stand in for them.
 
+use crate::note::Note;
 use aya_ebpf::{
     Global,
     btf_maps::{Array, DevMap, PerCpuArray, RingBuf},
+    helpers::bpf_ktime_get_ns,
     macros::btf_map,
 };
 use core::{arch::asm, mem::offset_of};
 use proxy_common::{
-    latch::Terms,
-    layout::{Component, Drops, LatchEvent, Leg, LegState, NextHop},
+    address::{Address, Mask},
+    latch::{self, Named},
+    layout::{Component, Drops, LatchEvent, Leg, LegState, NextHop, Quality, RtcpComponent, leg_flags},
     locals::{self, Local},
     verdict::{Counters, Verdict},
 };
@@ -38,9 +41,17 @@ static COUNTERS: PerCpuArray<Counters, 1> = PerCpuArray::new();
 #[btf_map]
 static EVENTS: RingBuf<LatchEvent, 262_144> = RingBuf::new();
 
+/// Of the datagram that is being handled; nobody else reads it.
+#[btf_map]
+static NOTE: PerCpuArray<Note, 1> = PerCpuArray::new();
+
 /// The seed under which every media address has a slot of its own (`locals::find_seed`); set by the loader.
 #[unsafe(no_mangle)]
 static LOCALS_SEED: Global<u32> = Global::new(0);
+
+/// Whether jitter, loss and the like are measured; set by the loader.
+#[unsafe(no_mangle)]
+static MEASURE: Global<u32> = Global::new(1);
 
 /// One volatile read of a field of a map entry.
 macro_rules! read {
@@ -49,6 +60,12 @@ macro_rules! read {
         // the program runs, and every bit pattern of these integers is a value.
         unsafe { (&raw const (*$entry).$field).read_volatile() }
     };
+}
+
+/// This CPU's note.
+#[inline(always)]
+pub(crate) fn note() -> Option<*mut Note> {
+    NOTE.get_ptr_mut(0)
 }
 
 /// Counts how a packet left the program.
@@ -84,10 +101,27 @@ pub(crate) struct Spot {
 
 /// A media address of the relay, given in memory order.
 #[inline(always)]
-pub(crate) fn local(address: u32) -> Option<LocalEntry> {
-    const { assert!(offset_of!(Local, address) == 0 && align_of::<Local>() == 8) }
-    let entry = LOCALS.get_ptr(locals::slot(address, LOCALS_SEED.load()))?;
-    (load_v4(entry.cast()) == Some(address.to_ne_bytes())).then_some(LocalEntry(entry))
+pub(crate) fn local_v4(address: u32) -> Option<LocalEntry> {
+    let entry = local(address)?;
+    (entry.address() == Address::from_v4(address)).then_some(entry)
+}
+
+/// The same for IPv6.
+#[inline(always)]
+pub(crate) fn local_v6(address: Address) -> Option<LocalEntry> {
+    let entry = local(address.fold_v6())?;
+    (entry.address() == address).then_some(entry)
+}
+
+/// The address that stands in a slot of `LOCALS`.
+#[inline(always)]
+pub(crate) fn local_at(slot: u16) -> Option<LocalEntry> {
+    LOCALS.get_ptr(slot.into()).map(LocalEntry)
+}
+
+#[inline(always)]
+fn local(folded: u32) -> Option<LocalEntry> {
+    LOCALS.get_ptr(locals::slot(folded, LOCALS_SEED.load())).map(LocalEntry)
 }
 
 /// An entry of `LOCALS`.
@@ -95,6 +129,18 @@ pub(crate) fn local(address: u32) -> Option<LocalEntry> {
 pub(crate) struct LocalEntry(*const Local);
 
 impl LocalEntry {
+    #[inline(always)]
+    pub(crate) fn address(self) -> Address {
+        const { assert!(offset_of!(Local, address) == 0 && align_of::<Local>() == 8) }
+        load_address(self.0.cast())
+    }
+
+    /// The address in memory order, if it is IPv4.
+    #[inline(always)]
+    pub(crate) fn v4(self) -> u32 {
+        load(self.0.cast::<u32>().wrapping_add(3))
+    }
+
     /// The leg and the component that `port` is, if it is in the range.
     #[inline(always)]
     pub(crate) fn spot(self, port: u16) -> Option<Spot> {
@@ -111,6 +157,12 @@ impl LocalEntry {
     #[inline(always)]
     pub(crate) fn interface(self) -> u32 {
         read!(self.0, interface)
+    }
+
+    /// Identifiers of the VLAN tags that they come with.
+    #[inline(always)]
+    pub(crate) fn vlan(self) -> [u16; 2] {
+        read!(self.0, vlan)
     }
 }
 
@@ -140,12 +192,32 @@ impl LegEntry {
         read!(self.0, peer)
     }
 
-    /// Address (memory order) and port that packets leave the peer leg from.
     #[inline(always)]
-    pub(crate) fn out(self, component: u32) -> (u32, u16) {
-        const { assert!(offset_of!(Leg, out_address) % 4 == 0) }
-        let v4 = self.0.cast::<u32>().wrapping_add(offset_of!(Leg, out_address) / 4 + 3);
-        (load(v4), read!(self.0, out_port).wrapping_add(component as u16))
+    pub(crate) fn flags(self) -> u32 {
+        read!(self.0, flags)
+    }
+
+    /// The address that packets leave from at the peer leg.
+    #[inline(always)]
+    pub(crate) fn out(self) -> Option<LocalEntry> {
+        local_at(read!(self.0, out_local))
+    }
+
+    /// The port of RTP there.
+    #[inline(always)]
+    pub(crate) fn out_port(self) -> u16 {
+        read!(self.0, out_port)
+    }
+
+    /// Rate and burst.
+    #[inline(always)]
+    pub(crate) fn rate(self) -> (u32, u32) {
+        (read!(self.0, rate), read!(self.0, burst))
+    }
+
+    #[inline(always)]
+    pub(crate) fn clock(self) -> u32 {
+        read!(self.0, clock)
     }
 
     #[inline(always)]
@@ -154,22 +226,45 @@ impl LegEntry {
         NEXT_HOPS.get_ptr(index as u32).map(Hop)
     }
 
-    /// What learning needs of the entry: only whole if nobody wrote meanwhile, which its generation tells.
+    /// Who may send to a component: only whole if nobody wrote meanwhile, which the generation tells.
     #[inline(always)]
-    pub(crate) fn terms(self) -> Terms {
-        const { assert!(offset_of!(Leg, remote_address) % 8 == 0 && offset_of!(Leg, signalling_address) % 8 == 0) }
-        let words = self.0.cast::<u64>();
-        let types = self.0.cast::<u32>().wrapping_add(offset_of!(Leg, payload_types) / 4);
-        Terms {
-            remote_address: load_v4(words.wrapping_add(offset_of!(Leg, remote_address) / 8)),
-            signalling_address: load_v4(words.wrapping_add(offset_of!(Leg, signalling_address) / 8)),
-            remote_port: read!(self.0, remote_port),
-            remote_rtcp_port: read!(self.0, remote_rtcp_port),
-            payload_types: [0, 1, 2, 3].map(|index| load(types.wrapping_add(index))),
-            window_end_ns: read!(self.0, window_end_ns),
-            peer: self.peer(),
-            flags: read!(self.0, flags),
+    pub(crate) fn named(self, component: u32, forget: impl Fn(u64) -> u64) -> Named {
+        let (flags, bits) = (self.flags(), (read!(self.0, address_bits_v4), read!(self.0, address_bits_v6)));
+        Named {
+            remote_address: self.remote_address(),
+            signalling_address: self.address(offset_of!(Leg, signalling_address)),
+            mask: Mask::new(flags & leg_flags::V6 != 0, bits.0, bits.1).map(forget),
+            port: self.remote_port(component),
+            any: component == RTCP || flags & leg_flags::LATCH_ANY != 0,
         }
+    }
+
+    #[inline(always)]
+    pub(crate) fn remote_address(self) -> Address {
+        self.address(offset_of!(Leg, remote_address))
+    }
+
+    #[inline(always)]
+    pub(crate) fn remote_port(self, component: u32) -> u16 {
+        if component == RTP { read!(self.0, remote_port) } else { read!(self.0, remote_rtcp_port) }
+    }
+
+    #[inline(always)]
+    pub(crate) fn window_end_ns(self) -> u64 {
+        read!(self.0, window_end_ns)
+    }
+
+    /// Whether a payload type was negotiated.
+    #[inline(always)]
+    pub(crate) fn negotiated(self, payload_type: u8) -> bool {
+        let words = self.0.cast::<u32>().wrapping_add(offset_of!(Leg, payload_types) / 4);
+        latch::has_payload_type(&[0, 1, 2, 3].map(|index| load(words.wrapping_add(index))), payload_type)
+    }
+
+    #[inline(always)]
+    fn address(self, offset: usize) -> Address {
+        const { assert!(offset_of!(Leg, remote_address) % 8 == 0 && offset_of!(Leg, signalling_address) % 8 == 0) }
+        load_address(self.0.cast::<u64>().wrapping_add(offset / 8))
     }
 }
 
@@ -177,34 +272,98 @@ impl LegEntry {
 #[derive(Clone, Copy)]
 pub(crate) struct StateEntry(*mut LegState);
 
+/// The two components of a leg.
+pub(crate) const RTP: u32 = 0;
+pub(crate) const RTCP: u32 = 1;
+
 impl StateEntry {
-    /// The state of a component, 0 or 1.
+    /// Source and destination of a component.
     #[inline(always)]
     pub(crate) fn component(self, component: u32) -> ComponentEntry {
-        const { assert!(offset_of!(LegState, rtp) == 0 && offset_of!(LegState, rtcp) == 64) }
-        let mut offset = component as u64;
-        // SAFETY: the instructions change one register and nothing else. They are written out because the compiler
-        // knows that there are two components and the verifier, behind a call, does not.
-        unsafe { asm!("{offset} &= 1", "{offset} <<= 6", offset = inout(reg) offset, options(pure, nomem, nostack)) }
-        ComponentEntry(self.0.cast::<u8>().wrapping_add(offset as usize).cast())
+        const { assert!(RTP_AT % 8 == 0 && RTCP_AT % 8 == 0) }
+        let offset = if component == RTP { RTP_AT } else { RTCP_AT };
+        ComponentEntry(self.0.cast::<u8>().wrapping_add(offset).cast())
+    }
+
+    /// Counts a packet that arrived here and goes on; `octets` is its IP total length.
+    #[inline(always)]
+    pub(crate) fn forwarded(self, component: u32, octets: u16) {
+        let words = self.0.cast::<u64>();
+        if component == RTP {
+            add(words.wrapping_add((RTP_AT + offset_of!(Component, packets)) / 8), 1);
+            add(words.wrapping_add((RTP_AT + offset_of!(Component, octets)) / 8), octets as u64);
+        } else {
+            let words = self.0.cast::<u32>();
+            add_u32(words.wrapping_add((RTCP_AT + offset_of!(RtcpComponent, packets)) / 4), 1);
+            add_u32(words.wrapping_add((RTCP_AT + offset_of!(RtcpComponent, octets)) / 4), octets as u32);
+        }
     }
 
     /// Counts a packet that ended at this leg.
     #[inline(always)]
     pub(crate) fn dropped(self, verdict: Verdict) {
         let reason = match verdict {
-            Verdict::DroppedSource | Verdict::DroppedRtcpSource => offset_of!(Drops, source),
-            Verdict::DroppedFormat | Verdict::DroppedPayloadType => offset_of!(Drops, format),
+            Verdict::DroppedSource | Verdict::DroppedRtcpSource | Verdict::DroppedTrial => offset_of!(Drops, source),
+            Verdict::DroppedFormat
+            | Verdict::DroppedPayloadType
+            | Verdict::DroppedStun
+            | Verdict::DroppedDtls
+            | Verdict::DroppedZrtp
+            | Verdict::DroppedKeepalive => offset_of!(Drops, format),
             Verdict::DroppedDestination => offset_of!(Drops, destination),
             Verdict::DroppedTtl | Verdict::DroppedNextHop | Verdict::DroppedLoop => offset_of!(Drops, path),
+            Verdict::DroppedRate => offset_of!(Drops, rate),
+            Verdict::DroppedSize => offset_of!(Drops, size),
             // Of a leg that was closed meanwhile, or that nobody dropped.
             _ => return,
         };
-        add(self.0.cast::<u64>().wrapping_add((offset_of!(LegState, drops) + reason) / 8), 1);
+        add_u32(self.0.cast::<u32>().wrapping_add((offset_of!(LegState, drops) + reason) / 4), 1);
+    }
+
+    /// The token bucket.
+    #[inline(always)]
+    pub(crate) fn bucket(self) -> u64 {
+        load(self.0.cast::<u64>().wrapping_add(offset_of!(LegState, bucket) / 8))
+    }
+
+    #[inline(always)]
+    pub(crate) fn set_bucket(self, bucket: u64) {
+        store(self.0.cast::<u64>().wrapping_add(offset_of!(LegState, bucket) / 8), bucket);
+    }
+
+    #[inline(always)]
+    pub(crate) fn quality(self) -> QualityEntry {
+        QualityEntry(self.0.cast::<u8>().wrapping_add(offset_of!(LegState, quality)).cast())
+    }
+
+    /// The latched RTP source, where it is IPv6; only good while its word says so.
+    #[inline(always)]
+    pub(crate) fn source_address(self) -> Address {
+        load_address(self.words(offset_of!(LegState, source_address)))
+    }
+
+    #[inline(always)]
+    pub(crate) fn set_source_address(self, address: Address) {
+        store_address(self.words(offset_of!(LegState, source_address)), address);
+    }
+
+    #[inline(always)]
+    pub(crate) fn destination_address(self) -> Address {
+        load_address(self.words(offset_of!(LegState, destination_address)))
+    }
+
+    #[inline(always)]
+    pub(crate) fn set_destination_address(self, address: Address) {
+        store_address(self.words(offset_of!(LegState, destination_address)), address);
+    }
+
+    #[inline(always)]
+    fn words(self, offset: usize) -> *mut u64 {
+        self.0.cast::<u64>().wrapping_add(offset / 8)
     }
 }
 
-/// One component of an entry of `LEG_STATE`.
+/// Source and destination of a component in an entry of `LEG_STATE`.
 #[derive(Clone, Copy)]
 pub(crate) struct ComponentEntry(*mut u64);
 
@@ -215,6 +374,11 @@ impl ComponentEntry {
         load(self.0.wrapping_add(SOURCE))
     }
 
+    #[inline(always)]
+    pub(crate) fn set_source(self, word: u64) {
+        store(self.0.wrapping_add(SOURCE), word);
+    }
+
     /// The destination of packets that arrive here, as the word of a `Remote`.
     #[inline(always)]
     pub(crate) fn destination(self) -> u64 {
@@ -223,9 +387,7 @@ impl ComponentEntry {
 
     #[inline(always)]
     pub(crate) fn set_destination(self, word: u64) {
-        let place = self.0.wrapping_add(DESTINATION);
-        // SAFETY: as in `load`; one store of an aligned word.
-        unsafe { place.write_volatile(word) }
+        store(self.0.wrapping_add(DESTINATION), word);
     }
 
     /// Replaces the source if it is still `old`; returns what it was.
@@ -239,13 +401,41 @@ impl ComponentEntry {
     pub(crate) fn swap_destination(self, old: u64, new: u64) -> u64 {
         compare_and_swap(self.0.wrapping_add(DESTINATION), old, new)
     }
+}
 
-    /// Counts a packet that arrived here and goes on; `octets` is its IP total length.
-    #[inline(always)]
-    pub(crate) fn forwarded(self, octets: u16) {
-        add(self.0.wrapping_add(PACKETS), 1);
-        add(self.0.wrapping_add(OCTETS), octets as u64);
-    }
+/// The `Quality` in an entry of `LEG_STATE`.
+#[derive(Clone, Copy)]
+pub(crate) struct QualityEntry(*mut Quality);
+
+macro_rules! fields {
+    ($($field:ident $set:ident,)*) => {
+        impl QualityEntry {
+            $(
+                #[inline(always)]
+                pub(crate) fn $field(self) -> u32 {
+                    read!(self.0, $field)
+                }
+
+                #[inline(always)]
+                pub(crate) fn $set(self, value: u32) {
+                    store(self.0.cast::<u32>().wrapping_add(offset_of!(Quality, $field) / 4), value);
+                }
+            )*
+        }
+    };
+}
+
+fields! {
+    ssrc set_ssrc,
+    highest set_highest,
+    expected set_expected,
+    reordered set_reordered,
+    duplicates set_duplicates,
+    ssrc_changes set_ssrc_changes,
+    jitter set_jitter,
+    transit set_transit,
+    first set_first,
+    last set_last,
 }
 
 /// An entry of `NEXT_HOPS`: control's.
@@ -268,6 +458,24 @@ impl Hop {
         read!(self.0, device)
     }
 
+    /// The largest IP packet, bytes; 0: not known.
+    #[inline(always)]
+    pub(crate) fn mtu(self) -> u16 {
+        read!(self.0, mtu)
+    }
+
+    /// How many VLAN tags frames have.
+    #[inline(always)]
+    pub(crate) fn tags(self) -> u16 {
+        read!(self.0, tags) & 3
+    }
+
+    /// Their control information, network order.
+    #[inline(always)]
+    pub(crate) fn vlan(self) -> [u16; 2] {
+        read!(self.0, vlan)
+    }
+
     /// Destination and source MAC address, in the order of the Ethernet header, as three words.
     #[inline(always)]
     pub(crate) fn macs(self) -> [u32; 3] {
@@ -280,10 +488,26 @@ impl Hop {
     }
 }
 
+const RTP_AT: usize = offset_of!(LegState, rtp);
+const RTCP_AT: usize = offset_of!(LegState, rtcp);
 const SOURCE: usize = offset_of!(Component, source) / 8;
 const DESTINATION: usize = offset_of!(Component, destination) / 8;
-const PACKETS: usize = offset_of!(Component, packets) / 8;
-const OCTETS: usize = offset_of!(Component, octets) / 8;
+const _: () = assert!(
+    offset_of!(RtcpComponent, source) / 8 == SOURCE && offset_of!(RtcpComponent, destination) / 8 == DESTINATION
+);
+
+/// `CLOCK_MONOTONIC`, ns.
+#[inline(always)]
+pub(crate) fn now_ns() -> u64 {
+    // SAFETY: the helper takes nothing and only reads a clock.
+    unsafe { bpf_ktime_get_ns() }
+}
+
+/// Whether reception is measured.
+#[inline(always)]
+pub(crate) fn measures() -> bool {
+    MEASURE.load() != 0
+}
 
 /// One volatile read of a place inside a map entry.
 #[inline(always)]
@@ -292,12 +516,23 @@ fn load<T: Copy>(place: *const T) -> T {
     unsafe { place.read_volatile() }
 }
 
-/// The IPv4 address in an IPv4-mapped one, read as two words.
+/// One volatile write of a place inside a map entry.
 #[inline(always)]
-fn load_v4(words: *const u64) -> Option<[u8; 4]> {
-    const PREFIX: u32 = u32::from_ne_bytes([0, 0, 0xff, 0xff]);
-    let (high, low) = (load(words), load(words.wrapping_add(1)));
-    (high == 0 && low as u32 == PREFIX).then_some(((low >> 32) as u32).to_ne_bytes())
+fn store<T: Copy>(place: *mut T, value: T) {
+    // SAFETY: as in `load`.
+    unsafe { place.write_volatile(value) }
+}
+
+#[inline(always)]
+fn load_address(words: *const u64) -> Address {
+    Address([load(words), load(words.wrapping_add(1))])
+}
+
+#[inline(always)]
+fn store_address(words: *mut u64, address: Address) {
+    let Address([high, low]) = address;
+    store(words, high);
+    store(words.wrapping_add(1), low);
 }
 
 /// Atomically adds to a word of a map entry.
@@ -306,6 +541,13 @@ fn add(word: *mut u64, value: u64) {
     // SAFETY: as in `load`; the instruction changes that
     // word and no register.
     unsafe { asm!("lock *(u64 *)({word} + 0) += {value}", word = in(reg) word, value = in(reg) value) }
+}
+
+/// The same for a word of 32 bits.
+#[inline(always)]
+fn add_u32(word: *mut u32, value: u32) {
+    // SAFETY: as in `add`.
+    unsafe { asm!("lock *(u32 *)({word} + 0) += {value}", word = in(reg) word, value = in(reg) value as u64) }
 }
 
 /// Atomically replaces a word of a map entry by `new` if it is `old`; returns what it was.

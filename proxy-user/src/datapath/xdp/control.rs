@@ -106,6 +106,13 @@ impl<N: Neighbourhood> Control<N> {
             ..Placed::default()
         });
         self.place(&spec, &mut placed);
+        for placed in &placed {
+            // Generations are counted by pair of ports and go round: what an earlier call left here could bear that of
+            // this stream's own legs, and lead its media to that call's parties.
+            if before.as_ref().is_none_or(|before| before.placed.iter().all(|old| old.index != placed.index)) {
+                self.states.forget(placed.index);
+            }
+        }
         let mut baseline = placed.map(|placed| self.states.get(placed.index));
         if let Some(before) = &before {
             self.give_back(before);
@@ -122,11 +129,6 @@ impl<N: Neighbourhood> Control<N> {
         }
         for (leg, placed) in placed.iter().enumerate() {
             self.owners.insert(placed.index, (spec.id, leg));
-            // Generations are counted by pair of ports and go round: what an earlier call left here could bear that of
-            // this stream's own legs, and lead its media to that call's parties.
-            if before.as_ref().is_none_or(|before| before.placed.iter().all(|old| old.index != placed.index)) {
-                self.states.forget(placed.index);
-            }
         }
         let window_end_ns = self.clock.ns(now + self.learning_window);
         let packets = before.as_ref().map_or(0, |before| before.packets);
@@ -161,7 +163,7 @@ impl<N: Neighbourhood> Control<N> {
             stream,
             leg,
             rtcp: event.component != 0,
-            source: SocketAddr::from((event.source.address, event.source.port)),
+            source: SocketAddr::new(ip(event.address), event.source.port),
             at: self.clock.instant(event.time_ns),
         });
     }
@@ -238,7 +240,8 @@ impl<N: Neighbourhood> Control<N> {
 
     fn write(&self, stream: &Stream) {
         for (leg, placed) in stream.placed.iter().enumerate() {
-            self.legs.put(placed.index, &legs::entry(&stream.spec, leg, &stream.placed, stream.window_end_ns));
+            self.legs
+                .put(placed.index, &legs::entry(&self.locals, &stream.spec, leg, &stream.placed, stream.window_end_ns));
         }
     }
 
@@ -287,18 +290,24 @@ impl<N: Neighbourhood> Control<N> {
     }
 }
 
-/// What was counted since the baseline. Counters go round at 2^64.
+/// An address as the maps hold it.
+fn ip(mapped: [u8; 16]) -> IpAddr {
+    IpAddr::from(mapped).to_canonical()
+}
+
+/// What was counted since the baseline. Counters go round at 2^64, those of RTCP and of drops at 2^32.
 fn counters(state: &LegState, baseline: &LegState) -> LegCounters {
     let since = |now: u64, then: u64| now.wrapping_sub(then);
+    let short = |now: u32, then: u32| u64::from(now.wrapping_sub(then));
     LegCounters {
         rtp_packets: since(state.rtp.packets, baseline.rtp.packets),
         rtp_octets: since(state.rtp.octets, baseline.rtp.octets),
-        rtcp_packets: since(state.rtcp.packets, baseline.rtcp.packets),
-        rtcp_octets: since(state.rtcp.octets, baseline.rtcp.octets),
-        dropped_source: since(state.drops.source, baseline.drops.source),
-        dropped_format: since(state.drops.format, baseline.drops.format),
-        dropped_destination: since(state.drops.destination, baseline.drops.destination),
-        dropped_path: since(state.drops.path, baseline.drops.path),
+        rtcp_packets: short(state.rtcp.packets, baseline.rtcp.packets),
+        rtcp_octets: short(state.rtcp.octets, baseline.rtcp.octets),
+        dropped_source: short(state.drops.source, baseline.drops.source),
+        dropped_format: short(state.drops.format, baseline.drops.format),
+        dropped_destination: short(state.drops.destination, baseline.drops.destination),
+        dropped_path: short(state.drops.path, baseline.drops.path),
     }
 }
 

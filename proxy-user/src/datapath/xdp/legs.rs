@@ -6,15 +6,16 @@ use crate::{
     media::{LegSpec, StreamSpec},
 };
 use proxy_common::{
+    address::Address,
     layout::{GENERATION_MASK, Leg, leg_flags},
     locals::{self, Local},
 };
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::IpAddr;
 
 /// The relay's own addresses, and where the entries of their ports begin.
 #[derive(Clone, Debug)]
 pub(super) struct Locals {
-    realms: Vec<(Ipv4Addr, Local)>,
+    realms: Vec<(IpAddr, Local)>,
     /// The program's read-only `LOCALS_SEED`.
     pub(super) seed: u32,
 }
@@ -24,34 +25,40 @@ impl Locals {
         let mut realms = Vec::new();
         let mut first_leg = 0;
         for realm in &config.realms {
-            let address = v4(realm.media)?;
             let pairs = realm.ports.pairs();
             // 32,768 pairs would be one port too many for the 16 bits of `ports`.
             let ports = u16::try_from(pairs * 2).map_err(|_| DatapathError::Full("LOCALS"))?;
+            let mut vlan = realm.vlan.iter().map(|tag| tag.id);
             let local = Local {
-                address: locals::mapped(address.octets()),
+                address: address(realm.media).to_bytes(),
                 port_base: realm.ports.first,
                 ports,
                 first_leg,
-                ..Local::default()
+                interface: 0,
+                vlan: [vlan.next().unwrap_or(0), vlan.next().unwrap_or(0)],
             };
-            realms.push((address, local));
+            realms.push((realm.media, local));
             first_leg += pairs;
         }
-        let addresses: Vec<_> = realms.iter().map(|(address, _)| address.octets()).collect();
-        let seed = locals::find_seed(&addresses).ok_or(DatapathError::Full("LOCALS"))?;
+        let folded: Vec<_> = realms.iter().map(|(own, _)| address(*own).fold()).collect();
+        let seed = locals::find_seed(&folded).ok_or(DatapathError::Full("LOCALS"))?;
         Ok(Self { realms, seed })
     }
 
     /// The map `LOCALS`: slot and value. `interfaces` are the indexes of the realms' interfaces, in their order.
     pub(super) fn table(&self, interfaces: impl IntoIterator<Item = u32>) -> impl Iterator<Item = (u32, Local)> {
-        self.realms.iter().zip(interfaces).map(|((address, local), interface)| {
-            (locals::slot(u32::from_le_bytes(address.octets()), self.seed), Local { interface, ..*local })
-        })
+        self.realms
+            .iter()
+            .zip(interfaces)
+            .map(|((own, local), interface)| (self.slot(*own), Local { interface, ..*local }))
+    }
+
+    fn slot(&self, own: IpAddr) -> u32 {
+        locals::slot(address(own).fold(), self.seed)
     }
 
     /// Whether packets to this address may be the relay's.
-    pub(super) fn contains(&self, address: Ipv4Addr) -> bool {
+    pub(super) fn contains(&self, address: IpAddr) -> bool {
         self.realms.iter().any(|(own, _)| *own == address)
     }
 
@@ -59,7 +66,7 @@ impl Locals {
     pub(super) fn index_of(&self, leg: &LegSpec) -> Result<u32, DatapathError> {
         let not_local = DatapathError::NotLocal(leg.local);
         match self.realms.get(leg.realm) {
-            Some((address, local)) if leg.local.ip() == *address => match local.leg_of(leg.local.port()) {
+            Some((own, local)) if leg.local.ip() == *own => match local.leg_of(leg.local.port()) {
                 Some((index, 0)) => Ok(index),
                 _ => Err(not_local),
             },
@@ -85,30 +92,66 @@ pub(super) struct Placed {
 ///
 /// What a packet that arrives at a leg needs is mostly about the other leg, where it leaves: the ways to *its* remote
 /// addresses and *its* local address.
-pub(super) fn entry(spec: &StreamSpec, leg: usize, placed: &[Placed; 2], window_end_ns: u64) -> Leg {
+pub(super) fn entry(locals: &Locals, spec: &StreamSpec, leg: usize, placed: &[Placed; 2], window_end_ns: u64) -> Leg {
     let (Some(own), Some(peer), Some(here), Some(there)) =
         (spec.legs.get(leg), spec.legs.get(1 - leg), placed.get(leg), placed.get(1 - leg))
     else {
         return Leg::default();
     };
-    let send_before_latch = own.send_before_latch && own.remote.is_some();
+    let policy = &own.policy;
+    let rate = policy.rate.map_or((0, 0), |rate| (bucket_rate(rate.bytes_per_s), rate.burst_bytes));
     Leg {
         generation: if own.open { here.generation } else { 0 },
         peer_generation: there.generation,
-        flags: if send_before_latch { leg_flags::SEND_BEFORE_LATCH } else { 0 },
+        flags: flags(own, peer),
         peer: there.index,
         next_hop_remote: there.to_remote,
         next_hop_signalling: there.to_signalling,
-        out_address: mapped(Some(peer.local.ip())),
+        // The table has few slots.
+        out_local: locals.slot(peer.local.ip()) as u16,
         out_port: peer.local.port(),
-        remote_address: mapped(own.remote.map(|remote| remote.rtp.ip())),
-        signalling_address: mapped(own.signalling),
+        rate: rate.0,
+        burst: rate.1,
+        clock: clock(policy.clock_rate),
+        remote_address: named(own.remote.map(|remote| remote.rtp.ip())),
+        signalling_address: named(own.signalling),
         payload_types: own.payload_types.words(),
         window_end_ns,
         remote_port: own.remote.map_or(0, |remote| remote.rtp.port()),
         remote_rtcp_port: own.remote.map_or(0, |remote| remote.rtcp.port()),
-        ..Leg::default()
+        address_bits_v4: policy.address_bits[0],
+        address_bits_v6: policy.address_bits[1],
+        reserved: 0,
     }
+}
+
+fn flags(own: &LegSpec, peer: &LegSpec) -> u32 {
+    let policy = &own.policy;
+    let flag = |set: bool, flag: u32| if set { flag } else { 0 };
+    // Of the leg where they leave.
+    let dscp = peer.policy.dscp.map_or(0, |dscp| leg_flags::SET_DSCP | u32::from(dscp & 0x3f) << leg_flags::DSCP_SHIFT);
+    flag(own.send_before_latch && own.remote.is_some(), leg_flags::SEND_BEFORE_LATCH)
+        | flag(own.rtcp_mux, leg_flags::RTCP_MUX)
+        | flag(peer.rtcp_mux, leg_flags::PEER_RTCP_MUX)
+        | flag(own.local.is_ipv6(), leg_flags::V6)
+        | flag(peer.local.is_ipv6(), leg_flags::PEER_V6)
+        | flag(policy.latch_any, leg_flags::LATCH_ANY)
+        | flag(policy.rebind, leg_flags::REBIND)
+        | flag(policy.carry.stun, leg_flags::CARRY_STUN)
+        | flag(policy.carry.dtls, leg_flags::CARRY_DTLS)
+        | flag(policy.carry.zrtp, leg_flags::CARRY_ZRTP)
+        | flag(policy.carry.udptl, leg_flags::CARRY_UDPTL)
+        | dscp
+}
+
+/// Bytes a second as [`Leg::rate`]: 1/256 bytes for each 65,536 ns, rounded up so that nothing allowed is taken away.
+fn bucket_rate(bytes_per_s: u32) -> u32 {
+    u32::try_from((u64::from(bytes_per_s) * (256 * 65_536)).div_ceil(1_000_000_000)).unwrap_or(u32::MAX)
+}
+
+/// Hz as [`Leg::clock`]: units for each ns, times 2^32.
+fn clock(hz: u32) -> u32 {
+    u32::try_from((u64::from(hz) << 32) / 1_000_000_000).unwrap_or(u32::MAX)
 }
 
 /// Whether what a leg learned is to be forgotten.
@@ -124,29 +167,28 @@ pub(super) fn next_generation(generation: u16) -> u16 {
     }
 }
 
-/// Refuses what the maps cannot say.
+/// Refuses what the maps cannot say: addresses that are not of the family of the leg's own.
 pub(super) fn check(leg: &LegSpec) -> Result<(), DatapathError> {
-    let remote = leg.remote.map(|remote| [remote.rtp, remote.rtcp]);
-    for address in remote.iter().flatten().map(SocketAddr::ip).chain(leg.signalling) {
-        v4(address)?;
+    let remote = leg.remote.map(|remote| [remote.rtp.ip(), remote.rtcp.ip()]);
+    for address in remote.iter().flatten().copied().chain(leg.signalling) {
+        if address.is_ipv6() != leg.local.is_ipv6() {
+            return Err(DatapathError::Family(address));
+        }
     }
     Ok(())
 }
 
-/// The address, or that it is of another family.
-pub(super) fn v4(address: IpAddr) -> Result<Ipv4Addr, DatapathError> {
+/// The address as maps hold it.
+pub(super) fn address(address: IpAddr) -> Address {
     match address {
-        IpAddr::V4(v4) => Ok(v4),
-        IpAddr::V6(_) => Err(DatapathError::Family(address)),
+        IpAddr::V4(v4) => Address::from_bytes(locals::mapped(v4.octets())),
+        IpAddr::V6(v6) => Address::from_bytes(v6.octets()),
     }
 }
 
-/// As maps hold it; all zero where there is none, or 0.0.0.0 as in a session description on hold.
-fn mapped(address: Option<IpAddr>) -> [u8; 16] {
-    match address {
-        Some(IpAddr::V4(v4)) if !v4.is_unspecified() => locals::mapped(v4.octets()),
-        _ => [0; 16],
-    }
+/// The address as maps hold it; all zero where there is none, or one like 0.0.0.0 as in a session description on hold.
+fn named(named: Option<IpAddr>) -> [u8; 16] {
+    named.filter(|named| !named.is_unspecified()).map_or([0; 16], |named| address(named).to_bytes())
 }
 
 #[cfg(test)]
@@ -154,8 +196,9 @@ mod tests {
     use super::*;
     use crate::{
         config::{PortRange, Realm, Side},
-        media::{LegPolicy, RemoteMedia, StreamId},
+        media::{Carry, LegPolicy, RemoteMedia, StreamId},
     };
+    use std::net::SocketAddr;
 
     fn realm(name: &str, media: &str, first: u16, last: u16) -> Realm {
         Realm {
@@ -212,11 +255,10 @@ mod tests {
         let table: Vec<_> = locals.table([3, 4]).collect();
         assert_eq!(table.len(), 2);
         for (slot, local) in table {
-            let address =
-                u32::from_le_bytes([local.address[12], local.address[13], local.address[14], local.address[15]]);
-            assert_eq!(proxy_common::locals::slot(address, locals.seed), slot);
+            assert_eq!(proxy_common::locals::slot(Address::from_bytes(local.address).fold(), locals.seed), slot);
         }
-        assert!(locals.contains(Ipv4Addr::new(10, 9, 0, 10)) && !locals.contains(Ipv4Addr::new(10, 9, 0, 11)));
+        let ip = |text: &str| text.parse().unwrap();
+        assert!(locals.contains(ip("10.9.0.10")) && !locals.contains(ip("10.9.0.11")));
     }
 
     #[test]
@@ -249,17 +291,18 @@ mod tests {
             Placed { index: 1, generation: 3, to_remote: 4, to_signalling: 5 },
             Placed { index: 55, generation: 6, to_remote: 7, to_signalling: 8 },
         ];
-        let access = entry(&spec, 0, &placed, 99);
+        let locals = locals();
+        let access = entry(&locals, &spec, 0, &placed, 99);
         assert_eq!(
             access,
             Leg {
                 generation: 3,
                 peer_generation: 6,
-                flags: 0,
+                flags: leg_flags::REBIND,
                 peer: 55,
                 next_hop_remote: 7,
                 next_hop_signalling: 8,
-                out_address: locals::mapped([10, 9, 0, 10]),
+                out_local: locals.slot("10.9.0.10".parse().unwrap()) as u16,
                 out_port: 40_010,
                 remote_address: locals::mapped([192, 168, 1, 10]),
                 signalling_address: locals::mapped([203, 0, 113, 101]),
@@ -267,13 +310,15 @@ mod tests {
                 window_end_ns: 99,
                 remote_port: 4_000,
                 remote_rtcp_port: 4_005,
+                address_bits_v4: 32,
+                address_bits_v6: 128,
                 ..Leg::default()
             }
         );
-        let core = entry(&spec, 1, &placed, 99);
+        let core = entry(&locals, &spec, 1, &placed, 99);
         assert_eq!((core.generation, core.peer_generation, core.peer), (0, 3, 1), "closed");
         assert_eq!((core.next_hop_remote, core.next_hop_signalling), (4, 5));
-        assert_eq!((core.out_port, core.flags), (30_002, leg_flags::SEND_BEFORE_LATCH));
+        assert_eq!((core.out_port, core.flags), (30_002, leg_flags::SEND_BEFORE_LATCH | leg_flags::REBIND));
         assert_eq!(core.signalling_address, [0; 16]);
     }
 
@@ -282,7 +327,7 @@ mod tests {
         let zero = "0.0.0.0:4000".parse().unwrap();
         let access = LegSpec { remote: Some(RemoteMedia { rtp: zero, rtcp: zero }), ..leg(0, "203.0.113.10:30002") };
         let spec = StreamSpec { id: StreamId(1), legs: [access, leg(1, "10.9.0.10:40010")] };
-        assert_eq!(entry(&spec, 0, &[Placed::default(); 2], 0).remote_address, [0; 16]);
+        assert_eq!(entry(&locals(), &spec, 0, &[Placed::default(); 2], 0).remote_address, [0; 16]);
     }
 
     #[test]
@@ -293,9 +338,45 @@ mod tests {
     }
 
     #[test]
-    fn ipv6_is_refused() {
+    fn a_leg_has_one_family() {
         let six = LegSpec { signalling: Some("2001:db8::1".parse().unwrap()), ..leg(0, "203.0.113.10:30002") };
         assert!(matches!(check(&six), Err(DatapathError::Family(_))));
+        assert!(check(&LegSpec { local: "[2001:db8::10]:30002".parse().unwrap(), ..six }).is_ok());
         assert!(check(&leg(0, "203.0.113.10:30002")).is_ok());
+    }
+
+    #[test]
+    fn flags_say_what_the_policy_says_and_the_peer_where_packets_leave() {
+        let own = LegSpec {
+            rtcp_mux: true,
+            policy: LegPolicy {
+                latch_any: true,
+                rebind: false,
+                dscp: Some(1),
+                carry: Carry { dtls: true, ..Carry::default() },
+                ..LegPolicy::default()
+            },
+            ..leg(0, "203.0.113.10:30002")
+        };
+        let peer =
+            LegSpec { policy: LegPolicy { dscp: Some(46), ..LegPolicy::default() }, ..leg(1, "[2001:db8::10]:40010") };
+        let dscp = leg_flags::SET_DSCP | 46 << leg_flags::DSCP_SHIFT;
+        let learning = leg_flags::LATCH_ANY | leg_flags::CARRY_DTLS;
+        assert_eq!(flags(&own, &peer), learning | leg_flags::RTCP_MUX | leg_flags::PEER_V6 | dscp);
+        let dscp = leg_flags::SET_DSCP | 1 << leg_flags::DSCP_SHIFT;
+        assert_eq!(flags(&peer, &own), leg_flags::REBIND | leg_flags::PEER_RTCP_MUX | leg_flags::V6 | dscp);
+    }
+
+    #[test]
+    fn rates_and_clocks_are_those_of_the_second() {
+        for bytes_per_s in [1, 8_000, 10_700, 250_000, 125_000_000] {
+            let second = u64::from(bucket_rate(bytes_per_s)) * 1_000_000_000 / 65_536 / 256;
+            let wanted = u64::from(bytes_per_s);
+            assert!((wanted..=wanted + 60).contains(&second), "{bytes_per_s}: {second}");
+        }
+        for hz in [8_000, 16_000, 48_000, 90_000] {
+            let second = u64::from(clock(hz)) * 1_000_000_000 >> 32;
+            assert!(second.abs_diff(u64::from(hz)) <= 1, "{hz}: {second}");
+        }
     }
 }

@@ -105,13 +105,20 @@ fn interfaces(config: &Config, links: &[Link]) -> Result<Vec<Link>> {
     Ok(interfaces)
 }
 
+fn v4(address: std::net::IpAddr) -> Result<std::net::Ipv4Addr> {
+    match address {
+        std::net::IpAddr::V4(v4) => Ok(v4),
+        std::net::IpAddr::V6(_) => bail!("{address} is not an IPv4 address"),
+    }
+}
+
 /// How packets leave for each realm.
 fn egress(config: &Config, interfaces: &[Link]) -> Result<Vec<Egress>> {
     let one = |realm: &crate::config::Realm| {
         let found = (0u32..).zip(interfaces).find(|(_, link)| link.name == realm.interface);
         let (device, link) = found.with_context(|| format!("there is no interface {}", realm.interface))?;
         let mac = link.mac.with_context(|| format!("{} has no Ethernet address", link.name))?;
-        Ok(Egress { interface: link.index, device, mac, source: super::legs::v4(realm.media)? })
+        Ok(Egress { interface: link.index, device, mac, source: v4(realm.media)? })
     };
     config.realms.iter().map(one).collect()
 }

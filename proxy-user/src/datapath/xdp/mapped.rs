@@ -1,9 +1,9 @@
 //! The two big arrays, `LEGS` and `LEG_STATE`, as memory that user space and the XDP program share.
 //!
-//! The kernel maps an array of 128-byte values without gaps (`BPF_F_MMAPABLE`). Both sides access it at the same time,
+//! The kernel maps an array of values that are whole words without gaps (`BPF_F_MMAPABLE`). Both sides access it at the same time,
 //! so user space does it by atomic 64-bit words only and never makes a reference to a value.
 
-use proxy_common::layout::{Component, Leg, LegState};
+use proxy_common::layout::{Component, Leg, LegState, Quality, RtcpComponent};
 use std::{
     io,
     mem::offset_of,
@@ -13,7 +13,7 @@ use std::{
 };
 
 /// `LEGS`: written here, read by the XDP program.
-pub(super) struct Legs(Memory);
+pub(super) struct Legs(Memory<LEG_WORDS>);
 
 impl Legs {
     /// Maps the array behind `map`, which has `entries` values.
@@ -60,7 +60,7 @@ impl Legs {
 }
 
 /// `LEG_STATE`: written by the XDP program, read here; but for [`States::forget`].
-pub(super) struct States(Memory);
+pub(super) struct States(Memory<STATE_WORDS>);
 
 impl States {
     /// Maps the array behind `map`, which has `entries` values.
@@ -80,7 +80,7 @@ impl States {
     /// that no packet of its last call is under way: then nobody else writes here.
     pub(super) fn forget(&self, index: u32) {
         let Some(words) = self.0.words(index) else { return };
-        for word in LEARNED.iter().filter_map(|&word| words.get(word)) {
+        for (word, _) in words.iter().zip(LEARNED).filter(|(_, learned)| *learned) {
             word.store(0, Ordering::Release);
         }
     }
@@ -99,40 +99,56 @@ impl States {
     }
 }
 
-const WORDS: usize = 16;
-/// Words of a `LegState` that hold a learned address.
-const LEARNED: [usize; 4] = {
+const LEG_WORDS: usize = size_of::<Leg>() / 8;
+const STATE_WORDS: usize = size_of::<LegState>() / 8;
+
+/// The words of a `LegState` that hold what was learned of a stream and its packets.
+const LEARNED: [bool; STATE_WORDS] = {
+    let mut learned = [false; STATE_WORDS];
     let (rtp, rtcp) = (offset_of!(LegState, rtp), offset_of!(LegState, rtcp));
-    let (source, destination) = (offset_of!(Component, source), offset_of!(Component, destination));
-    [(rtp + source) / 8, (rtp + destination) / 8, (rtcp + source) / 8, (rtcp + destination) / 8]
+    learned[(rtp + offset_of!(Component, source)) / 8] = true;
+    learned[(rtp + offset_of!(Component, destination)) / 8] = true;
+    learned[(rtcp + offset_of!(RtcpComponent, source)) / 8] = true;
+    learned[(rtcp + offset_of!(RtcpComponent, destination)) / 8] = true;
+    let mut word = offset_of!(LegState, quality) / 8;
+    while word < (offset_of!(LegState, quality) + size_of::<Quality>()) / 8 {
+        learned[word] = true;
+        word += 1;
+    }
+    word = offset_of!(LegState, source_address) / 8;
+    while word < STATE_WORDS {
+        learned[word] = true;
+        word += 1;
+    }
+    learned
 };
 
-fn words_of_leg(leg: &Leg) -> [u64; WORDS] {
-    // SAFETY: `Leg` is `repr(C)`, 128 bytes of integers and byte arrays without padding (asserted in its module), so
-    // it may be read as sixteen words; transmute checks the size.
+fn words_of_leg(leg: &Leg) -> [u64; LEG_WORDS] {
+    // SAFETY: `Leg` is `repr(C)`, made of integers and byte arrays without padding (asserted in its module), so it may be
+    // read as words; transmute checks the size.
     unsafe { std::mem::transmute(*leg) }
 }
 
 #[cfg(test)]
-fn leg_of_words(words: [u64; WORDS]) -> Leg {
+fn leg_of_words(words: [u64; LEG_WORDS]) -> Leg {
     // SAFETY: as above, and every bit pattern is a `Leg`.
     unsafe { std::mem::transmute(words) }
 }
 
-fn state_of_words(words: [u64; WORDS]) -> LegState {
-    // SAFETY: `LegState` is `repr(C)`, 128 bytes of integers and byte arrays without padding, and every bit pattern is
-    // one; transmute checks the size.
+fn state_of_words(words: [u64; STATE_WORDS]) -> LegState {
+    // SAFETY: `LegState` is `repr(C)`, made of integers and byte arrays without padding, and every bit pattern is one;
+    // transmute checks the size.
     unsafe { std::mem::transmute(words) }
 }
 
 #[cfg(test)]
-fn words_of_state(state: &LegState) -> [u64; WORDS] {
+fn words_of_state(state: &LegState) -> [u64; STATE_WORDS] {
     // SAFETY: as above.
     unsafe { std::mem::transmute(*state) }
 }
 
-/// Shared memory of `entries` values of 128 bytes.
-struct Memory {
+/// Shared memory of `entries` values of `WORDS` words.
+struct Memory<const WORDS: usize> {
     /// Start of `length` bytes that are mapped, readable and writable, page-aligned, and stay so until drop.
     start: NonNull<AtomicU64>,
     length: usize,
@@ -140,11 +156,11 @@ struct Memory {
 }
 
 // SAFETY: the memory is not bound to a thread, and it is only accessed by atomic words.
-unsafe impl Send for Memory {}
+unsafe impl<const WORDS: usize> Send for Memory<WORDS> {}
 // SAFETY: as above.
-unsafe impl Sync for Memory {}
+unsafe impl<const WORDS: usize> Sync for Memory<WORDS> {}
 
-impl Memory {
+impl<const WORDS: usize> Memory<WORDS> {
     fn of_map(map: impl AsFd, entries: u32) -> io::Result<Self> {
         Self::map(entries, libc::MAP_SHARED, map.as_fd().as_raw_fd())
     }
@@ -172,13 +188,13 @@ impl Memory {
         if index >= self.entries {
             return None;
         }
-        // SAFETY: `index` is below `entries`, so the sixteen words lie within the mapping, which lives as long as
+        // SAFETY: `index` is below `entries`, so the words lie within the mapping, which lives as long as
         // `self`; it is page-aligned, so each word is aligned; they are only ever accessed atomically, by both sides.
         Some(unsafe { self.start.add(index as usize * WORDS).cast::<[AtomicU64; WORDS]>().as_ref() })
     }
 }
 
-impl Drop for Memory {
+impl<const WORDS: usize> Drop for Memory<WORDS> {
     fn drop(&mut self) {
         // SAFETY: exactly what `map` mapped, and no borrow of it outlives `self`.
         unsafe { libc::munmap(self.start.as_ptr().cast(), self.length) };
@@ -198,7 +214,7 @@ mod tests {
             peer_generation: generation,
             flags: u32::from(generation),
             peer: u32::from(generation),
-            out_address: [byte; 16],
+            signalling_address: [byte; 16],
             remote_address: [byte; 16],
             payload_types: [u32::from(generation); 4],
             window_end_ns: u64::from(generation),
@@ -238,8 +254,8 @@ mod tests {
                 octets: 8,
                 ..Default::default()
             },
-            rtcp: Component { packets: 9, ..Default::default() },
-            drops: Drops { source: 10, format: 11, destination: 12, path: 13 },
+            rtcp: RtcpComponent { packets: 9, ..Default::default() },
+            drops: Drops { source: 10, format: 11, destination: 12, path: 13, rate: 14, size: 15 },
             ..Default::default()
         };
         states.set(3, &state);
@@ -250,16 +266,28 @@ mod tests {
     #[test]
     fn what_was_learned_is_forgotten_and_what_was_counted_is_kept() {
         let remote = Remote { address: [1, 2, 3, 4], port: 5, tag: 6 };
-        let counted = Component { packets: 7, octets: 8, ..Default::default() };
-        let learned = Component { source: remote, destination: remote, ..counted };
-        let drops = Drops { source: 9, format: 10, destination: 11, path: 12 };
+        let counted = LegState {
+            rtp: Component { packets: 7, octets: 8, ..Default::default() },
+            rtcp: RtcpComponent { packets: 9, octets: 10, ..Default::default() },
+            drops: Drops { source: 9, format: 10, destination: 11, path: 12, rate: 13, size: 14 },
+            bucket: 15,
+            ..Default::default()
+        };
+        let learned = LegState {
+            rtp: Component { source: remote, destination: remote, ..counted.rtp },
+            rtcp: RtcpComponent { source: remote, destination: remote, ..counted.rtcp },
+            quality: Quality { ssrc: 1, highest: 2, expected: 3, first: 4, last: 5, ..Default::default() },
+            source_address: [6; 16],
+            destination_address: [7; 16],
+            ..counted
+        };
         let states = States::anonymous(2);
         for index in [0, 1] {
-            states.set(index, &LegState { rtp: learned, rtcp: learned, drops, ..Default::default() });
+            states.set(index, &learned);
         }
         states.forget(1);
-        assert_eq!(states.get(1), LegState { rtp: counted, rtcp: counted, drops, ..Default::default() });
-        assert_eq!(states.get(0).rtp, learned);
+        assert_eq!(states.get(1), counted);
+        assert_eq!(states.get(0), learned);
     }
 
     #[test]

@@ -149,6 +149,7 @@ fn event(bytes: &[u8]) -> Option<LatchEvent> {
     use std::mem::offset_of;
     Some(LatchEvent {
         source: proxy_common::layout::Remote::from_word(u64::from_ne_bytes(field(bytes, 0)?)),
+        address: field(bytes, offset_of!(LatchEvent, address))?,
         time_ns: u64::from_ne_bytes(field(bytes, offset_of!(LatchEvent, time_ns))?),
         leg: u32::from_ne_bytes(field(bytes, offset_of!(LatchEvent, leg))?),
         component: u16::from_ne_bytes(field(bytes, offset_of!(LatchEvent, component))?),
@@ -167,12 +168,16 @@ mod tests {
         bytes.extend([203, 0, 113, 7]);
         bytes.extend(40_000u16.to_ne_bytes());
         bytes.extend(3u16.to_ne_bytes());
+        bytes.extend([9; 16]);
         bytes.extend(123_456_789u64.to_ne_bytes());
         bytes.extend(17u32.to_ne_bytes());
         bytes.extend(1u16.to_ne_bytes());
         bytes.extend(2u16.to_ne_bytes());
         let source = Remote { address: [203, 0, 113, 7], port: 40_000, tag: 3 };
-        assert_eq!(event(&bytes), Some(LatchEvent { source, time_ns: 123_456_789, leg: 17, component: 1, rank: 2 }));
-        assert_eq!(event(&bytes[..23]), None);
+        assert_eq!(
+            event(&bytes),
+            Some(LatchEvent { source, address: [9; 16], time_ns: 123_456_789, leg: 17, component: 1, rank: 2 })
+        );
+        assert_eq!(event(&bytes[..39]), None);
     }
 }

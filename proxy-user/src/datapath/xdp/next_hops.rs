@@ -192,7 +192,7 @@ impl<N: Neighbourhood> NextHops<N> {
     /// Finds the way of a destination and takes a share in its entry; `None` where the table is full.
     fn route(&mut self, (realm, address): Destination, now: Instant) -> Option<u16> {
         let Some(&egress) = self.egress.get(realm) else { return Some(UNRESOLVED) };
-        if self.locals.contains(address) {
+        if self.locals.contains(address.into()) {
             return self.share(Key::Local, None, now);
         }
         match self.kernel.route(address, egress.source, egress.interface) {
@@ -314,6 +314,7 @@ fn value(egress: Egress, mac: Option<Mac>) -> NextHop {
             device: egress.device,
             destination_mac: mac,
             source_mac: egress.mac,
+            ..NextHop::default()
         },
         None => NextHop::default(),
     }

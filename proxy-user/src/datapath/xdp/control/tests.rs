@@ -3,7 +3,7 @@ use super::{
     *,
 };
 use crate::media::{LegPolicy, RemoteMedia};
-use proxy_common::layout::{Component, Drops, Remote};
+use proxy_common::layout::{Component, Drops, Remote, RtcpComponent};
 
 const ACCESS: u32 = 1;
 const CORE: u32 = 12;
@@ -107,8 +107,13 @@ fn counters_are_those_of_the_call_alone() {
     control.states.set(ACCESS, &before);
     control.apply(offered(), now).unwrap();
     control.apply(answered(), now).unwrap();
-    let drops = Drops { source: 4, format: 3, destination: 2, path: 1 };
-    let after = LegState { rtp: component(9, 3_000), rtcp: component(1, 100), drops, ..LegState::default() };
+    let drops = Drops { source: 4, format: 3, destination: 2, path: 1, rate: 0, size: 0 };
+    let after = LegState {
+        rtp: component(9, 3_000),
+        rtcp: RtcpComponent { packets: 1, octets: 100, ..RtcpComponent::default() },
+        drops,
+        ..LegState::default()
+    };
     control.states.set(ACCESS, &after);
     control.release(StreamId(1), now);
     assert_eq!(control.legs.get(ACCESS).generation, 0);
@@ -155,16 +160,23 @@ fn what_another_call_learned_at_a_port_is_forgotten_and_what_this_one_learned_is
     // Under every generation there is: that of the new peer may be the one that the last call's peer had.
     let learned = |tag| {
         let remote = Remote { address: [198, 51, 100, 99], port: 9_000, tag };
-        let component = Component { source: remote, destination: remote, packets: 5, octets: 500 };
-        LegState { rtp: component, rtcp: component, ..LegState::default() }
+        LegState {
+            rtp: Component { source: remote, destination: remote, packets: 5, octets: 500 },
+            rtcp: RtcpComponent { source: remote, destination: remote, packets: 5, octets: 500 },
+            ..LegState::default()
+        }
     };
     for index in [ACCESS, CORE] {
         control.states.set(index, &learned(1));
     }
     control.apply(offered(), now).unwrap();
     for index in [ACCESS, CORE] {
-        let counted = Component { packets: 5, octets: 500, ..Component::default() };
-        assert_eq!(control.states.get(index), LegState { rtp: counted, rtcp: counted, ..LegState::default() });
+        let counted = LegState {
+            rtp: Component { packets: 5, octets: 500, ..Component::default() },
+            rtcp: RtcpComponent { packets: 5, octets: 500, ..RtcpComponent::default() },
+            ..LegState::default()
+        };
+        assert_eq!(control.states.get(index), counted);
     }
     control.states.set(CORE, &learned(1));
     control.apply(answered(), now).unwrap();
@@ -218,6 +230,7 @@ fn latches_are_told_while_they_matter() {
     let generation = control.legs.get(ACCESS).generation;
     let event = LatchEvent {
         source: Remote { address: [198, 51, 100, 7], port: 61_000, tag: generation },
+        address: proxy_common::locals::mapped([198, 51, 100, 7]),
         time_ns: control.clock.ns(now),
         leg: ACCESS,
         component: 1,

@@ -82,7 +82,14 @@ pub(in super::super) fn kernel() -> FakeKernel {
 
 fn through_gateway(mac: Mac) -> NextHop {
     let source_mac = egress()[0].mac;
-    NextHop { kind: next_hop_kind::NEIGHBOUR, interface: 7, device: 0, destination_mac: mac, source_mac }
+    NextHop {
+        kind: next_hop_kind::NEIGHBOUR,
+        interface: 7,
+        device: 0,
+        destination_mac: mac,
+        source_mac,
+        ..NextHop::default()
+    }
 }
 
 #[test]

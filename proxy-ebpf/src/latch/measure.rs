@@ -1,0 +1,94 @@
+//! What is measured of a leg's packets: their rate, against what is allowed, and how well RTP arrives.
+
+use crate::maps::{self, LegEntry, QualityEntry, StateEntry};
+use crate::note::Datagram;
+use proxy_common::latch::TICK_NS;
+
+/// Token bucket units: 1/256 bytes, and 65,536 ns.
+const TIME_SHIFT: u32 = 16;
+const BYTE_SHIFT: u32 = 8;
+
+/// Takes a packet of `length` bytes from the leg's bucket; false where it does not hold as much.
+///
+/// CPUs that take at the same time may both take the same bytes: a stream's packets come by one of them.
+#[inline(always)]
+pub(crate) fn allowed(state: StateEntry, rate: u32, burst: u32, length: u16, now_ns: u64) -> bool {
+    let bucket = state.bucket();
+    let (held, then) = (bucket as u32 as u64, (bucket >> 32) as u32);
+    let now = (now_ns >> TIME_SHIFT) as u32;
+    let full = (burst as u64) << BYTE_SHIFT;
+    let filled = held + now.wrapping_sub(then) as u64 * rate as u64;
+    let filled = if filled > full { full } else { filled };
+    let needed = (length as u64) << BYTE_SHIFT;
+    let (held, allowed) = if filled >= needed { (filled - needed, true) } else { (filled, false) };
+    state.set_bucket(held | (now as u64) << 32);
+    allowed
+}
+
+/// So far ahead a sequence number may be before the stream counts as begun anew (RFC 3550, appendix A.1).
+const MAX_DROPOUT: u16 = 3_000;
+/// So far behind the highest a late packet may be.
+const MAX_MISORDER: u16 = 100;
+
+/// Notes an RTP packet that was forwarded (RFC 3550, appendices A.1, A.3 and A.8).
+#[inline(always)]
+pub(crate) fn packet(leg: LegEntry, quality: QualityEntry, rtp: Datagram, now_ns: u64) {
+    // 0 says that none came, so no time is 0.
+    let now = (now_ns / TICK_NS) as u32 | 1;
+    quality.set_last(now);
+    if quality.first() == 0 {
+        quality.set_first(now);
+        quality.set_ssrc(rtp.ssrc());
+        return begin(leg, quality, rtp, now_ns);
+    }
+    if quality.ssrc() != rtp.ssrc() {
+        quality.set_ssrc(rtp.ssrc());
+        quality.set_ssrc_changes(quality.ssrc_changes().wrapping_add(1));
+        return begin(leg, quality, rtp, now_ns);
+    }
+    let ahead = rtp.sequence().wrapping_sub(quality.highest() as u16);
+    if ahead == 0 {
+        quality.set_duplicates(quality.duplicates().wrapping_add(1));
+        return;
+    }
+    if ahead > 0u16.wrapping_sub(MAX_MISORDER) {
+        quality.set_reordered(quality.reordered().wrapping_add(1));
+        return;
+    }
+    if ahead > MAX_DROPOUT {
+        return begin(leg, quality, rtp, now_ns);
+    }
+    quality.set_highest(rtp.sequence() as u32);
+    quality.set_expected(quality.expected().wrapping_add(ahead as u32));
+    if !maps::measures() {
+        return;
+    }
+    let clock = leg.clock();
+    if clock == 0 {
+        return;
+    }
+    let transit = transit(clock, rtp, now_ns);
+    let difference = transit.wrapping_sub(quality.transit()) as i32;
+    quality.set_transit(transit);
+    let jitter = quality.jitter();
+    // Timestamps that leap (another clock, a pause without a marker) say nothing of the network.
+    let difference = difference.unsigned_abs();
+    if difference < 1 << 20 {
+        quality.set_jitter(jitter.wrapping_add(difference).wrapping_sub(jitter.wrapping_add(8) >> 4));
+    }
+}
+
+/// A stream begins, or begins anew.
+#[inline(always)]
+fn begin(leg: LegEntry, quality: QualityEntry, rtp: Datagram, now_ns: u64) {
+    quality.set_highest(rtp.sequence() as u32);
+    quality.set_expected(quality.expected().wrapping_add(1));
+    quality.set_transit(transit(leg.clock(), rtp, now_ns));
+}
+
+/// Arrival less timestamp, in timestamp units; only differences of it mean something.
+#[inline(always)]
+fn transit(clock: u32, rtp: Datagram, now_ns: u64) -> u32 {
+    // The product's low 64 bits hold bits 32 to 63 whatever overflows.
+    ((now_ns.wrapping_mul(clock as u64) >> 32) as u32).wrapping_sub(rtp.timestamp())
+}
