@@ -58,7 +58,8 @@ impl Named {
     /// The rank of a source as a number; 0 where it has none. `forget`: see [`judge`].
     #[inline(always)]
     fn rank(&self, source: Source, forget: impl Fn(u64) -> u64) -> u64 {
-        let exact = forget((self.remote_address == source.address && source.port == self.port) as u64);
+        let named = self.remote_address == source.address && source.address.is_some();
+        let exact = forget((named && source.port == self.port) as u64);
         let stated = forget(self.remote_address.agrees(source.address, self.mask) as u64);
         let signalled = forget(self.signalling_address.agrees(source.address, self.mask) as u64);
         // RFC 768: source port 0 means that no answer is wanted.
@@ -298,6 +299,7 @@ mod tests {
         let named = Named { remote_address: Address::NONE, signalling_address: Address::NONE, ..Named::rtp(&leg()) };
         let nobody = Source { address: Address::NONE, port: 7 };
         assert_eq!(judged(&named, None, nobody, true), Candidate::Refuse);
+        assert_eq!(judged(&Named { port: 7, ..named }, None, nobody, true), Candidate::Refuse);
         assert_eq!(judged(&named, None, source(NAT, 61_000), true), Candidate::Refuse);
     }
 

@@ -12,11 +12,14 @@ use aya::{
 use proxy_common::{
     address::Address,
     checksum,
-    layout::{Component, LatchEvent, Leg, LegState, NextHop, RtcpComponent, leg_flags, next_hop_kind},
+    layout::{LatchEvent, Leg, LegState, NextHop, leg_flags, next_hop_kind},
     locals::{self, Local, mapped},
     verdict::{Counters, Verdict},
 };
-use std::path::PathBuf;
+use std::{
+    net::{IpAddr, Ipv6Addr, SocketAddr},
+    path::PathBuf,
+};
 
 /// Index of the terminal's leg; its ports are [`ACCESS`] 30002 and 30003.
 pub const A: u32 = 1;
@@ -44,13 +47,37 @@ pub const HOP_CORE: u16 = 2;
 pub const HOP_LOCAL: u16 = 3;
 /// Next hop whose slot in `DEVICES` is empty.
 pub const HOP_NO_DEVICE: u16 = 4;
-/// Legs in the maps.
-pub const LEGS: u32 = 64;
-/// First ports of the two ranges, of 64 ports each.
+/// Next hop out of another interface, on VLAN 100 with priority 5.
+pub const HOP_TAGGED: u16 = 5;
+/// Next hop out of another interface, on VLAN 7 inside VLAN 100.
+pub const HOP_TAGGED_TWICE: u16 = 6;
+/// Next hop whose link takes IP packets of at most 200 bytes, those of [`Packet::rtp`] over IPv4.
+pub const HOP_NARROW: u16 = 7;
+/// Legs in the maps: 32 for each of the relay's four addresses.
+pub const LEGS: u32 = 128;
+/// Ports of each address.
+const RANGE: u16 = 64;
+/// First ports of the two ranges of ports: on the access side, and on the core side.
 pub const PORTS: (u16, u16) = (30_000, 40_000);
+/// Index of a terminal's leg over IPv6; its ports are [`ACCESS_V6`] 30002 and 30003.
+pub const A_V6: u32 = A + 64;
+/// Index of a softswitch's leg over IPv6; its ports are [`CORE_V6`] 40002 and 40003.
+pub const B_V6: u32 = B + 64;
+/// The relay's IPv6 address on the access side.
+pub const ACCESS_V6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 1, 0, 0, 0, 0, 0x10);
+/// The relay's IPv6 address on the core side.
+pub const CORE_V6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 9, 0, 0, 0, 0, 0x10);
+/// A terminal over IPv6, that of its session description (port 4000) and of its signalling.
+pub const TERMINAL_V6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 1, 7, 0, 0, 0, 0x20);
+/// The softswitch over IPv6 (port 20000).
+pub const SOFTSWITCH_V6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 9, 0, 0, 0, 0, 0x20);
 
 /// `BPF_PROG_TEST_RUN` lets packets arrive by the loopback interface.
 const INGRESS: u32 = 1;
+/// Of a link of the core network: of the neighbour, and of the relay.
+const MACS_CORE: [[u8; 6]; 2] = [[2, 0, 0, 9, 0, 1], [2, 0, 0, 9, 0, 2]];
+/// Tag control information: VLAN 100 with priority 5, and VLAN 7.
+pub const TAGS: [u16; 2] = [5 << 13 | 100, 7];
 const MAC_TERMINAL: [u8; 6] = [2, 0, 0, 0, 0, 1];
 const MAC_RELAY: [u8; 6] = [2, 0, 0, 0, 0, 2];
 
@@ -68,17 +95,26 @@ pub struct World {
     seed: u32,
 }
 
-fn seed() -> Option<u32> {
-    locals::find_seed(&[ACCESS, CORE].map(|address| Address::from_bytes(mapped(address)).fold()))
+fn own_addresses() -> [Address; 4] {
+    [ACCESS.into(), CORE.into(), ACCESS_V6.into(), CORE_V6.into()]
+        .map(|address: IpAddr| Address::from_bytes(bytes(address)))
 }
 
-fn slot(address: [u8; 4], seed: u32) -> u32 {
-    locals::slot(Address::from_bytes(mapped(address)).fold(), seed)
+/// An address as the maps hold it.
+pub fn bytes(address: IpAddr) -> [u8; 16] {
+    match address {
+        IpAddr::V4(v4) => mapped(v4.octets()),
+        IpAddr::V6(v6) => v6.octets(),
+    }
+}
+
+fn seed() -> Option<u32> {
+    locals::find_seed(&own_addresses().map(Address::fold))
 }
 
 /// The slot in `LOCALS` of one of the relay's addresses.
-pub fn local_slot(address: [u8; 4]) -> u16 {
-    slot(address, seed().unwrap_or_default()) as u16
+pub fn local_slot(address: impl Into<IpAddr>) -> u16 {
+    locals::slot(Address::from_bytes(bytes(address.into())).fold(), seed().unwrap_or_default()) as u16
 }
 
 /// What became of a packet.
@@ -121,17 +157,17 @@ impl World {
             seed,
             ebpf,
         };
-        let ranges = [(ACCESS, PORTS.0, 0), (CORE, PORTS.1, LEGS / 2)];
-        for (address, port_base, first_leg) in ranges {
+        let ranges = (0..).zip(own_addresses()).zip([PORTS.0, PORTS.1, PORTS.0, PORTS.1]);
+        for ((number, address), port_base) in ranges {
             let local = Local {
-                address: mapped(address),
+                address: address.to_bytes(),
                 port_base,
-                ports: LEGS as u16,
-                first_leg,
+                ports: RANGE,
+                first_leg: number * LEGS / 4,
                 interface: INGRESS,
                 vlan: [0; 2],
             };
-            world.locals.set(slot(address, seed), local, 0)?;
+            world.locals.set(locals::slot(address.fold(), seed), local, 0)?;
         }
         let neighbour = NextHop {
             kind: next_hop_kind::NEIGHBOUR,
@@ -142,15 +178,13 @@ impl World {
             ..NextHop::default()
         };
         world.hop(HOP_ACCESS, neighbour)?;
-        world.hop(
-            HOP_CORE,
-            NextHop {
-                interface: INGRESS + 1,
-                destination_mac: [2, 0, 0, 9, 0, 1],
-                source_mac: [2, 0, 0, 9, 0, 2],
-                ..neighbour
-            },
-        )?;
+        let [destination_mac, source_mac] = MACS_CORE;
+        let core = NextHop { interface: INGRESS + 1, destination_mac, source_mac, ..neighbour };
+        world.hop(HOP_CORE, core)?;
+        let [outer, inner] = TAGS.map(u16::to_be);
+        world.hop(HOP_TAGGED, NextHop { tags: 1, vlan: [outer, 0], ..core })?;
+        world.hop(HOP_TAGGED_TWICE, NextHop { tags: 2, vlan: [outer, inner], ..core })?;
+        world.hop(HOP_NARROW, NextHop { mtu: 200, ..core })?;
         world.hop(HOP_LOCAL, NextHop { kind: next_hop_kind::LOCAL, ..NextHop::default() })?;
         world.hop(HOP_NO_DEVICE, NextHop { interface: INGRESS + 1, device: 1, ..neighbour })?;
         world.leg(A, leg_a())?;
@@ -160,9 +194,27 @@ impl World {
 
     /// Makes packets to a media address expected by another interface than the one they arrive by.
     pub fn move_local(&mut self, address: [u8; 4]) -> Result<()> {
-        let slot = slot(address, self.seed);
-        let local = self.locals.get(&slot, 0)?;
-        Ok(self.locals.set(slot, Local { interface: INGRESS + 1, ..local }, 0)?)
+        self.change_local(Address::from_bytes(mapped(address)), |local| local.interface = INGRESS + 1)
+    }
+
+    /// Makes packets to all media addresses expected with these VLAN tags, outermost first.
+    pub fn tag_locals(&mut self, vlan: [u16; 2]) -> Result<()> {
+        own_addresses().into_iter().try_for_each(|address| self.change_local(address, |local| local.vlan = vlan))
+    }
+
+    fn change_local(&mut self, address: Address, change: impl FnOnce(&mut Local)) -> Result<()> {
+        let slot = locals::slot(address.fold(), self.seed);
+        let mut local = self.locals.get(&slot, 0)?;
+        change(&mut local);
+        Ok(self.locals.set(slot, local, 0)?)
+    }
+
+    /// Puts an address, of which no port is the relay's, into a free slot of `LOCALS`: the slot.
+    pub fn out_local(&mut self, address: IpAddr) -> Result<u16> {
+        let taken: Vec<_> = own_addresses().iter().map(|own| locals::slot(own.fold(), self.seed)).collect();
+        let slot = (0..).find(|slot| !taken.contains(slot)).unwrap_or_default();
+        self.locals.set(slot, Local { address: bytes(address), ..Local::default() }, 0)?;
+        Ok(slot as u16)
     }
 
     /// Writes an entry of `LEGS`.
@@ -293,9 +345,31 @@ pub fn leg_b() -> Leg {
     }
 }
 
-/// A state in which nothing was counted yet.
-pub fn latched(rtp: Component, rtcp: RtcpComponent) -> LegState {
-    LegState { rtp, rtcp, ..LegState::default() }
+/// The terminal's leg over IPv6; its peer is [`B_V6`], or [`B`] if `peer` is that.
+pub fn leg_a_v6(peer: u32) -> Leg {
+    let peer_v6 = if peer == B_V6 { leg_flags::PEER_V6 } else { 0 };
+    Leg {
+        flags: leg_flags::V6 | peer_v6,
+        peer,
+        out_local: if peer == B_V6 { local_slot(CORE_V6) } else { local_slot(CORE) },
+        remote_address: TERMINAL_V6.octets(),
+        signalling_address: TERMINAL_V6.octets(),
+        ..leg_a()
+    }
+}
+
+/// The softswitch's leg over IPv6; its peer is [`A_V6`], or [`A`] if `peer` is that.
+pub fn leg_b_v6(peer: u32) -> Leg {
+    let peer_v6 = if peer == A_V6 { leg_flags::PEER_V6 } else { 0 };
+    Leg {
+        flags: leg_flags::V6 | peer_v6 | leg_flags::SEND_BEFORE_LATCH,
+        peer,
+        next_hop_remote: HOP_ACCESS,
+        out_local: if peer == A_V6 { local_slot(ACCESS_V6) } else { local_slot(ACCESS) },
+        remote_address: SOFTSWITCH_V6.octets(),
+        signalling_address: SOFTSWITCH_V6.octets(),
+        ..leg_b()
+    }
 }
 
 /// An Ethernet frame with a UDP datagram.
@@ -303,14 +377,18 @@ pub fn latched(rtp: Component, rtcp: RtcpComponent) -> LegState {
 pub struct Packet {
     /// Destination and source MAC address.
     pub macs: [[u8; 6]; 2],
+    /// Tag control information of VLAN tags, outermost first.
+    pub tags: Vec<u16>,
     /// Source address and port.
-    pub source: ([u8; 4], u16),
-    /// Destination address and port.
-    pub destination: ([u8; 4], u16),
-    /// Time to live.
+    pub source: SocketAddr,
+    /// Destination address and port, of the same IP version.
+    pub destination: SocketAddr,
+    /// Time to live, or hop limit.
     pub ttl: u8,
-    /// Type of service, which the relay leaves alone.
+    /// Type of service, or traffic class.
     pub tos: u8,
+    /// Identification, flags and fragment offset of IPv4.
+    pub identification: [u8; 4],
     /// UDP payload.
     pub payload: Vec<u8>,
     /// Whether the UDP checksum is computed, not zero.
@@ -319,14 +397,24 @@ pub struct Packet {
 
 impl Packet {
     /// RTP, 172 bytes, as it arrives.
-    pub fn rtp(source: ([u8; 4], u16), destination: ([u8; 4], u16)) -> Self {
+    pub fn rtp(source: impl Into<SocketAddr>, destination: impl Into<SocketAddr>) -> Self {
         let mut payload = vec![0x80, 0, 0, 17, 0, 0, 0, 160, 0xca, 0xfe, 0xba, 0xbe];
         payload.extend((0..160).map(|n| n as u8));
-        Self { macs: [MAC_RELAY, MAC_TERMINAL], source, destination, ttl: 64, tos: 0xb8, payload, checksum: true }
+        Self {
+            macs: [MAC_RELAY, MAC_TERMINAL],
+            tags: Vec::new(),
+            source: source.into(),
+            destination: destination.into(),
+            ttl: 64,
+            tos: 0xb8,
+            identification: [0x12, 0x34, 0x40, 0],
+            payload,
+            checksum: true,
+        }
     }
 
     /// An RTCP receiver report, as it arrives.
-    pub fn rtcp(source: ([u8; 4], u16), destination: ([u8; 4], u16)) -> Self {
+    pub fn rtcp(source: impl Into<SocketAddr>, destination: impl Into<SocketAddr>) -> Self {
         let mut payload = vec![0x81, 201, 0, 7];
         payload.extend((0..28).map(|n| n as u8));
         Self { payload, ..Self::rtp(source, destination) }
@@ -338,34 +426,96 @@ impl Packet {
         self
     }
 
-    /// The same as it leaves: by a next hop, from and to other addresses, one hop on.
-    pub fn relayed(&self, by: u16, source: ([u8; 4], u16), destination: ([u8; 4], u16)) -> Self {
-        let macs = match by {
-            HOP_CORE => [[2, 0, 0, 9, 0, 1], [2, 0, 0, 9, 0, 2]],
-            _ => [MAC_TERMINAL, MAC_RELAY],
-        };
-        Self { macs, source, destination, ttl: self.ttl.wrapping_sub(1), ..self.clone() }
+    /// RTP with this SSRC and sequence number.
+    pub fn of_stream(mut self, ssrc: u32, sequence: u16) -> Self {
+        self.payload[2..4].copy_from_slice(&sequence.to_be_bytes());
+        self.payload[8..12].copy_from_slice(&ssrc.to_be_bytes());
+        self
     }
 
-    /// IP total length, bytes.
+    /// The same as it leaves: by a next hop, from and to other addresses, one hop on. Into another IP version it leaves as
+    /// RFC 7915 says, and without a checksum it does not.
+    pub fn relayed(&self, by: u16, source: impl Into<SocketAddr>, destination: impl Into<SocketAddr>) -> Self {
+        let [outer, inner] = TAGS;
+        let (macs, tags) = match by {
+            HOP_CORE | HOP_NARROW => (MACS_CORE, vec![]),
+            HOP_TAGGED => (MACS_CORE, vec![outer]),
+            HOP_TAGGED_TWICE => (MACS_CORE, vec![outer, inner]),
+            _ => ([MAC_TERMINAL, MAC_RELAY], vec![]),
+        };
+        let (source, destination) = (source.into(), destination.into());
+        let identification = if self.source.is_ipv6() { [0, 0, 0x40, 0] } else { self.identification };
+        let checksum = self.checksum || destination.is_ipv6();
+        let ttl = self.ttl.wrapping_sub(1);
+        Self { macs, tags, source, destination, identification, checksum, ttl, ..self.clone() }
+    }
+
+    /// Length of the IP packet, bytes.
     pub fn octets(&self) -> u64 {
-        28 + self.payload.len() as u64
+        let header = if self.source.is_ipv6() { 40 } else { 20 };
+        header + 8 + self.payload.len() as u64
     }
 
     /// Its bytes, checksums computed in full.
     pub fn frame(&self) -> Vec<u8> {
-        let udp_length = 8 + self.payload.len() as u16;
+        let udp = self.udp();
+        let length = udp.len() as u16;
+        let ip = match (self.source.ip(), self.destination.ip()) {
+            (IpAddr::V4(source), IpAddr::V4(destination)) => {
+                let mut ip = vec![0x45, self.tos];
+                ip.extend((20 + length).to_be_bytes());
+                ip.extend(self.identification);
+                ip.extend([self.ttl, 17, 0, 0]);
+                ip.extend(source.octets());
+                ip.extend(destination.octets());
+                let sum = checksum::full(&ip);
+                ip[10..12].copy_from_slice(&sum.to_be_bytes());
+                ip
+            }
+            _ => {
+                let mut ip = vec![0x60 | self.tos >> 4, self.tos << 4, 0, 0];
+                ip.extend(length.to_be_bytes());
+                ip.extend([17, self.ttl]);
+                ip.extend(self.addresses());
+                ip
+            }
+        };
+        let tags: Vec<u8> = self
+            .tags
+            .iter()
+            .enumerate()
+            .flat_map(|(depth, tag)| {
+                let protocol: u16 = if depth + 1 < self.tags.len() { 0x88a8 } else { 0x8100 };
+                [protocol.to_be_bytes(), tag.to_be_bytes()].concat()
+            })
+            .collect();
+        let protocol: u16 = if self.source.is_ipv6() { 0x86dd } else { 0x0800 };
+        [self.macs.concat(), tags, protocol.to_be_bytes().to_vec(), ip, udp].concat()
+    }
+
+    fn addresses(&self) -> Vec<u8> {
+        [self.source.ip(), self.destination.ip()]
+            .iter()
+            .flat_map(|address| match address {
+                IpAddr::V4(v4) => v4.octets().to_vec(),
+                IpAddr::V6(v6) => v6.octets().to_vec(),
+            })
+            .collect()
+    }
+
+    fn udp(&self) -> Vec<u8> {
+        let length = 8 + self.payload.len() as u16;
         let mut udp = Vec::new();
-        udp.extend(self.source.1.to_be_bytes());
-        udp.extend(self.destination.1.to_be_bytes());
-        udp.extend(udp_length.to_be_bytes());
+        udp.extend(self.source.port().to_be_bytes());
+        udp.extend(self.destination.port().to_be_bytes());
+        udp.extend(length.to_be_bytes());
         udp.extend([0, 0]);
         udp.extend(&self.payload);
         if self.checksum {
-            // RFC 768: over a pseudo header too.
-            let mut covered = [self.source.0, self.destination.0].concat();
+            // RFC 768 and RFC 8200, section 8.1: over a pseudo header too.
+            let mut covered = self.addresses();
             covered.extend([0, 17]);
-            covered.extend(udp_length.to_be_bytes());
+            covered.extend(length.to_be_bytes());
             covered.extend(&udp);
             let sum = match checksum::full(&covered) {
                 0 => 0xffff,
@@ -373,13 +523,6 @@ impl Packet {
             };
             udp[6..8].copy_from_slice(&sum.to_be_bytes());
         }
-        let mut ip = vec![0x45, self.tos];
-        ip.extend((20 + udp_length).to_be_bytes());
-        ip.extend([0x12, 0x34, 0x40, 0, self.ttl, 17, 0, 0]);
-        ip.extend(self.source.0);
-        ip.extend(self.destination.0);
-        let sum = checksum::full(&ip);
-        ip[10..12].copy_from_slice(&sum.to_be_bytes());
-        [self.macs.concat(), vec![0x08, 0x00], ip, udp].concat()
+        udp
     }
 }

@@ -2,12 +2,12 @@
 
 use anyhow::Result;
 use lab::xdp::{
-    A, ACCESS, B, CORE, HOP_ACCESS, HOP_CORE, HOP_LOCAL, HOP_NO_DEVICE, LEGS, NAT, Packet, SOFTSWITCH, TERMINAL, World,
-    leg_a, leg_b, local_slot,
+    A, ACCESS, B, CORE, HOP_ACCESS, HOP_CORE, HOP_LOCAL, HOP_NARROW, HOP_NO_DEVICE, LEGS, NAT, Packet, SOFTSWITCH,
+    TERMINAL, World, leg_a, leg_b, local_slot,
 };
 use proptest::{prelude::*, test_runner::TestRunner};
 use proxy_common::{
-    layout::{Drops, Leg},
+    layout::{Drops, Leg, leg_flags},
     locals::mapped,
     verdict::{Action, Verdict},
 };
@@ -245,6 +245,43 @@ fn rows() -> Vec<Row> {
             DroppedNextHop,
         ),
         after(
+            "larger than the way out takes",
+            |world| a_with(world, |leg| leg.next_hop_remote = HOP_NARROW),
+            with(|p| p.payload.push(0)).frame(),
+            DroppedSize,
+        ),
+        Row {
+            out: out(&rtp, HOP_NARROW, B_RTP, SWITCH),
+            ..after(
+                "as large as the way out takes",
+                |world| a_with(world, |leg| leg.next_hop_remote = HOP_NARROW),
+                rtp.frame(),
+                ForwardedOther,
+            )
+        },
+        // What the policy says.
+        after(
+            "more than the burst",
+            |world| a_with(world, |leg| (leg.rate, leg.burst) = (1, 199)),
+            rtp.frame(),
+            DroppedRate,
+        ),
+        Row {
+            out: out(&rtp, HOP_CORE, B_RTP, SWITCH),
+            ..after(
+                "as much as the burst",
+                |world| a_with(world, |leg| (leg.rate, leg.burst) = (1, 200)),
+                rtp.frame(),
+                ForwardedOther,
+            )
+        },
+        after(
+            "a stranger where anybody may latch",
+            |world| a_with(world, |leg| leg.flags |= leg_flags::LATCH_ANY),
+            Packet::rtp(([203, 0, 113, 66], 61_000), A_RTP).frame(),
+            DroppedTrial,
+        ),
+        after(
             "two legs that send to each other",
             |world| {
                 let loop_to = |port: u16| Leg { remote_address: mapped(CORE), remote_port: port, ..leg_b() };
@@ -412,12 +449,13 @@ fn whatever_is_forwarded_has_right_checksums() -> Result<()> {
         packet.payload.truncate(12);
         packet.payload.extend(body);
         (packet.ttl, packet.checksum) = (ttl, checksum);
+        let out_local = world.out_local(out.into()).unwrap();
         let leg = Leg {
             // Another generation each time: nothing is latched.
             generation: last_generation % 0x7fff + 1,
             remote_address: mapped(from),
             remote_port: from_port,
-            out_local: local_slot(out),
+            out_local,
             out_port,
             ..leg_a()
         };

@@ -23,7 +23,7 @@ use proxy_common::{
 #[inline(always)]
 pub(crate) fn apply(context: &XdpContext, arrival: &Arrival, route: &Route) -> Result<(), Verdict> {
     let frame = Frame::of(context);
-    let same = arrival.datagram.is_v6() == route.v6 && (arrival.datagram.tags() & 3) == route.hop.tags();
+    let same = (arrival.datagram.came_v6() != 0) == route.v6 && (arrival.datagram.tags() & 3) == route.hop.tags();
     if !same {
         return rebuild(context, frame, arrival, route).ok_or(Verdict::DroppedSize);
     }
@@ -140,7 +140,7 @@ const DO_NOT_FRAGMENT: u32 = u32::from_ne_bytes([0, 0, 0x40, 0]);
 fn rebuild(context: &XdpContext, frame: Frame, arrival: &Arrival, route: &Route) -> Option<()> {
     let old_start = EthHdr::LEN + TAG_LENGTH * (arrival.datagram.tags() & 3) as usize;
     let new_start = EthHdr::LEN + TAG_LENGTH * route.hop.tags() as usize;
-    let (kept, old_length) = if arrival.datagram.is_v6() {
+    let (kept, old_length) = if arrival.datagram.came_v6() != 0 {
         (kept_of_v6(frame.window(old_start)?, route), old_start + Ipv6Hdr::LEN)
     } else {
         (kept_of_v4(frame, old_start, route)?, old_start + Ipv4Hdr::LEN)

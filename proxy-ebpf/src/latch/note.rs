@@ -35,10 +35,12 @@ pub(crate) struct Note {
     pub(crate) payload_type: u8,
     /// The port of its leg: 0 the even one, 1 the odd one.
     pub(crate) port: u8,
-    /// The IP version: 1 for IPv6.
+    /// The IP version at that port: 1 for IPv6.
     pub(crate) v6: u8,
+    /// The IP version that it came with.
+    pub(crate) came_v6: u8,
     /// Nothing.
-    pub(crate) reserved: [u8; 3],
+    pub(crate) reserved: [u8; 2],
 }
 
 impl Note {
@@ -89,6 +91,7 @@ fields! {
     tags set_tags u16,
     port set_port u8,
     v6 set_v6 u8,
+    came_v6 set_came_v6 u8,
 }
 
 impl Datagram {
@@ -108,6 +111,7 @@ impl Datagram {
         datagram.set_payload_type(note.payload_type);
         datagram.set_port(note.port);
         datagram.set_v6(note.v6);
+        datagram.set_came_v6(note.v6);
         if note.v6 != 0 {
             datagram.set_source_v6(Address(note.source_v6));
         }
