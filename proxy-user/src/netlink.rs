@@ -10,14 +10,10 @@ use netlink_packet_route::{
     address::{AddressAttribute, AddressMessage},
     link::{LinkAttribute, LinkFlags, LinkMessage},
     neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState},
-    route::{RouteAddress, RouteAttribute, RouteMessage, RouteType},
+    route::{RouteAddress, RouteAttribute, RouteMessage, RouteType, RouteVia},
 };
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
-use std::{
-    io,
-    net::{IpAddr, Ipv4Addr},
-    time::Duration,
-};
+use std::{io, net::IpAddr, time::Duration};
 
 /// A hardware address.
 pub type Mac = [u8; 6];
@@ -43,7 +39,7 @@ pub struct Route {
     /// Index of the interface they leave by.
     pub interface: u32,
     /// The neighbour they go to: the gateway, or the destination itself.
-    pub neighbour: Ipv4Addr,
+    pub neighbour: IpAddr,
 }
 
 /// What the kernel knows of a neighbour.
@@ -123,14 +119,15 @@ impl Netlink {
     /// # Errors
     ///
     /// The kernel's, other than that there is no way.
-    pub fn route(&mut self, destination: Ipv4Addr, source: Ipv4Addr, interface: u32) -> io::Result<Option<Route>> {
+    pub fn route(&mut self, destination: IpAddr, source: IpAddr, interface: u32) -> io::Result<Option<Route>> {
         let mut question = RouteMessage::default();
-        question.header.address_family = AddressFamily::Inet;
-        question.header.destination_prefix_length = 32;
-        question.header.source_prefix_length = 32;
+        let bits = if destination.is_ipv4() { 32 } else { 128 };
+        question.header.address_family = family(destination);
+        question.header.destination_prefix_length = bits;
+        question.header.source_prefix_length = bits;
         question.attributes = vec![
-            RouteAttribute::Destination(RouteAddress::Inet(destination)),
-            RouteAttribute::Source(RouteAddress::Inet(source)),
+            RouteAttribute::Destination(route_address(destination)),
+            RouteAttribute::Source(route_address(source)),
             RouteAttribute::Oif(interface),
         ];
         let answers = match self.request(RouteNetlinkMessage::GetRoute(question), 0) {
@@ -147,8 +144,10 @@ impl Netlink {
             for attribute in &message.attributes {
                 match attribute {
                     RouteAttribute::Oif(index) => route.interface = *index,
-                    RouteAttribute::Gateway(RouteAddress::Inet(gateway)) => route.neighbour = *gateway,
-                    // An IPv6 gateway of an IPv4 route (RFC 5549): not spoken yet.
+                    RouteAttribute::Gateway(RouteAddress::Inet(gateway)) => route.neighbour = IpAddr::V4(*gateway),
+                    RouteAttribute::Gateway(RouteAddress::Inet6(gateway)) => route.neighbour = IpAddr::V6(*gateway),
+                    // An IPv4 route by an IPv6 gateway (RFC 8950).
+                    RouteAttribute::Via(RouteVia::Inet6(gateway)) => route.neighbour = IpAddr::V6(*gateway),
                     RouteAttribute::Via(_) => return Ok(None),
                     _ => {}
                 }
@@ -163,7 +162,7 @@ impl Netlink {
     /// # Errors
     ///
     /// The kernel's, other than that there is no such entry.
-    pub fn neighbour(&mut self, interface: u32, address: Ipv4Addr) -> io::Result<Option<Neighbour>> {
+    pub fn neighbour(&mut self, interface: u32, address: IpAddr) -> io::Result<Option<Neighbour>> {
         let answers = match self.request(RouteNetlinkMessage::GetNeighbour(neighbour(interface, address)), 0) {
             Ok(answers) => answers,
             Err(error) if error.raw_os_error() == Some(libc::ENOENT) => return Ok(None),
@@ -185,12 +184,12 @@ impl Netlink {
         Ok(None)
     }
 
-    /// Tells the kernel that the neighbour is used: it then resolves or confirms it, by ARP.
+    /// Tells the kernel that the neighbour is used: it then resolves or confirms it, by ARP or neighbour discovery.
     ///
     /// # Errors
     ///
     /// The kernel's.
-    pub fn use_neighbour(&mut self, interface: u32, address: Ipv4Addr) -> io::Result<()> {
+    pub fn use_neighbour(&mut self, interface: u32, address: IpAddr) -> io::Result<()> {
         let mut message = neighbour(interface, address);
         message.header.flags = NeighbourFlags::Use;
         message.header.kind = RouteType::Unicast;
@@ -259,11 +258,26 @@ fn link_of(message: LinkMessage) -> Link {
     link
 }
 
-fn neighbour(interface: u32, address: Ipv4Addr) -> NeighbourMessage {
+fn family(address: IpAddr) -> AddressFamily {
+    if address.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 }
+}
+
+fn route_address(address: IpAddr) -> RouteAddress {
+    match address {
+        IpAddr::V4(v4) => RouteAddress::Inet(v4),
+        IpAddr::V6(v6) => RouteAddress::Inet6(v6),
+    }
+}
+
+fn neighbour(interface: u32, address: IpAddr) -> NeighbourMessage {
     let mut message = NeighbourMessage::default();
-    message.header.family = AddressFamily::Inet;
+    message.header.family = family(address);
     message.header.ifindex = interface;
-    message.attributes = vec![NeighbourAttribute::Destination(NeighbourAddress::Inet(address))];
+    let destination = match address {
+        IpAddr::V4(v4) => NeighbourAddress::Inet(v4),
+        IpAddr::V6(v6) => NeighbourAddress::Inet6(v6),
+    };
+    message.attributes = vec![NeighbourAttribute::Destination(destination)];
     message
 }
 
@@ -275,6 +289,7 @@ fn is_unreachable(error: &io::Error) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::net::{Ipv4Addr, Ipv6Addr};
 
     #[test]
     fn loopback_is_found_with_its_address() {
@@ -292,7 +307,11 @@ mod tests {
     fn own_addresses_and_unknown_neighbours_are_no_way_out() {
         let mut netlink = Netlink::open().unwrap();
         let lo = netlink.links().unwrap().into_iter().find(|link| link.name == "lo").unwrap();
-        assert_eq!(netlink.route(Ipv4Addr::LOCALHOST, Ipv4Addr::LOCALHOST, lo.index).unwrap(), None);
-        assert_eq!(netlink.neighbour(lo.index, Ipv4Addr::new(192, 0, 2, 77)).unwrap(), None);
+        for own in [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)] {
+            assert_eq!(netlink.route(own, own, lo.index).unwrap(), None, "{own}");
+        }
+        for unknown in ["192.0.2.77", "2001:db8::77"] {
+            assert_eq!(netlink.neighbour(lo.index, unknown.parse().unwrap()).unwrap(), None, "{unknown}");
+        }
     }
 }

@@ -3,7 +3,7 @@
 use anyhow::{Context, Result, ensure};
 use lab::{LabConfig, address, lab_test, leftovers, rtp, wait_until};
 use proxy_user::{
-    config::{Config, PortRange, Realm, Side},
+    config::{Config, PortRange, Realm, RealmPolicy, Side},
     datapath::{
         Datapath,
         xdp::{Xdp, object},
@@ -144,6 +144,7 @@ fn realms() -> Vec<Realm> {
         media: IpAddr::V4(own),
         ports: PortRange { first: 30_000, last: 30_019 },
         vlan: Vec::new(),
+        policy: RealmPolicy::default(),
         softswitch,
     };
     let softswitch = Some(SocketAddr::from((address::SOFTSWITCH, 5060)));

@@ -2,8 +2,7 @@
 
 use anyhow::Result;
 use lab::xdp::{
-    A, ACCESS, B, CORE, GENERATION_A, HOP_ACCESS, HOP_CORE, NAT, Packet, SOFTSWITCH, TERMINAL, World, leg_a, leg_b,
-    local_slot, run,
+    A, ACCESS, B, CORE, GENERATION_A, HOP_ACCESS, HOP_CORE, NAT, Packet, SOFTSWITCH, TERMINAL, World, leg_a, leg_b, run,
 };
 use proxy_common::{
     latch::Rank,

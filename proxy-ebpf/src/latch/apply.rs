@@ -108,10 +108,10 @@ fn in_place_v6(headers: Window<{ v6::PAYLOAD }>, route: &Route) {
     let ports = ports(route);
     let transport = Delta::new()
         .address(headers.address::<{ v6::SOURCE }>(), source)
-        .address(headers.address::<{ v6::DESTINATION }>(), route.destination_v6)
+        .address(headers.address::<{ v6::DESTINATION }>(), route.datagram.destination_v6())
         .pair(headers.u32::<{ v6::PORTS }>(), ports);
     headers.set_address::<{ v6::SOURCE }>(source);
-    headers.set_address::<{ v6::DESTINATION }>(route.destination_v6);
+    headers.set_address::<{ v6::DESTINATION }>(route.datagram.destination_v6());
     headers.set_u8::<{ v6::HOP_LIMIT }>(route.ttl);
     if route.dscp != KEPT {
         let word = headers.u16::<{ v6::VERSION }>();
@@ -187,7 +187,7 @@ fn kept_of_v4(frame: Frame, start: usize, route: &Route) -> Option<Kept> {
         let length = udp_length.to_be() as u64;
         let pseudo = length + (IpProto::Udp as u16).to_be() as u64;
         let header = ports(route) as u64 + length;
-        match !checksum::fold(payload + pseudo + header + route.local.address().sum() + route.destination_v6.sum()) {
+        match !checksum::fold(payload + pseudo + header + route.local.address().sum() + route.datagram.destination_v6().sum()) {
             0 => 0xffff,
             sum => sum,
         }
@@ -210,7 +210,7 @@ fn kept_of_v4(frame: Frame, start: usize, route: &Route) -> Option<Kept> {
 #[inline(always)]
 fn with_new_addresses(delta: Delta, route: &Route) -> Delta {
     if route.v6 {
-        delta.with(route.local.address()).with(route.destination_v6)
+        delta.with(route.local.address()).with(route.datagram.destination_v6())
     } else {
         let only = |word| Address::from_v4(word).only_v4();
         delta.with(only(route.local.v4())).with(only(route.destination))
@@ -225,7 +225,7 @@ fn write_v6(headers: Window<{ v6::PAYLOAD }>, kept: &Kept, route: &Route) {
     headers.set_u8::<{ v6::NEXT_HEADER }>(IpProto::Udp as u8);
     headers.set_u8::<{ v6::HOP_LIMIT }>(route.ttl);
     headers.set_address::<{ v6::SOURCE }>(route.local.address());
-    headers.set_address::<{ v6::DESTINATION }>(route.destination_v6);
+    headers.set_address::<{ v6::DESTINATION }>(route.datagram.destination_v6());
     headers.set_u32::<{ v6::PORTS }>(ports(route));
     headers.set_u16::<{ v6::UDP_CHECKSUM }>(kept.checksum);
 }

@@ -14,7 +14,6 @@ use crate::note::Datagram;
 use core::arch::asm;
 use network_types::ip::{Ipv4Hdr, Ipv6Hdr};
 use proxy_common::{
-    address::Address,
     layout::{Remote, leg_flags, next_hop_kind},
     media::class,
     verdict::Verdict,
@@ -33,14 +32,13 @@ fn passes() -> u64 {
 
 /// How a packet leaves. Ports in host order.
 pub(crate) struct Route {
+    pub(crate) datagram: Datagram,
     pub(crate) v6: bool,
     /// The address that it leaves from.
     pub(crate) local: LocalEntry,
     pub(crate) source_port: u16,
-    /// IPv4, in memory order.
+    /// IPv4, in memory order; IPv6 is noted in the datagram.
     pub(crate) destination: u32,
-    /// IPv6.
-    pub(crate) destination_v6: Address,
     pub(crate) destination_port: u16,
     pub(crate) ttl: u8,
     /// The DSCP that it leaves with, or [`KEPT`].
@@ -55,7 +53,7 @@ pub(crate) const KEPT: u8 = 0xff;
 /// Decides on a datagram that arrived at a leg by the interface `ingress`.
 #[inline(always)]
 pub(crate) fn decide(datagram: Datagram, leg: u32, ingress: u32) -> Result<Route, Verdict> {
-    let now_ns = maps::now_ns();
+    let now_ns = maps::tick_ns();
     let mut index = leg;
     let mut dscp = KEPT;
     let mut pass = 0;
@@ -183,13 +181,15 @@ fn forward(datagram: Datagram, passing: &Passing, last: bool) -> Result<Step, Ve
     let peer_v6 = flags & leg_flags::PEER_V6 != 0;
     let peer_generation = leg.peer_generation();
     let mut destination = Remote::from_word(state.component(component).destination());
-    let mut destination_v6 = if peer_v6 { state.destination_address() } else { Address::NONE };
-    if destination.generation() != peer_generation
-        || peer_generation == 0
-        // Not both were written, or it is not RTP's.
-        || (peer_v6 && destination_v6.fold_v6().to_ne_bytes() != destination.address)
-    {
-        destination = Remote::from_word(learn::destination(index, component, peer_generation, &mut destination_v6));
+    let mut known = destination.generation() == peer_generation && peer_generation != 0;
+    if peer_v6 && known {
+        let address = state.destination_address();
+        datagram.set_destination_v6(address);
+        // Else not both were written, or it is not RTP's.
+        known = address.fold_v6().to_ne_bytes() == destination.address;
+    }
+    if !known {
+        destination = Remote::from_word(learn::destination(index, component, peer_generation, datagram));
         if destination.generation() == 0 {
             return Err(Verdict::DroppedDestination);
         }
@@ -220,11 +220,11 @@ fn forward(datagram: Datagram, passing: &Passing, last: bool) -> Result<Step, Ve
                 return Err(Verdict::DroppedNextHop);
             };
             Ok(Step::Leave(Route {
+                datagram,
                 v6: peer_v6,
                 local,
                 source_port,
                 destination: u32::from_ne_bytes(destination.address),
-                destination_v6,
                 destination_port: destination.port,
                 ttl: datagram.ttl() - 1,
                 dscp,
@@ -235,7 +235,7 @@ fn forward(datagram: Datagram, passing: &Passing, last: bool) -> Result<Step, Ve
         next_hop_kind::LOCAL if last => Err(Verdict::DroppedLoop),
         next_hop_kind::LOCAL => {
             let there = if peer_v6 {
-                maps::local_v6(destination_v6)
+                maps::local_v6(datagram.destination_v6())
             } else {
                 maps::local_v4(u32::from_ne_bytes(destination.address))
             };

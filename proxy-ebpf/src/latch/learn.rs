@@ -56,7 +56,7 @@ pub(crate) fn source(index: u32, datagram: Datagram, generation: u16, now_ns: u6
     maps::tell(&LatchEvent {
         source: Remote::from_word(word(datagram.source(), from.port, generation)),
         address: from.address.to_bytes(),
-        time_ns: now_ns,
+        time_ns: maps::now_ns(),
         leg: index,
         component: component as u16,
         rank,
@@ -159,14 +159,14 @@ fn is_of_rtp(state: StateEntry, address: Address, generation: u16, v6: bool) -> 
 }
 
 /// Where packets that arrive at a leg go, as the word of a [`Remote`]; 0 where that is not known. Of IPv6 the address is
-/// written to `address`. Asked when the leg's own copy is not valid under the peer's generation.
+/// noted in the datagram. Asked when the leg's own copy is not valid under the peer's generation.
 #[inline(never)]
-pub(crate) fn destination(index: u32, component: u32, peer_generation: u16, address: &mut Address) -> u64 {
-    find_destination(index, component, peer_generation, address).unwrap_or(0)
+pub(crate) fn destination(index: u32, component: u32, peer_generation: u16, datagram: Datagram) -> u64 {
+    find_destination(index, component, peer_generation, datagram).unwrap_or(0)
 }
 
 #[inline(always)]
-fn find_destination(index: u32, component: u32, peer_generation: u16, address: &mut Address) -> Option<u64> {
+fn find_destination(index: u32, component: u32, peer_generation: u16, datagram: Datagram) -> Option<u64> {
     if peer_generation == 0 {
         return None;
     }
@@ -189,7 +189,7 @@ fn find_destination(index: u32, component: u32, peer_generation: u16, address: &
     }
     if latched.holds && latched.source.port != 0 {
         if v6 {
-            *address = latched.source.address;
+            datagram.set_destination_v6(latched.source.address);
             if component == RTP {
                 state.set_destination_address(latched.source.address);
             }
@@ -206,7 +206,7 @@ fn find_destination(index: u32, component: u32, peer_generation: u16, address: &
         return None;
     }
     let folded = if v6 {
-        *address = stated;
+        datagram.set_destination_v6(stated);
         stated.fold_v6()
     } else {
         let [_, _, _, v4] = stated.words();

@@ -13,6 +13,8 @@ use proxy_common::{address::Address, media::Kind};
 pub(crate) struct Note {
     /// The IPv6 address; of IPv4 nothing.
     pub(crate) source_v6: [u64; 2],
+    /// Where it goes, if that is IPv6.
+    pub(crate) destination_v6: [u64; 2],
     /// See [`Datagram::forget`].
     pub(crate) number: u64,
     /// The IPv4 address in memory order, or the IPv6 address folded.
@@ -133,6 +135,19 @@ impl Datagram {
     fn set_source_v6(self, address: Address) {
         // SAFETY: as in the macro.
         unsafe { (&raw mut (*self.0).source_v6).write_volatile(address.0) }
+    }
+
+    /// Where it goes, if that is IPv6.
+    #[inline(always)]
+    pub(crate) fn destination_v6(self) -> Address {
+        // SAFETY: as in the macro.
+        Address(unsafe { (&raw const (*self.0).destination_v6).read_volatile() })
+    }
+
+    #[inline(always)]
+    pub(crate) fn set_destination_v6(self, address: Address) {
+        // SAFETY: as in the macro.
+        unsafe { (&raw mut (*self.0).destination_v6).write_volatile(address.0) }
     }
 
     /// The source address, of either family.

@@ -57,6 +57,16 @@ fn one_realm(index: usize, realm: &Realm, report: &mut Report<'_>) {
     address(&field("signalling"), realm.signalling.ip(), report);
     port(&field("signalling"), realm.signalling, report);
     address(&field("media"), realm.media, report);
+    let softswitch = realm.softswitch.map(|softswitch| softswitch.ip());
+    for (name, other) in [("media", Some(realm.media)), ("softswitch", softswitch)] {
+        if other.is_some_and(|other| other.is_ipv4() != realm.signalling.is_ipv4()) {
+            report.problem(
+                &field(name),
+                "is of another IP version than signalling",
+                "write addresses of one version in a realm; the other realm may have the other one",
+            );
+        }
+    }
     if realm.signalling.ip() == realm.media && realm.ports.contains(realm.signalling.port()) {
         report.problem(
             &field("ports"),
@@ -153,13 +163,16 @@ fn maps(config: &Config, report: &mut Report<'_>) {
 }
 
 fn address(field: &str, address: IpAddr, report: &mut Report<'_>) {
-    let IpAddr::V4(v4) = address else {
-        report.problem(field, format!("{address} is an IPv6 address"), "use IPv4: this version does not speak IPv6");
-        return;
+    let (one_host, scoped) = match address {
+        IpAddr::V4(v4) => (!(v4.is_unspecified() || v4.is_multicast() || v4.is_broadcast()), false),
+        IpAddr::V6(v6) => (!(v6.is_unspecified() || v6.is_multicast()), v6.is_unicast_link_local()),
     };
-    if v4.is_unspecified() || v4.is_multicast() || v4.is_broadcast() {
+    if !one_host || address != address.to_canonical() {
         let remedy = "write the address itself: it stands in messages and in the kernel's tables";
         report.problem(field, format!("{address} is not the address of one host"), remedy);
+    } else if scoped {
+        let remedy = "write a global or unique local address: the other side cannot send to this one";
+        report.problem(field, format!("{address} is a link-local address"), remedy);
     }
 }
 

@@ -1,8 +1,8 @@
 //! From the text of `latch.toml` to a [`Config`].
 
 use super::{
-    CdrFile, Config, KeepAlive, Limits, Maps, Media, PortRange, Problem, Problems, Realm, Side, Sip, check,
-    reader::Section, report::Report,
+    CdrFile, Config, KeepAlive, Limits, Maps, Media, PortRange, Problem, Problems, Realm, RealmPolicy, Side, Sip,
+    VlanTag, check, reader::Section, report::Report,
 };
 use std::{
     net::{IpAddr, SocketAddr},
@@ -134,6 +134,8 @@ fn realm(mut section: Section<'_>, report: &mut Report<'_>) -> Option<Realm> {
             }
         },
     };
+    let vlan = vlan(&mut section, report);
+    let policy = policy(&mut section, report);
     section.finish(report);
     Some(Realm {
         name: name?,
@@ -142,9 +144,62 @@ fn realm(mut section: Section<'_>, report: &mut Report<'_>) -> Option<Realm> {
         signalling: signalling?,
         media: media?,
         ports: ports?,
-        vlan: Vec::new(),
+        vlan,
+        policy,
         softswitch,
     })
+}
+
+fn vlan(realm: &mut Section<'_>, report: &mut Report<'_>) -> Vec<VlanTag> {
+    let path = realm.path("vlan");
+    let mut tags = Vec::new();
+    for mut section in realm.tables("vlan", report) {
+        let id = section.optional("id", 1..=4_094, report);
+        let priority = section.number("priority", 0..=7, 0, report);
+        if id.is_none() && !report.stands(&section.path("id")) {
+            report.problem(&section.path("id"), "is missing", "add id = 100: the VLAN's identifier");
+        }
+        section.finish(report);
+        tags.extend(id.map(|id| VlanTag { id, priority }));
+    }
+    if tags.len() > 2 {
+        report.problem(
+            &path,
+            "has more than two tags",
+            "keep one, or two where 802.1ad carries 802.1Q, outermost first",
+        );
+    }
+    tags
+}
+
+fn policy(realm: &mut Section<'_>, report: &mut Report<'_>) -> RealmPolicy {
+    let default = RealmPolicy::default();
+    let mut dscp = realm.table("dscp", report);
+    let marks = ["audio", "video", "other"].map(|kind| dscp.optional(kind, 0..=63, report));
+    dscp.finish(report);
+    let mut word = |name, words: [&str; 2], default: bool, report: &mut Report<'_>| match realm.string(name, report) {
+        Some(text) if text == words[0] => false,
+        Some(text) if text == words[1] => true,
+        Some(text) => {
+            let remedy = format!("write \"{}\" or \"{}\"", words[0], words[1]);
+            report.problem(&realm.path(name), format!("\"{text}\" is not known"), remedy);
+            default
+        }
+        None => default,
+    };
+    let latch_any = word("latch", ["signalled", "any"], default.latch_any, report);
+    let rebind = word("rebind", ["never", "same-address"], default.rebind, report);
+    let [v4, v6] = default.latch_prefix;
+    RealmPolicy {
+        dscp: marks,
+        latch_any,
+        rebind,
+        latch_prefix: [
+            realm.number("latch_prefix_v4", 8..=32, v4, report),
+            realm.number("latch_prefix_v6", 16..=128, v6, report),
+        ],
+        stream_kbps: realm.optional("stream_kbps", 8..=10_000_000, report),
+    }
 }
 
 fn ports(text: &str) -> Result<PortRange, &'static str> {

@@ -82,7 +82,7 @@ fn own_address(
             format!("{address} is not an address of this host"),
             format!("write one that `ip address show {interface}` shows, or add it there"),
         ));
-    } else if !on.contains(&interface.as_str()) {
+    } else if !on.contains(&interface.as_str()) && realm.vlan.is_empty() {
         findings.problems.push(problem(
             field,
             format!("{address} is on {}, not on {interface}", on.join(", ")),
@@ -150,7 +150,7 @@ fn problem(field: &str, message: String, remedy: String) -> Problem {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{PortRange, Side};
+    use crate::config::{PortRange, RealmPolicy, Side};
 
     fn realm(first: u16, last: u16) -> Realm {
         Realm {
@@ -161,6 +161,7 @@ mod tests {
             media: "192.0.2.1".parse().unwrap(),
             ports: PortRange { first, last },
             vlan: Vec::new(),
+            policy: RealmPolicy::default(),
             softswitch: None,
         }
     }

@@ -6,6 +6,7 @@
 //! - [`host`]: whether this host is the one that the file speaks of;
 //! - `report`: what is wrong, where, and what would be right.
 
+use crate::media::{LegPolicy, Rate};
 use std::{
     net::{IpAddr, SocketAddr},
     path::PathBuf,
@@ -79,8 +80,54 @@ pub struct Realm {
     pub ports: PortRange,
     /// Tags of its frames on `interface`, outermost first: none, 802.1Q, or 802.1ad with 802.1Q inside.
     pub vlan: Vec<VlanTag>,
+    /// How its legs learn and what their packets are marked with.
+    pub policy: RealmPolicy,
     /// Where requests of terminals go. Set on core realms, and only there.
     pub softswitch: Option<SocketAddr>,
+}
+
+/// How the legs of a realm learn, what may arrive there, and what leaves with which mark.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RealmPolicy {
+    /// DSCP (RFC 2474), 0 to 63, of audio, of video and of other media that leave there; `None` keeps what they had.
+    pub dscp: [Option<u8>; 3],
+    /// An address that signalling did not name may latch too, after a trial.
+    pub latch_any: bool,
+    /// A NAT may give a running stream another port.
+    pub rebind: bool,
+    /// Bits of an IPv4 and of an IPv6 address that have to agree with one that signalling named.
+    pub latch_prefix: [u8; 2],
+    /// The most that a stream may bring in, kbit/s of IP packets; `None` is any.
+    pub stream_kbps: Option<u32>,
+}
+
+impl Default for RealmPolicy {
+    fn default() -> Self {
+        Self { dscp: [None; 3], latch_any: false, rebind: true, latch_prefix: [32, 128], stream_kbps: None }
+    }
+}
+
+impl RealmPolicy {
+    /// What it says of a leg with media of this kind, the `m=` line's first word.
+    pub fn of_leg(&self, kind: &str) -> LegPolicy {
+        let [audio, video, other] = self.dscp;
+        LegPolicy {
+            latch_any: self.latch_any,
+            rebind: self.rebind,
+            address_bits: self.latch_prefix,
+            // A second of it may come at once, but no less than a few full packets.
+            rate: self.stream_kbps.map(|kbps| {
+                let bytes_per_s = kbps.saturating_mul(125);
+                Rate { bytes_per_s, burst_bytes: bytes_per_s.max(16_384) }
+            }),
+            dscp: match kind {
+                "audio" => audio,
+                "video" => video,
+                _ => other,
+            },
+            ..LegPolicy::default()
+        }
+    }
 }
 
 /// One VLAN tag (IEEE 802.1Q).

@@ -134,6 +134,34 @@ impl<'i> Section<'i> {
         }
     }
 
+    /// A whole number in a range, if it is there.
+    pub(super) fn optional<T>(
+        &mut self,
+        name: &'static str,
+        range: RangeInclusive<T>,
+        report: &mut Report<'_>,
+    ) -> Option<T>
+    where
+        T: TryFrom<i128> + PartialOrd + Display + Copy,
+    {
+        let value = self.take(name, report)?;
+        let number = match value.get_ref() {
+            DeValue::Integer(number) => i128::from_str_radix(number.as_str(), number.radix()).ok(),
+            other => {
+                let message = format!("is {}, not a whole number", kind(other));
+                let remedy = format!("use {} to {}, or leave it out", range.start(), range.end());
+                report.problem(&self.path(name), message, remedy);
+                return None;
+            }
+        };
+        let number = number.and_then(|number| T::try_from(number).ok()).filter(|number| range.contains(number));
+        if number.is_none() {
+            let remedy = format!("use {} to {}, or leave it out", range.start(), range.end());
+            report.problem(&self.path(name), "is out of range", remedy);
+        }
+        number
+    }
+
     /// A whole number of seconds.
     pub(super) fn seconds(
         &mut self,

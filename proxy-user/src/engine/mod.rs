@@ -371,6 +371,7 @@ impl Engine {
         let mut resources = session::Resources {
             allocators: &mut self.allocators,
             addresses: &self.media_addresses,
+            realms: &self.config.realms,
             next_stream: &mut self.next_stream,
             random: &mut || random.next_u64(),
             commands: &mut commands,

@@ -4,8 +4,9 @@
 //! that a refused re-INVITE leaves the session as it was (RFC 6141). Reading the same answer twice changes nothing.
 
 use crate::{
+    config::Realm,
     media::{
-        LegCounters, LegPolicy, LegSpec, MediaCommand, PayloadTypes, RealmId, RemoteMedia, StreamId, StreamSpec,
+        Carry, LegCounters, LegPolicy, LegSpec, MediaCommand, PayloadTypes, RealmId, RemoteMedia, StreamId, StreamSpec,
         allocator::{PortAllocator, PortPair},
     },
     sdp::{MediaPlan, Protocol, Rewrite, Session},
@@ -24,6 +25,8 @@ pub(super) struct Resources<'a> {
     pub(super) allocators: &'a mut [PortAllocator],
     /// The media address of each realm.
     pub(super) addresses: &'a [IpAddr],
+    /// What each realm says of its legs.
+    pub(super) realms: &'a [Realm],
     pub(super) next_stream: &'a mut u64,
     pub(super) random: &'a mut dyn FnMut() -> u64,
     pub(super) commands: &'a mut Vec<MediaCommand>,
@@ -75,6 +78,8 @@ struct Slot {
     id: StreamId,
     index: usize,
     kind: String,
+    /// See [`Description::dtls`].
+    dtls: bool,
     ports: [PortPair; 2],
     remotes: [Option<RemoteMedia>; 2],
     payload_types: PayloadTypes,
@@ -113,6 +118,8 @@ struct Offer {
 #[derive(Clone, Debug)]
 struct Description {
     relayed: bool,
+    /// Its keys are agreed by DTLS on its own port (RFC 5764).
+    dtls: bool,
     /// Its author wants it: the port is not 0.
     stated: bool,
     kind: String,
@@ -362,6 +369,7 @@ impl MediaSession {
             id: StreamId(*resources.next_stream),
             index,
             kind: description.kind.clone(),
+            dtls: description.dtls,
             ports,
             remotes: [None; 2],
             payload_types: description.payload_types,
@@ -411,22 +419,30 @@ impl Slot {
         SocketAddr::new(address.unwrap_or(IpAddr::from([0, 0, 0, 0])), self.ports[side].rtp())
     }
 
+    /// What the realm and the media say of the leg there.
+    fn policy(&self, realm: RealmId, resources: &Resources<'_>) -> LegPolicy {
+        let policy = resources.realms.get(realm).map(|realm| realm.policy.of_leg(&self.kind)).unwrap_or_default();
+        LegPolicy { carry: Carry { dtls: self.dtls, ..policy.carry }, ..policy }
+    }
+
     fn apply(&mut self, sides: &[Side; 2], resources: &mut Resources<'_>, open: [bool; 2]) {
         let leg = |side: usize| {
             let party = &sides[side];
-            let remote = self.remotes[side];
+            let local = self.local(side, sides, resources);
+            // Of the other IP version it cannot be reached here: the source of its packets is learned.
+            let remote = self.remotes[side].filter(|remote| remote.rtp.is_ipv4() == local.is_ipv4());
             // An address that the party's signalling really comes from, or that a trusted network stated, is right.
             let known = remote.is_some_and(|remote| party.trusted || remote.rtp.ip() == party.signalling);
             LegSpec {
                 realm: party.realm,
-                local: self.local(side, sides, resources),
+                local,
                 open: open[side],
                 remote,
                 signalling: Some(party.signalling),
                 payload_types: self.payload_types,
                 send_before_latch: known,
                 rtcp_mux: false,
-                policy: LegPolicy::default(),
+                policy: self.policy(party.realm, resources),
             }
         };
         let spec = StreamSpec { id: self.id, legs: [leg(0), leg(1)] };
@@ -441,10 +457,8 @@ impl Slot {
 impl Description {
     fn read(media: &crate::sdp::Media) -> Self {
         Self {
-            // DTLS handshakes on the media ports are not relayed, so keys could never be agreed.
-            relayed: media.port != 0
-                && media.relayable()
-                && !matches!(media.protocol, Protocol::DtlsSavp | Protocol::DtlsSavpf),
+            relayed: media.port != 0 && media.relayable(),
+            dtls: matches!(media.protocol, Protocol::DtlsSavp | Protocol::DtlsSavpf),
             stated: media.port != 0,
             kind: media.kind.as_str().to_owned(),
             remote: media.remote(),

@@ -36,7 +36,7 @@ fn bind_one(address: SocketAddr) -> Result<UdpSocket> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{PortRange, Realm, Side};
+    use crate::config::{PortRange, Realm, RealmPolicy, Side};
 
     #[tokio::test]
     async fn an_address_in_use_is_named() {
@@ -50,6 +50,7 @@ mod tests {
             media: address.ip(),
             ports: PortRange { first: 30_000, last: 30_001 },
             vlan: Vec::new(),
+            policy: RealmPolicy::default(),
             softswitch: None,
         };
         let error = bind(&Config::new(vec![realm])).unwrap_err();

@@ -3,7 +3,7 @@
 
 use proxy_user::{
     accounting::Cdr,
-    config::{Config, PortRange, Realm, Side},
+    config::{Config, PortRange, Realm, RealmPolicy, Side},
     datapath::{Datapath, DatapathError, fake::Fake},
     engine::{Engine, Input, Output},
     media::{MediaCommand, MediaEvent, RealmId},
@@ -96,6 +96,7 @@ pub(crate) fn config() -> Config {
         media: own.parse().unwrap(),
         ports: PortRange { first: 30_000, last: 30_199 },
         vlan: Vec::new(),
+        policy: RealmPolicy::default(),
         softswitch: softswitch.map(|address| address.parse().unwrap()),
     };
     let mut config = Config::new(vec![

@@ -324,10 +324,7 @@ fn to_signalling(leg: &LegSpec) -> Option<Destination> {
 }
 
 fn destination(leg: &LegSpec, address: Option<IpAddr>) -> Option<Destination> {
-    match address? {
-        IpAddr::V4(v4) if !v4.is_unspecified() => Some((leg.realm, v4)),
-        _ => None,
-    }
+    address.filter(|address| !address.is_unspecified()).map(|address| (leg.realm, address))
 }
 
 #[cfg(test)]

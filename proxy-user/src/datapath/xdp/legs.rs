@@ -195,7 +195,7 @@ fn named(named: Option<IpAddr>) -> [u8; 16] {
 mod tests {
     use super::*;
     use crate::{
-        config::{PortRange, Realm, Side},
+        config::{PortRange, Realm, RealmPolicy, Side},
         media::{Carry, LegPolicy, RemoteMedia, StreamId},
     };
     use std::net::SocketAddr;
@@ -209,6 +209,7 @@ mod tests {
             media: media.parse().unwrap(),
             ports: PortRange { first, last },
             vlan: Vec::new(),
+            policy: RealmPolicy::default(),
             softswitch: None,
         }
     }

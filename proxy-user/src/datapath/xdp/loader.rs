@@ -3,7 +3,7 @@
 use super::{
     legs::Locals,
     mapped::{Legs, States},
-    next_hops::Egress,
+    next_hops::{Egress, Tags},
 };
 use crate::{
     config::{Config, Maps},
@@ -15,6 +15,8 @@ use aya::{
     maps::{Array, DevMap, Map, MapData, PerCpuArray, RingBuf},
     programs::{Xdp, XdpMode, links::FdLink},
 };
+use std::net::IpAddr;
+
 use proxy_common::{
     layout::{Leg, LegState, NextHop},
     locals::Local,
@@ -56,7 +58,8 @@ pub(super) struct Attached {
 impl Loaded {
     pub(super) fn load(config: &Config, locals: &Locals, object: &[u8], netlink: &mut Netlink) -> Result<Self> {
         let interfaces = interfaces(config, &netlink.links().context("cannot list the network interfaces")?)?;
-        let egress = egress(config, &interfaces)?;
+        let addresses = netlink.addresses().context("cannot list the addresses of this host")?;
+        let egress = egress(config, &interfaces, &addresses)?;
         let mut program = load(&config.maps, locals.seed, object)?;
 
         let mut table = Array::<_, Local>::try_from(take(&mut program, "LOCALS")?)?;
@@ -105,20 +108,24 @@ fn interfaces(config: &Config, links: &[Link]) -> Result<Vec<Link>> {
     Ok(interfaces)
 }
 
-fn v4(address: std::net::IpAddr) -> Result<std::net::Ipv4Addr> {
-    match address {
-        std::net::IpAddr::V4(v4) => Ok(v4),
-        std::net::IpAddr::V6(_) => bail!("{address} is not an IPv4 address"),
-    }
-}
-
-/// How packets leave for each realm.
-fn egress(config: &Config, interfaces: &[Link]) -> Result<Vec<Egress>> {
+/// How packets leave for each realm. `addresses` are those of the host, with the index of their interface.
+fn egress(config: &Config, interfaces: &[Link], addresses: &[(u32, IpAddr)]) -> Result<Vec<Egress>> {
     let one = |realm: &crate::config::Realm| {
         let found = (0u32..).zip(interfaces).find(|(_, link)| link.name == realm.interface);
         let (device, link) = found.with_context(|| format!("there is no interface {}", realm.interface))?;
         let mac = link.mac.with_context(|| format!("{} has no Ethernet address", link.name))?;
-        Ok(Egress { interface: link.index, device, mac, source: v4(realm.media)? })
+        let on = |index: u32| addresses.contains(&(index, realm.media));
+        let elsewhere = addresses.iter().find(|(_, address)| *address == realm.media).map(|(index, _)| *index);
+        Ok(Egress {
+            interface: link.index,
+            asked: if on(link.index) { link.index } else { elsewhere.unwrap_or(link.index) },
+            device,
+            mac,
+            source: realm.media,
+            vlan: Tags::new(&realm.vlan),
+            // Larger ones than 65,535 bytes there are none.
+            mtu: u16::try_from(link.mtu).unwrap_or(u16::MAX),
+        })
     };
     config.realms.iter().map(one).collect()
 }

@@ -4,13 +4,14 @@
 //! does not know are asked for, routes and hardware addresses are compared with the kernel's every second.
 
 use super::legs::Locals;
+use crate::config::VlanTag;
 use crate::datapath::DatapathError;
 use crate::netlink::{Mac, Netlink, Route};
 use proxy_common::layout::{NextHop, next_hop_kind};
 use std::{
     collections::{HashMap, VecDeque},
     io,
-    net::Ipv4Addr,
+    net::IpAddr,
     time::{Duration, Instant},
 };
 
@@ -28,23 +29,23 @@ const FULL: DatapathError = DatapathError::Full("NEXT_HOPS (raise max_next_hops 
 /// What is asked of the kernel.
 pub(super) trait Neighbourhood {
     /// See [`Netlink::route`].
-    fn route(&mut self, destination: Ipv4Addr, source: Ipv4Addr, interface: u32) -> io::Result<Option<Route>>;
+    fn route(&mut self, destination: IpAddr, source: IpAddr, interface: u32) -> io::Result<Option<Route>>;
     /// See [`Netlink::neighbour`].
-    fn neighbour(&mut self, interface: u32, address: Ipv4Addr) -> io::Result<Option<crate::netlink::Neighbour>>;
+    fn neighbour(&mut self, interface: u32, address: IpAddr) -> io::Result<Option<crate::netlink::Neighbour>>;
     /// See [`Netlink::use_neighbour`].
-    fn use_neighbour(&mut self, interface: u32, address: Ipv4Addr) -> io::Result<()>;
+    fn use_neighbour(&mut self, interface: u32, address: IpAddr) -> io::Result<()>;
 }
 
 impl Neighbourhood for Netlink {
-    fn route(&mut self, destination: Ipv4Addr, source: Ipv4Addr, interface: u32) -> io::Result<Option<Route>> {
+    fn route(&mut self, destination: IpAddr, source: IpAddr, interface: u32) -> io::Result<Option<Route>> {
         self.route(destination, source, interface)
     }
 
-    fn neighbour(&mut self, interface: u32, address: Ipv4Addr) -> io::Result<Option<crate::netlink::Neighbour>> {
+    fn neighbour(&mut self, interface: u32, address: IpAddr) -> io::Result<Option<crate::netlink::Neighbour>> {
         self.neighbour(interface, address)
     }
 
-    fn use_neighbour(&mut self, interface: u32, address: Ipv4Addr) -> io::Result<()> {
+    fn use_neighbour(&mut self, interface: u32, address: IpAddr) -> io::Result<()> {
         self.use_neighbour(interface, address)
     }
 }
@@ -52,18 +53,41 @@ impl Neighbourhood for Netlink {
 /// The interface of a realm.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Egress {
-    /// Its index.
+    /// Its index: where frames leave.
     pub(super) interface: u32,
+    /// Index of the interface that has the realm's addresses: where the kernel is asked for routes and neighbours. Of a
+    /// realm on a VLAN it is the VLAN's device.
+    pub(super) asked: u32,
     /// Its slot in `DEVICES`.
     pub(super) device: u32,
     /// Its hardware address.
     pub(super) mac: Mac,
     /// The realm's media address.
-    pub(super) source: Ipv4Addr,
+    pub(super) source: IpAddr,
+    /// VLAN tags of its frames.
+    pub(super) vlan: Tags,
+    /// The largest IP packet, bytes; 0: not known.
+    pub(super) mtu: u16,
+}
+
+/// VLAN tags as [`NextHop`] has them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub(super) struct Tags {
+    count: u16,
+    control: [u16; 2],
+}
+
+impl Tags {
+    /// `tags` are at most two.
+    pub(super) fn new(tags: &[VlanTag]) -> Self {
+        let control = |tag: &VlanTag| (u16::from(tag.priority) << 13 | tag.id & 0xfff).to_be();
+        let mut values = tags.iter().map(control);
+        Self { count: tags.len().min(2) as u16, control: [values.next().unwrap_or(0), values.next().unwrap_or(0)] }
+    }
 }
 
 /// A destination in a realm.
-pub(super) type Destination = (usize, Ipv4Addr);
+pub(super) type Destination = (usize, IpAddr);
 
 /// The table. Changes of entries are collected in [`NextHops::take_writes`].
 pub(super) struct NextHops<N> {
@@ -87,7 +111,7 @@ pub(super) struct NextHops<N> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum Key {
     Local,
-    Neighbour { device: u32, address: Ipv4Addr },
+    Neighbour { device: u32, vlan: Tags, address: IpAddr },
 }
 
 #[derive(Debug)]
@@ -192,12 +216,12 @@ impl<N: Neighbourhood> NextHops<N> {
     /// Finds the way of a destination and takes a share in its entry; `None` where the table is full.
     fn route(&mut self, (realm, address): Destination, now: Instant) -> Option<u16> {
         let Some(&egress) = self.egress.get(realm) else { return Some(UNRESOLVED) };
-        if self.locals.contains(address.into()) {
+        if self.locals.contains(address) {
             return self.share(Key::Local, None, now);
         }
-        match self.kernel.route(address, egress.source, egress.interface) {
-            Ok(Some(route)) if route.interface == egress.interface => {
-                let key = Key::Neighbour { device: egress.device, address: route.neighbour };
+        match self.kernel.route(address, egress.source, egress.asked) {
+            Ok(Some(route)) if route.interface == egress.asked => {
+                let key = Key::Neighbour { device: egress.device, vlan: egress.vlan, address: route.neighbour };
                 self.share(key, Some(egress), now)
             }
             Ok(_) => Some(UNRESOLVED),
@@ -283,13 +307,13 @@ impl<N: Neighbourhood> NextHops<N> {
     fn resolve(&mut self, index: u16, now: Instant) {
         let Some(Some(entry)) = self.entries.get_mut(usize::from(index)) else { return };
         let (Key::Neighbour { address, .. }, Some(egress)) = (entry.key, entry.egress) else { return };
-        let known = self.kernel.neighbour(egress.interface, address).unwrap_or_else(|error| {
+        let known = self.kernel.neighbour(egress.asked, address).unwrap_or_else(|error| {
             tracing::warn!(%address, %error, "cannot ask the kernel for a neighbour");
             None
         });
         // Packets that XDP sends do not count as use: without this the kernel would forget the neighbour.
         if known.is_none_or(|known| !known.confirmed)
-            && let Err(error) = self.kernel.use_neighbour(egress.interface, address)
+            && let Err(error) = self.kernel.use_neighbour(egress.asked, address)
         {
             tracing::warn!(%address, %error, "the kernel does not look for a neighbour");
         }
@@ -314,7 +338,9 @@ fn value(egress: Egress, mac: Option<Mac>) -> NextHop {
             device: egress.device,
             destination_mac: mac,
             source_mac: egress.mac,
-            ..NextHop::default()
+            vlan: egress.vlan.control,
+            tags: egress.vlan.count,
+            mtu: egress.mtu,
         },
         None => NextHop::default(),
     }

@@ -7,7 +7,7 @@ use anyhow::{Context, Result, ensure};
 use aya::programs::{ProgramFd, loaded_programs};
 use lab::{address, chain, leftovers::BpfObjects};
 use proxy_user::{
-    config::{Config, PortRange, Realm, Side},
+    config::{Config, PortRange, Realm, RealmPolicy, Side},
     datapath::{
         Datapath,
         xdp::{Mode, Xdp, object},
@@ -77,6 +77,7 @@ fn config() -> Config {
         media: IpAddr::V4(own),
         ports: PortRange { first: 30_000, last: 39_999 },
         vlan: Vec::new(),
+        policy: RealmPolicy::default(),
         softswitch,
     };
     let softswitch = Some(SocketAddr::from((address::SOFTSWITCH, 5060)));

@@ -1,14 +1,19 @@
 use super::*;
 use crate::{
-    config::{Config, PortRange, Realm, Side},
+    config::{Config, PortRange, Realm, RealmPolicy, Side},
     netlink::Neighbour,
 };
-use std::{cell::RefCell, collections::BTreeMap, net::SocketAddr, rc::Rc};
+use std::{
+    cell::RefCell,
+    collections::BTreeMap,
+    net::{Ipv4Addr, SocketAddr},
+    rc::Rc,
+};
 
-pub(in super::super) const GATEWAY: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 1);
+pub(in super::super) const GATEWAY: IpAddr = IpAddr::V4(Ipv4Addr::new(203, 0, 113, 1));
 pub(in super::super) const GATEWAY_MAC: Mac = [2, 0, 0, 0, 0, 1];
-const FAR: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 7);
-const FURTHER: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 8);
+const FAR: IpAddr = IpAddr::V4(Ipv4Addr::new(198, 51, 100, 7));
+const FURTHER: IpAddr = IpAddr::V4(Ipv4Addr::new(198, 51, 100, 8));
 
 /// A kernel that routes everything to the gateway of the test's choice.
 #[derive(Clone, Default)]
@@ -16,24 +21,24 @@ pub(in super::super) struct FakeKernel(pub(in super::super) Rc<RefCell<View>>);
 
 #[derive(Default)]
 pub(in super::super) struct View {
-    pub(in super::super) gateway: Option<Ipv4Addr>,
-    pub(in super::super) on_link: Vec<Ipv4Addr>,
-    pub(in super::super) neighbours: BTreeMap<Ipv4Addr, Neighbour>,
-    pub(in super::super) used: Vec<Ipv4Addr>,
+    pub(in super::super) gateway: Option<IpAddr>,
+    pub(in super::super) on_link: Vec<IpAddr>,
+    pub(in super::super) neighbours: BTreeMap<IpAddr, Neighbour>,
+    pub(in super::super) used: Vec<IpAddr>,
 }
 
 impl Neighbourhood for FakeKernel {
-    fn route(&mut self, to: Ipv4Addr, _: Ipv4Addr, interface: u32) -> io::Result<Option<Route>> {
+    fn route(&mut self, to: IpAddr, _: IpAddr, interface: u32) -> io::Result<Option<Route>> {
         let view = self.0.borrow();
         let neighbour = if view.on_link.contains(&to) { Some(to) } else { view.gateway };
         Ok(neighbour.map(|neighbour| Route { interface, neighbour }))
     }
 
-    fn neighbour(&mut self, _: u32, address: Ipv4Addr) -> io::Result<Option<Neighbour>> {
+    fn neighbour(&mut self, _: u32, address: IpAddr) -> io::Result<Option<Neighbour>> {
         Ok(self.0.borrow().neighbours.get(&address).copied())
     }
 
-    fn use_neighbour(&mut self, _: u32, address: Ipv4Addr) -> io::Result<()> {
+    fn use_neighbour(&mut self, _: u32, address: IpAddr) -> io::Result<()> {
         self.0.borrow_mut().used.push(address);
         Ok(())
     }
@@ -48,6 +53,7 @@ pub(in super::super) fn config() -> Config {
         media: media.parse().unwrap(),
         ports: PortRange { first: 30_000, last: 30_019 },
         vlan: Vec::new(),
+        policy: RealmPolicy::default(),
         softswitch: softswitch.map(|address| address.parse().unwrap()),
     };
     Config::new(vec![
@@ -62,9 +68,12 @@ pub(in super::super) fn egress() -> Vec<Egress> {
         .enumerate()
         .map(|(device, (interface, source))| Egress {
             interface,
+            asked: interface,
             device: device as u32,
             mac: [2, 0, 0, 0, 1, device as u8],
-            source,
+            source: source.into(),
+            vlan: Tags::default(),
+            mtu: 1_500,
         })
         .collect()
 }
@@ -88,6 +97,7 @@ fn through_gateway(mac: Mac) -> NextHop {
         device: 0,
         destination_mac: mac,
         source_mac,
+        mtu: 1_500,
         ..NextHop::default()
     }
 }
@@ -134,7 +144,7 @@ fn neighbours_that_never_answer_are_asked_for_rarely_and_delay_nobody() {
     let (mut now, kernel) = (Instant::now(), kernel());
     let mut hops = next_hops(&kernel, 16);
     hops.acquire((1, FAR), now).unwrap();
-    let dead: Vec<_> = (1..=5).map(|last| Ipv4Addr::new(203, 0, 113, 100 + last)).collect();
+    let dead: Vec<_> = (1..=5).map(|last| IpAddr::V4(Ipv4Addr::new(203, 0, 113, 100 + last))).collect();
     kernel.0.borrow_mut().on_link = [dead.as_slice(), &[FURTHER]].concat();
     for &address in &dead {
         hops.acquire((0, address), now).unwrap();
@@ -178,7 +188,7 @@ fn a_route_that_comes_or_changes_is_followed() {
     assert!(hops.poll(now + 2 * REFRESH));
     let index = hops.of((0, FAR));
     assert_ne!(index, UNRESOLVED);
-    kernel.0.borrow_mut().gateway = Some(Ipv4Addr::new(203, 0, 113, 2));
+    kernel.0.borrow_mut().gateway = Some(IpAddr::V4(Ipv4Addr::new(203, 0, 113, 2)));
     assert!(hops.poll(now + 3 * REFRESH));
     assert_ne!(hops.of((0, FAR)), index);
     assert_eq!(hops.len(), 1, "the entry of the old gateway is free");
@@ -188,7 +198,7 @@ fn a_route_that_comes_or_changes_is_followed() {
 fn own_addresses_are_handled_inside() {
     let (now, kernel) = (Instant::now(), kernel());
     let mut hops = next_hops(&kernel, 8);
-    let index = hops.acquire((1, Ipv4Addr::new(10, 9, 0, 10)), now).unwrap();
+    let index = hops.acquire((1, IpAddr::V4(Ipv4Addr::new(10, 9, 0, 10))), now).unwrap();
     assert_eq!(hops.take_writes(), [(index, NextHop { kind: next_hop_kind::LOCAL, ..NextHop::default() })]);
     hops.poll(now + REFRESH);
     assert!(kernel.0.borrow().used.is_empty());
@@ -215,9 +225,27 @@ fn a_route_that_changes_is_followed_however_many_destinations_have_none() {
     hops.acquire((0, FAR), now).unwrap();
     kernel.0.borrow_mut().gateway = None;
     for last in 0..2 * ROUTES_A_REFRESH as u32 {
-        hops.acquire((1, Ipv4Addr::from(0x0a00_0000 + last)), now).unwrap();
+        hops.acquire((1, Ipv4Addr::from(0x0a00_0000 + last).into()), now).unwrap();
     }
     now += REFRESH;
     assert!(hops.poll(now), "its route has gone");
     assert_eq!(hops.of((0, FAR)), UNRESOLVED);
+}
+
+#[test]
+fn frames_of_a_vlan_have_its_tags_and_the_kernel_is_asked_on_its_device() {
+    let (now, kernel) = (Instant::now(), kernel());
+    let tags = Tags::new(&[VlanTag { id: 100, priority: 5 }, VlanTag { id: 7, priority: 0 }]);
+    let tagged = Egress { asked: 70, vlan: tags, mtu: 1_400, ..egress()[0] };
+    let mut hops = NextHops::new(kernel, Locals::new(&config()).unwrap(), vec![egress()[0], tagged], 8);
+    let plain = hops.acquire((0, FAR), now).unwrap();
+    let index = hops.acquire((1, FAR), now).unwrap();
+    assert_ne!(index, plain, "the same gateway in another VLAN is another one");
+    let expected = NextHop {
+        tags: 2,
+        vlan: [(5u16 << 13 | 100).to_be(), 7u16.to_be()],
+        mtu: 1_400,
+        ..through_gateway(GATEWAY_MAC)
+    };
+    assert_eq!(hops.take_writes().last(), Some(&(index, expected)));
 }
