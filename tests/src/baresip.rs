@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::io::{Read, Write};
-use std::net::{Ipv4Addr, SocketAddrV4, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4, TcpStream};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
@@ -25,9 +25,9 @@ pub struct BaresipConfig {
     /// Digest password, where the softswitch asks.
     pub password: Option<String>,
     /// Where every request is sent: Latch, or the softswitch where there is no Latch.
-    pub outbound: SocketAddrV4,
+    pub outbound: SocketAddr,
     /// The phone's own SIP address.
-    pub listen: SocketAddrV4,
+    pub listen: SocketAddr,
     /// Answer calls by itself.
     pub auto_answer: bool,
     /// What it asks for in REGISTER, in seconds; 0 = it does not register.
@@ -38,12 +38,12 @@ pub struct BaresipConfig {
 
 impl BaresipConfig {
     /// A phone on port 5060 of `local` that registers for an hour and answers by hand.
-    pub fn new(user: &str, local: Ipv4Addr, outbound: SocketAddrV4) -> Self {
+    pub fn new(user: &str, local: impl Into<IpAddr>, outbound: impl Into<SocketAddr>) -> Self {
         Self {
             user: user.to_owned(),
             password: None,
-            outbound,
-            listen: SocketAddrV4::new(local, 5060),
+            outbound: outbound.into(),
+            listen: SocketAddr::new(local.into(), 5060),
             auto_answer: false,
             expires_s: 3600,
             tone_hz: 440,

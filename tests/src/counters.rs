@@ -43,7 +43,7 @@ impl<'lab> Counters<'lab> {
     /// `ip saddr 203.0.113.10 udp sport 30000-39999`. A packet that several match counts in each.
     pub fn add(namespace: &'lab Namespace, counters: &[(&str, Direction, &str)]) -> Result<Self> {
         let mut ruleset = String::from(
-            "table ip lab {
+            "table inet lab {
                chain arriving { type filter hook prerouting priority -500; }
                chain leaving { type filter hook postrouting priority 500; }
              }\n",
@@ -53,7 +53,8 @@ impl<'lab> Counters<'lab> {
                 Direction::In => "arriving",
                 Direction::Out => "leaving",
             };
-            ruleset += &format!("add counter ip lab {name}\nadd rule ip lab {chain} {matching} counter name {name}\n");
+            ruleset +=
+                &format!("add counter inet lab {name}\nadd rule inet lab {chain} {matching} counter name {name}\n");
         }
         namespace.nft(&ruleset)?;
         Ok(Self { namespace })
@@ -61,7 +62,7 @@ impl<'lab> Counters<'lab> {
 
     /// Every counter's value.
     pub fn read(&self) -> Result<BTreeMap<String, Count>> {
-        let text = self.namespace.run("nft", "-j list counters table ip lab")?;
+        let text = self.namespace.run("nft", "-j list counters table inet lab")?;
         let json: Value = serde_json::from_str(&text).context("JSON from nft")?;
         let objects = json["nftables"].as_array().ok_or_else(|| anyhow!("nft listed no objects"))?;
         let counters = objects.iter().filter_map(|object| {

@@ -1,6 +1,7 @@
 //! Latch itself, as a process in its namespace.
 
 use std::fmt::Write as _;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -20,6 +21,8 @@ const READY: &str = "latch is ready";
 /// The settings a test may want to change; times in seconds.
 #[derive(Clone, Debug)]
 pub struct LatchConfig {
+    /// Its address in the access network, for signalling and media.
+    pub access: IpAddr,
     /// Media ports of both realms, even to odd.
     pub ports: (u16, u16),
     /// How often every terminal is asked for a sign of life. Long by default: to an answering SIPp the question is a
@@ -42,6 +45,7 @@ pub struct LatchConfig {
 impl Default for LatchConfig {
     fn default() -> Self {
         Self {
+            access: address::LATCH_ACCESS.into(),
             ports: (30_000, 39_999),
             keepalive_period_s: 120,
             keepalive_failures: 3,
@@ -154,12 +158,13 @@ fn toml(config: &LatchConfig, cdr: &std::path::Path) -> Result<String> {
     let (low, high) = config.ports;
     let mut text = String::new();
     for (side, own, softswitch) in [
-        ("access", address::LATCH_ACCESS, String::new()),
-        ("core", address::LATCH_CORE, format!("softswitch = \"{}:5060\"\n", address::SOFTSWITCH)),
+        ("access", config.access, String::new()),
+        ("core", address::LATCH_CORE.into(), format!("softswitch = \"{}:5060\"\n", address::SOFTSWITCH)),
     ] {
+        let signalling = SocketAddr::new(own, 5060);
         write!(
             text,
-            "[[realm]]\nname = \"{side}\"\nside = \"{side}\"\ninterface = \"{side}\"\nsignalling = \"{own}:5060\"\n\
+            "[[realm]]\nname = \"{side}\"\nside = \"{side}\"\ninterface = \"{side}\"\nsignalling = \"{signalling}\"\n\
              media = \"{own}\"\nports = \"{low}-{high}\"\n{softswitch}\n"
         )?;
     }

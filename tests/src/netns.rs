@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io::Write;
-use std::net::{SocketAddrV4, UdpSocket};
+use std::net::{Ipv6Addr, SocketAddrV4, UdpSocket};
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
@@ -50,6 +50,15 @@ impl Namespace {
             });
             thread.join().map_err(|_| anyhow!("the closure in namespace {} panicked", self.name))?
         })
+    }
+
+    /// Gives one of its interfaces an IPv6 address, usable at once.
+    pub fn ipv6(&self, interface: &str, address: Ipv6Addr) -> Result<()> {
+        for scope in ["all", interface] {
+            self.sysctl(&format!("net/ipv6/conf/{scope}/disable_ipv6"), "0")?;
+        }
+        self.ip(&format!("-6 addr add {address}/64 dev {interface} nodad"))?;
+        Ok(())
     }
 
     /// A UDP socket of the namespace. Reading it gives up after 250 ms.

@@ -70,7 +70,8 @@ impl<'lab> Scene<'lab> {
         Ok(records)
     }
 
-    fn password(&self, user: &str) -> String {
+    /// A user's password.
+    pub fn password(&self, user: &str) -> String {
         let known = self.config.users.iter().find(|known| known.name == user);
         known.map(|known| known.password.to_owned()).unwrap_or_default()
     }

@@ -15,10 +15,14 @@ use crate::pass::PassProgram;
 
 /// Addresses of the lab. They live inside its namespaces, so every lab uses the same.
 pub mod address {
-    use std::net::Ipv4Addr;
+    use std::net::{Ipv4Addr, Ipv6Addr};
 
     /// Latch in the access network.
     pub const LATCH_ACCESS: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 10);
+    /// Latch in the access network, where a test gives it an IPv6 address there.
+    pub const LATCH_ACCESS_V6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 1, 0, 0, 0, 0, 0x10);
+    /// A phone in the access network that has only this address.
+    pub const PHONE_V6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 1, 0, 0, 0, 0, 0x20);
     /// Latch in the core network.
     pub const LATCH_CORE: Ipv4Addr = Ipv4Addr::new(10, 9, 0, 10);
     /// The softswitch.

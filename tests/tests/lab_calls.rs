@@ -206,7 +206,7 @@ fn neither_side_sees_an_address_of_the_other_and_every_frame_is_well_formed() {
         let access = Capture::start(lab, "access", lab.inet(), "latch", "")?;
         let core = Capture::start(lab, "core", lab.softswitch(), "latch", "")?;
         let mut alice = scene.baresip(1, "alice", |_| {})?;
-        let mut bob = scene.baresip(2, "bob", |config| config.listen.set_ip(other_phone))?;
+        let mut bob = scene.baresip(2, "bob", |config| config.listen.set_ip(other_phone.into()))?;
         talk(&mut alice, &mut bob, "bob", false, &[])?;
         talk(&mut bob, &mut alice, "alice", false, &[])?;
         drop((alice, bob));
