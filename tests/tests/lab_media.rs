@@ -318,3 +318,46 @@ fn a_stranger_who_sprays_the_relay_gets_nothing_and_brings_nothing() {
         Ok(())
     });
 }
+
+#[test]
+fn a_nat_that_gives_a_running_stream_another_port_costs_seconds_not_the_call() {
+    lab_test(LabConfig::default(), |lab| {
+        let scene = Scene::start(lab, &KamailioConfig::default(), &LatchConfig::default())?;
+        let call = MediaCall::start(&scene, seconds(15))?;
+        let (alice, bob) = (&call.alice, &call.bob);
+        call.latch(&scene)?;
+        let first = Stream { packets: 50, ssrc: 1, sequence: 100, ..Stream::default() };
+        first.send(&alice.rtp, alice.relay)?;
+        bob.wait_for("rtp_in", 51)?;
+
+        // Another socket is another mapping of the NAT; the phone knows nothing of that and goes on.
+        let moved = lab.phone(1)?.udp(SocketAddrV4::new(address::PHONE, 6_500))?;
+        let at_moved = Sink::start(&moved)?;
+        let from_bob = Stream { packets: 250, ssrc: 2, ..Stream::default() };
+        let sending = from_bob.spawn(&bob.rtp, bob.relay)?;
+        Stream { packets: 200, ssrc: 1, sequence: 150, ..Stream::default() }.send(&moved, alice.relay)?;
+        sending.join().map_err(|_| anyhow!("bob's sender panicked"))??;
+        // Four seconds were sent: those after the third at the latest arrive, and the other direction has followed.
+        let heard_by_bob = bob.counters.get("rtp_in")?.packets - 51;
+        ensure!((50..=100).contains(&heard_by_bob), "bob heard {heard_by_bob} of the 200 from the new port");
+        let heard = at_moved.stop()?.stream(2)?.packets;
+        ensure!(heard >= 50, "alice heard {heard} at the new port");
+
+        // A stranger behind the same NAT has no such stream.
+        let stranger = lab.phone(1)?.udp(SocketAddrV4::new(address::PHONE, 6_600))?;
+        std::thread::sleep(Duration::from_millis(2_300));
+        let before = bob.counters.get("rtp_in")?.packets;
+        Stream { packets: 50, ssrc: 99, sequence: 350, ..Stream::default() }.send(&stranger, alice.relay)?;
+        ensure!(bob.counters.get("rtp_in")?.packets == before, "bob heard a stranger");
+        call.end()?;
+
+        let records = scene.finish(2)?;
+        let up = &audio(&records, lab, 1)?["access_to_core"];
+        let quality = &up["quality"];
+        ensure!(number(quality, "reordered") == 0 && number(quality, "duplicates") == 0, "{up:#}");
+        // What was dropped while the new port had no claim is what the stream lacks.
+        ensure!(number(quality, "lost") == 200 - heard_by_bob, "{heard_by_bob} heard: {up:#}");
+        ensure!(number(quality, "jitter_us") < 20_000, "{up:#}");
+        Ok(())
+    });
+}

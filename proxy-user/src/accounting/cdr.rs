@@ -117,8 +117,25 @@ pub struct FlowRecord {
     pub rtcp_packets: u64,
     /// Their octets.
     pub rtcp_octets: u64,
+    /// How its RTP arrived.
+    pub quality: QualityRecord,
     /// Packets dropped, by reason.
     pub dropped: Dropped,
+}
+
+/// How the RTP of one direction arrived at the proxy (RFC 3550).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct QualityRecord {
+    /// Packets that never came.
+    pub lost: u64,
+    /// Packets that came late.
+    pub reordered: u64,
+    /// Packets that came again.
+    pub duplicates: u64,
+    /// How often another SSRC took over.
+    pub ssrc_changes: u64,
+    /// Interarrival jitter at the end of the call, microseconds; none where it is not known.
+    pub jitter_us: Option<u64>,
 }
 
 /// A remote address that a leg latched, the last one where it changed.
@@ -139,7 +156,9 @@ pub struct Dropped {
     pub format: u64,
     /// The other side's address was not known yet.
     pub no_destination: u64,
-    /// TTL used up, no next hop, or a loop inside the host.
+    /// More than the rate allows.
+    pub rate: u64,
+    /// TTL used up, no next hop, a loop inside the host, or too large for the way out.
     pub other: u64,
 }
 
@@ -165,11 +184,19 @@ impl FlowRecord {
             rtp_octets: counters.rtp_octets,
             rtcp_packets: counters.rtcp_packets,
             rtcp_octets: counters.rtcp_octets,
+            quality: QualityRecord {
+                lost: counters.quality.lost,
+                reordered: counters.quality.reordered,
+                duplicates: counters.quality.duplicates,
+                ssrc_changes: counters.quality.ssrc_changes,
+                jitter_us: counters.quality.jitter_us,
+            },
             dropped: Dropped {
                 source: counters.dropped_source,
                 format: counters.dropped_format,
                 no_destination: counters.dropped_destination,
-                other: counters.dropped_path,
+                rate: counters.dropped_rate,
+                other: counters.dropped_path + counters.dropped_size,
             },
         }
     }
@@ -190,6 +217,7 @@ impl Serialize for RecordId {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::media::Quality;
 
     fn flow(n: u64) -> FlowRecord {
         let counters = LegCounters {
@@ -201,6 +229,9 @@ mod tests {
             dropped_format: 4,
             dropped_destination: 5,
             dropped_path: 6,
+            dropped_rate: 7,
+            dropped_size: 8,
+            quality: Quality { lost: 9, reordered: 10, duplicates: 11, ssrc_changes: 12, jitter_us: Some(13) },
         };
         let source = Latched { address: "198.51.100.7:40000".parse().unwrap(), at: Timestamp(1_790_000_001_250) };
         FlowRecord::new(&counters, Some(source), None)
@@ -258,12 +289,18 @@ mod tests {
                         "rtp_source": {"address": "198.51.100.7:40000", "at": "2026-09-21T14:13:21.250Z"},
                         "rtcp_source": null,
                         "rtp_packets": 500, "rtp_octets": 100_000, "rtcp_packets": 2, "rtcp_octets": 160,
-                        "dropped": {"source": 3, "format": 4, "no_destination": 5, "other": 6},
+                        "quality": {
+                            "lost": 9, "reordered": 10, "duplicates": 11, "ssrc_changes": 12, "jitter_us": 13,
+                        },
+                        "dropped": {"source": 3, "format": 4, "no_destination": 5, "rate": 7, "other": 14},
                     },
                     "core_to_access": {
                         "rtp_source": null, "rtcp_source": null,
                         "rtp_packets": 0, "rtp_octets": 0, "rtcp_packets": 0, "rtcp_octets": 0,
-                        "dropped": {"source": 0, "format": 0, "no_destination": 0, "other": 0},
+                        "quality": {
+                            "lost": 0, "reordered": 0, "duplicates": 0, "ssrc_changes": 0, "jitter_us": null,
+                        },
+                        "dropped": {"source": 0, "format": 0, "no_destination": 0, "rate": 0, "other": 0},
                     },
                 }],
             })

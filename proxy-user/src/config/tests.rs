@@ -48,6 +48,69 @@ fn the_example_that_is_shipped_is_right() {
 }
 
 #[test]
+fn a_realm_says_how_its_media_is_tagged_marked_learned_and_limited() {
+    let text = GOOD.replacen(
+        "side = \"access\"",
+        "side = \"access\"
+vlan = [{ id = 100, priority = 5 }, { id = 7 }]
+dscp = { audio = 46, other = 0 }
+latch = \"any\"
+rebind = \"never\"
+latch_prefix_v4 = 24
+latch_prefix_v6 = 64
+stream_kbps = 128",
+        1,
+    );
+    let config = parse(&text).unwrap();
+    let realm = &config.realms[0];
+    assert_eq!(realm.vlan, [VlanTag { id: 100, priority: 5 }, VlanTag { id: 7, priority: 0 }]);
+    let expected = RealmPolicy {
+        dscp: [Some(46), None, Some(0)],
+        latch_any: true,
+        rebind: false,
+        latch_prefix: [24, 64],
+        stream_kbps: Some(128),
+    };
+    assert_eq!(realm.policy, expected);
+    assert_eq!(config.realms[1].policy, RealmPolicy::default());
+    let marks = ["audio", "video", "image"].map(|kind| realm.policy.of_leg(kind).dscp);
+    assert_eq!(marks, [Some(46), None, Some(0)]);
+    assert_eq!(realm.policy.of_leg("audio").rate, Some(Rate { bytes_per_s: 16_000, burst_bytes: 16_384 }));
+}
+
+#[test]
+fn a_realms_policy_is_checked() {
+    for (line, field, message, remedy) in [
+        ("vlan = 100", "realm[0].vlan", "not a list", "[[realm[0].vlan]]"),
+        ("vlan = [{ priority = 1 }]", "realm[0].vlan[0].id", "missing", "id = 100"),
+        ("vlan = [{ id = 4095 }]", "realm[0].vlan[0].id", "out of range", "1 to 4094"),
+        ("vlan = [{ id = 1, prio = 1 }]", "realm[0].vlan[0].prio", "not a known", "priority"),
+        ("vlan = [{ id = 1 }, { id = 2 }, { id = 3 }]", "realm[0].vlan", "more than two", "outermost first"),
+        ("dscp = { audio = 64 }", "realm[0].dscp.audio", "out of range", "0 to 63"),
+        ("dscp = { voice = 46 }", "realm[0].dscp.voice", "not a known", "audio"),
+        ("latch = \"all\"", "realm[0].latch", "not known", "\"signalled\" or \"any\""),
+        ("rebind = \"yes\"", "realm[0].rebind", "not known", "same-address"),
+        ("latch_prefix_v4 = 7", "realm[0].latch_prefix_v4", "out of range", "8 to 32"),
+        ("stream_kbps = 0", "realm[0].stream_kbps", "out of range", "leave it out"),
+        ("stream_kbps = \"128\"", "realm[0].stream_kbps", "is a string", "leave it out"),
+    ] {
+        let text = GOOD.replacen("side = \"access\"", &format!("side = \"access\"\n{line}"), 1);
+        let problems = parse(&text).unwrap_err().problems;
+        let [problem] = problems.as_slice() else { panic!("{line}: {problems:?}") };
+        assert_eq!(problem.field, field, "{line}");
+        assert!(problem.message.contains(message) && problem.remedy.contains(remedy), "{line}: {problem:?}");
+    }
+}
+
+#[test]
+fn realms_may_be_of_different_ip_versions() {
+    let text =
+        GOOD.replace("203.0.113.10:5060", "[2001:db8:1::10]:5060").replace("\"203.0.113.10\"", "\"2001:db8:1::10\"");
+    let config = parse(&text).unwrap();
+    assert!(config.realms[0].media.is_ipv6() && config.realms[1].media.is_ipv4());
+}
+
+#[test]
 fn everything_can_be_set() {
     let text = format!(
         "{GOOD}

@@ -83,6 +83,8 @@ struct Slot {
     ports: [PortPair; 2],
     remotes: [Option<RemoteMedia>; 2],
     payload_types: PayloadTypes,
+    /// RTP clock of what was agreed, Hz; 0: not known.
+    clock_rate: u32,
     on_hold: bool,
     /// As the datapath has it.
     applied: Option<StreamSpec>,
@@ -126,6 +128,7 @@ struct Description {
     /// `None` keeps the address that was there before: old-style hold, or one that the relay can't send to.
     remote: Option<RemoteMedia>,
     payload_types: PayloadTypes,
+    clock_rate: u32,
     held: bool,
 }
 
@@ -228,6 +231,7 @@ impl MediaSession {
                     slot.set_remote(to, offered.remote);
                     slot.set_remote(from, answered.remote);
                     slot.payload_types = offered.payload_types.union(answered.payload_types);
+                    slot.clock_rate = answered.clock_rate;
                     slot.on_hold = offered.held || answered.held;
                     slot.apply(&self.sides, resources, [true, true]);
                     slot.plan(to)
@@ -373,6 +377,7 @@ impl MediaSession {
             ports,
             remotes: [None; 2],
             payload_types: description.payload_types,
+            clock_rate: description.clock_rate,
             on_hold: false,
             applied: None,
             silent: None,
@@ -422,7 +427,8 @@ impl Slot {
     /// What the realm and the media say of the leg there.
     fn policy(&self, realm: RealmId, resources: &Resources<'_>) -> LegPolicy {
         let policy = resources.realms.get(realm).map(|realm| realm.policy.of_leg(&self.kind)).unwrap_or_default();
-        LegPolicy { carry: Carry { dtls: self.dtls, ..policy.carry }, ..policy }
+        let carry = Carry { dtls: self.dtls, ..policy.carry };
+        LegPolicy { carry, clock_rate: self.clock_rate, ..policy }
     }
 
     fn apply(&mut self, sides: &[Side; 2], resources: &mut Resources<'_>, open: [bool; 2]) {
@@ -463,6 +469,7 @@ impl Description {
             kind: media.kind.as_str().to_owned(),
             remote: media.remote(),
             payload_types: media.payload_types,
+            clock_rate: media.clock_rate,
             held: media.held(),
         }
     }

@@ -181,4 +181,25 @@ pub struct LegCounters {
     pub dropped_destination: u64,
     /// Dropped: TTL used up, no next hop, or a loop inside the host.
     pub dropped_path: u64,
+    /// Dropped: more than the leg's rate.
+    pub dropped_rate: u64,
+    /// Dropped: larger than the way out takes.
+    pub dropped_size: u64,
+    /// How its RTP arrived.
+    pub quality: Quality,
+}
+
+/// How RTP arrived at a leg (RFC 3550, section 6.4.1 and appendix A).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Quality {
+    /// Packets that the sequence numbers promise and that did not come.
+    pub lost: u64,
+    /// Packets that came behind one with a higher sequence number.
+    pub reordered: u64,
+    /// Packets with the sequence number of the one before.
+    pub duplicates: u64,
+    /// How often another SSRC took over.
+    pub ssrc_changes: u64,
+    /// Interarrival jitter at the end, microseconds; none where the clock is not known or nothing came.
+    pub jitter_us: Option<u64>,
 }

@@ -20,12 +20,27 @@ pub struct Media {
     pub rtcp: Option<Rtcp>,
     /// The formats of `m=` that are payload types; empty where the protocol is not RTP.
     pub payload_types: PayloadTypes,
+    /// RTP clock of the first payload type of `m=`, Hz: its `a=rtpmap`, else what RFC 3551 says; 0 where neither does.
+    pub clock_rate: u32,
     /// The media's direction, else the session's, else [`Direction::SendRecv`].
     pub direction: Direction,
     /// Whether `a=rtcp-mux` is there.
     pub rtcp_mux: bool,
     /// Whether this is an alternative (RFC 4091, `group:ANAT`) to another description, which is used instead.
     pub superseded: bool,
+}
+
+/// RTP clock of a payload type that needs no `a=rtpmap` (RFC 3551, section 6), Hz; 0 for any other.
+pub(super) fn static_clock_rate(payload_type: u8) -> u32 {
+    match payload_type {
+        0 | 3..=5 | 7..=9 | 12 | 13 | 15 | 18 => 8_000,
+        6 => 16_000,
+        10 | 11 => 44_100,
+        16 => 11_025,
+        17 => 22_050,
+        14 | 25 | 26 | 28 | 31..=34 => 90_000,
+        _ => 0,
+    }
 }
 
 /// What kind of media.

@@ -2,7 +2,7 @@
 
 use super::{
     lines::{Span, split, tokens},
-    media::{Direction, Host, Media, MediaKind, Protocol, Rtcp},
+    media::{Direction, Host, Media, MediaKind, Protocol, Rtcp, static_clock_rate},
 };
 use std::{net::IpAddr, ops::Range};
 
@@ -114,6 +114,8 @@ struct Reader<'a> {
     /// Per media description: its own direction, its `a=mid`.
     directions: Vec<Option<Direction>>,
     mids: Vec<Option<&'a [u8]>>,
+    /// The first payload type of the last `m=`.
+    first_format: Option<u8>,
     /// The identifications of each `a=group:ANAT`.
     alternatives: Vec<Vec<&'a [u8]>>,
 }
@@ -129,6 +131,7 @@ impl<'a> Reader<'a> {
             direction: None,
             directions: Vec::new(),
             mids: Vec::new(),
+            first_format: None,
             alternatives: Vec::new(),
         }
     }
@@ -211,12 +214,13 @@ impl<'a> Reader<'a> {
             None => (number(self.text(&port_range)?)?, 1),
         };
         let protocol = Protocol::from(protocol);
-        let payload_types = formats
+        let payload_types: Vec<u8> = formats
             .iter()
             .filter(|_| protocol.is_rtp())
             .filter_map(|format| self.text(format).and_then(number))
             .filter_map(|number| u8::try_from(number).ok())
             .collect();
+        self.first_format = payload_types.first().copied();
         self.media.push(Media {
             kind: MediaKind::from(kind),
             protocol,
@@ -224,7 +228,8 @@ impl<'a> Reader<'a> {
             port_count,
             address: None,
             rtcp: None,
-            payload_types,
+            clock_rate: self.first_format.map_or(0, static_clock_rate),
+            payload_types: payload_types.into_iter().collect(),
             direction: Direction::default(),
             rtcp_mux: false,
             superseded: false,
@@ -260,6 +265,10 @@ impl<'a> Reader<'a> {
                 }
                 Role::Removed
             }
+            b"rtpmap" => {
+                self.rtpmap(content);
+                Role::Attribute
+            }
             b"group" => self.group(content),
             b"mid" => {
                 let mid = self.slice(content).trim_ascii();
@@ -291,6 +300,20 @@ impl<'a> Reader<'a> {
         let (Some(port), Some(media)) = (port, self.media.last_mut()) else { return Ok(Role::Removed) };
         media.rtcp.get_or_insert(Rtcp { port, address });
         Ok(Role::Rtcp(content))
+    }
+
+    /// `a=rtpmap:TYPE NAME/CLOCK` (RFC 8866, section 6.6) of the first payload type.
+    fn rtpmap(&mut self, content: Range<usize>) {
+        let Some((payload_type, codec)) = self.text(&content).and_then(|text| text.trim().split_once(' ')) else {
+            return;
+        };
+        let clock = codec.split('/').nth(1).and_then(|clock| clock.trim().parse().ok());
+        if let (Some(clock), Some(media)) = (clock, self.media.last_mut())
+            && payload_type.parse().ok() == self.first_format
+            && self.first_format.is_some()
+        {
+            media.clock_rate = clock;
+        }
     }
 
     fn group(&mut self, content: Range<usize>) -> Role {

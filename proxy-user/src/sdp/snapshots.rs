@@ -46,6 +46,7 @@ fn sipp() {
     );
     assert_eq!(media.remote(), remote("192.168.1.5:6000", "192.168.1.5:6001"));
     assert_eq!(media.payload_types, [0].into_iter().collect());
+    assert_eq!(media.clock_rate, 8_000);
     assert_eq!(
         rewritten(&body),
         crlf(&[
@@ -88,6 +89,7 @@ fn baresip() {
     ]);
     let session = Session::parse(body.as_bytes()).unwrap();
     assert_eq!(session.media()[0].payload_types, [96, 0, 8, 101].into_iter().collect());
+    assert_eq!(session.media()[0].clock_rate, 48_000, "of the first format");
     assert_eq!(session.media()[0].rtcp, Some(Rtcp { port: 20519, address: None }));
     assert_eq!(session.media()[1].kind, MediaKind::Video);
     assert_eq!(session.media()[1].direction, Direction::RecvOnly);

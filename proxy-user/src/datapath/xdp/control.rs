@@ -8,7 +8,7 @@ use super::{
 };
 use crate::{
     datapath::DatapathError,
-    media::{LegCounters, LegSpec, MediaEvent, StreamId, StreamSpec},
+    media::{LegCounters, LegSpec, MediaEvent, Quality, StreamId, StreamSpec},
 };
 use proxy_common::layout::{LatchEvent, LegState};
 use std::{
@@ -270,7 +270,7 @@ impl<N: Neighbourhood> Control<N> {
     fn scan(&mut self, now: Instant, events: &mut Vec<MediaEvent>) {
         for (id, stream) in &mut self.streams {
             let packets = stream.placed.iter().zip(&stream.baseline).fold(0u64, |sum, (placed, baseline)| {
-                let counters = counters(&self.states.get(placed.index), baseline);
+                let counters = counters(&self.states.get(placed.index), baseline, 0);
                 sum.wrapping_add(counters.rtp_packets).wrapping_add(counters.rtcp_packets)
             });
             if packets != stream.packets {
@@ -286,7 +286,11 @@ impl<N: Neighbourhood> Control<N> {
     fn counters(&self, stream: &Stream) -> [LegCounters; 2] {
         let [one, other] = &stream.placed;
         let [first, second] = &stream.baseline;
-        [counters(&self.states.get(one.index), first), counters(&self.states.get(other.index), second)]
+        let clock = |leg: usize| stream.spec.legs.get(leg).map_or(0, |leg| leg.policy.clock_rate);
+        [
+            counters(&self.states.get(one.index), first, clock(0)),
+            counters(&self.states.get(other.index), second, clock(1)),
+        ]
     }
 }
 
@@ -296,7 +300,7 @@ fn ip(mapped: [u8; 16]) -> IpAddr {
 }
 
 /// What was counted since the baseline. Counters go round at 2^64, those of RTCP and of drops at 2^32.
-fn counters(state: &LegState, baseline: &LegState) -> LegCounters {
+fn counters(state: &LegState, baseline: &LegState, clock_rate: u32) -> LegCounters {
     let since = |now: u64, then: u64| now.wrapping_sub(then);
     let short = |now: u32, then: u32| u64::from(now.wrapping_sub(then));
     LegCounters {
@@ -308,6 +312,25 @@ fn counters(state: &LegState, baseline: &LegState) -> LegCounters {
         dropped_format: short(state.drops.format, baseline.drops.format),
         dropped_destination: short(state.drops.destination, baseline.drops.destination),
         dropped_path: short(state.drops.path, baseline.drops.path),
+        dropped_rate: short(state.drops.rate, baseline.drops.rate),
+        dropped_size: short(state.drops.size, baseline.drops.size),
+        quality: quality(state, baseline, clock_rate),
+    }
+}
+
+fn quality(state: &LegState, baseline: &LegState, clock_rate: u32) -> Quality {
+    let (now, then) = (&state.quality, &baseline.quality);
+    let since = |now: u32, then: u32| u64::from(now.wrapping_sub(then));
+    let duplicates = since(now.duplicates, then.duplicates);
+    let arrived = state.rtp.packets.wrapping_sub(baseline.rtp.packets).saturating_sub(duplicates);
+    // Kept times 16, in timestamp units.
+    let jitter_us = u64::from(now.jitter >> 4) * 1_000_000 / u64::from(clock_rate).max(1);
+    Quality {
+        lost: since(now.expected, then.expected).saturating_sub(arrived),
+        reordered: since(now.reordered, then.reordered),
+        duplicates,
+        ssrc_changes: since(now.ssrc_changes, then.ssrc_changes),
+        jitter_us: (clock_rate != 0 && now.first != 0).then_some(jitter_us),
     }
 }
 

@@ -3,7 +3,7 @@ use super::{
     *,
 };
 use crate::media::{LegPolicy, RemoteMedia};
-use proxy_common::layout::{Component, Drops, Remote, RtcpComponent};
+use proxy_common::layout::{self, Component, Drops, Remote, RtcpComponent};
 
 const ACCESS: u32 = 1;
 const CORE: u32 = 12;
@@ -132,8 +132,38 @@ fn counters_are_those_of_the_call_alone() {
         dropped_format: 3,
         dropped_destination: 2,
         dropped_path: 1,
+        ..LegCounters::default()
     };
     assert_eq!(released, [MediaEvent::Released { stream: StreamId(1), counters: [access, LegCounters::default()] }]);
+}
+
+#[test]
+fn quality_is_that_of_the_call_alone() {
+    let (now, kernel) = (Instant::now(), kernel());
+    let mut control = control(&kernel);
+    let mut spec = answered();
+    spec.legs[0].policy.clock_rate = 8_000;
+    control.apply(spec, now).unwrap();
+    // A call before may have counted as far as this.
+    let state = control.states.get(ACCESS);
+    let quality = layout::Quality {
+        expected: state.quality.expected.wrapping_add(100),
+        reordered: state.quality.reordered.wrapping_add(2),
+        duplicates: state.quality.duplicates.wrapping_add(3),
+        ssrc_changes: state.quality.ssrc_changes.wrapping_add(1),
+        jitter: 80 << 4,
+        first: 1,
+        ..state.quality
+    };
+    let rtp = Component { packets: state.rtp.packets + 98, octets: 98 * 200, ..state.rtp };
+    control.states.set(ACCESS, &LegState { rtp, quality, ..state });
+    control.release(StreamId(1), now);
+    let at = control.poll_timeout(now).unwrap();
+    let released = poll(&mut control, at);
+    let [MediaEvent::Released { counters: [access, _], .. }] = released.as_slice() else { panic!("{released:?}") };
+    // Of 98 that came, 3 came twice: 5 of 100 are missing. 80 units at 8 kHz are 10 ms.
+    let expected = Quality { lost: 5, reordered: 2, duplicates: 3, ssrc_changes: 1, jitter_us: Some(10_000) };
+    assert_eq!(access.quality, expected);
 }
 
 #[test]
