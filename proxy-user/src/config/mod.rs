@@ -234,7 +234,7 @@ pub struct CdrFile {
 /// Sizes of the BPF maps, fixed while the program runs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Maps {
-    /// Entries of `LEGS` and `LEG_STATE`, 128 bytes each; at least [`Config::port_pairs`].
+    /// Entries of `LEGS` and `LEG_STATE`, 256 bytes together; at least [`Config::port_pairs`].
     pub max_legs: u32,
     /// Entries of `NEXT_HOPS`, at most 65,536: neighbours and gateways in use at once, and one for "unresolved".
     pub max_next_hops: u32,
