@@ -187,7 +187,9 @@ fn kept_of_v4(frame: Frame, start: usize, route: &Route) -> Option<Kept> {
         let length = udp_length.to_be() as u64;
         let pseudo = length + (IpProto::Udp as u16).to_be() as u64;
         let header = ports(route) as u64 + length;
-        match !checksum::fold(payload + pseudo + header + route.local.address().sum() + route.datagram.destination_v6().sum()) {
+        match !checksum::fold(
+            payload + pseudo + header + route.local.address().sum() + route.datagram.destination_v6().sum(),
+        ) {
             0 => 0xffff,
             sum => sum,
         }

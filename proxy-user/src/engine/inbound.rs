@@ -10,8 +10,11 @@ use crate::{
     media::{MediaEvent, RealmId},
     signalling::sip::{Datagram, Message, Name, Response, check_request},
 };
-use std::{net::SocketAddr, time::Instant};
-use tracing::debug;
+use std::{
+    net::SocketAddr,
+    time::{Duration, Instant},
+};
+use tracing::{debug, warn};
 
 impl Engine {
     pub(super) fn datagram(&mut self, realm: RealmId, source: SocketAddr, bytes: &[u8], now: Instant) {
@@ -66,12 +69,29 @@ impl Engine {
                 let Some(&dialog) = self.streams.get(&stream) else { return };
                 self.media_silent(dialog, stream, now);
             }
+            MediaEvent::Strangers { stream, leg, packets } => {
+                self.statistics.strangers += packets;
+                let Some(&dialog) = self.streams.get(&stream) else { return };
+                self.strangers(dialog, leg, packets, now);
+            }
             MediaEvent::Released { stream, counters } => {
                 let Some(dialog) = self.streams.remove(&stream) else { return };
                 self.with_media(dialog, now, |media, resources| media.released(stream, counters, resources));
                 self.record_if_over(dialog, now);
             }
         }
+    }
+
+    /// Tells the operator of media that others sent to a call's ports: an attack, or a NAT that gave the terminal another
+    /// port. One line a second at most, however many calls it hits.
+    fn strangers(&mut self, dialog: u64, leg: usize, packets: u64, now: Instant) {
+        if self.strangers_told.is_some_and(|told| now.saturating_duration_since(told) < Duration::from_secs(1)) {
+            return;
+        }
+        self.strangers_told = Some(now);
+        let Some(dialog) = self.dialogs.get(&dialog) else { return };
+        let from = if leg == 0 { "caller's" } else { "callee's" };
+        warn!(call_id = %dialog.call_id, packets, "dropped media that did not come from the {from} media address");
     }
 
     fn request(&mut self, realm: RealmId, source: SocketAddr, request: Message, now: Instant) {

@@ -57,6 +57,7 @@ use transactions::{Client, Server, ServerKey, Timing};
 pub use registrations::Binding;
 
 /// Something that happened.
+#[allow(clippy::large_enum_variant, reason = "made where it is handled")]
 #[derive(Debug)]
 pub enum Input<'a> {
     /// A datagram arrived at a realm's signalling address.
@@ -112,6 +113,8 @@ pub struct Statistics {
     pub retransmissions_sent: u64,
     /// Requests refused because a limit was reached.
     pub limited: u64,
+    /// Media packets of calls that came from an address or port that may not send there.
+    pub strangers: u64,
 }
 
 /// How much is going on.
@@ -136,6 +139,8 @@ pub struct Engine {
     config: Arc<Config>,
     timing: Timing,
     media_addresses: Vec<IpAddr>,
+    /// When the log last told of media from strangers.
+    strangers_told: Option<Instant>,
     clock: WallClock,
     random: StdRng,
     outputs: VecDeque<Output>,
@@ -235,6 +240,7 @@ impl Engine {
         let timing = Timing { t1: config.sip.t1, t2: config.sip.t2, invite: config.sip.invite_timeout };
         Ok(Self {
             timing,
+            strangers_told: None,
             media_addresses: config.realms.iter().map(|realm| realm.media).collect(),
             config,
             clock: WallClock::new(now, wall),

@@ -128,6 +128,7 @@ pub enum MediaCommand {
 }
 
 /// What a datapath tells the engine.
+#[allow(clippy::large_enum_variant, reason = "moved once, from the datapath to the engine")]
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum MediaEvent {
     /// A leg learned its remote address, or moved to a better candidate.
@@ -152,6 +153,15 @@ pub enum MediaEvent {
     Silent {
         /// The stream.
         stream: StreamId,
+    },
+    /// Packets from an address or port that may not send to a leg came there, and were dropped. Told at most once a second.
+    Strangers {
+        /// The stream.
+        stream: StreamId,
+        /// Index in [`StreamSpec::legs`].
+        leg: usize,
+        /// How many, since it was told last.
+        packets: u64,
     },
     /// Final counters of a stream: nothing is forwarded any more.
     Released {

@@ -48,6 +48,8 @@ struct Stream {
     window_end_ns: u64,
     /// The counters when the stream began.
     baseline: [LegState; 2],
+    /// Packets of strangers that were told of, by leg.
+    strangers: [u64; 2],
     /// Packets forwarded at the last scan, and since when that has been so.
     packets: u64,
     quiet_since: Instant,
@@ -132,7 +134,8 @@ impl<N: Neighbourhood> Control<N> {
         }
         let window_end_ns = self.clock.ns(now + self.learning_window);
         let packets = before.as_ref().map_or(0, |before| before.packets);
-        let stream = Stream { spec, placed, ways, window_end_ns, baseline, packets, quiet_since: now };
+        let strangers = before.as_ref().map_or([0; 2], |before| before.strangers);
+        let stream = Stream { spec, placed, ways, window_end_ns, baseline, strangers, packets, quiet_since: now };
         self.write(&stream);
         self.streams.insert(stream.spec.id, stream);
         self.scan_at.get_or_insert(now + SCAN);
@@ -269,10 +272,17 @@ impl<N: Neighbourhood> Control<N> {
 
     fn scan(&mut self, now: Instant, events: &mut Vec<MediaEvent>) {
         for (id, stream) in &mut self.streams {
-            let packets = stream.placed.iter().zip(&stream.baseline).fold(0u64, |sum, (placed, baseline)| {
+            let mut packets = 0u64;
+            let legs = stream.placed.iter().zip(&stream.baseline).zip(&mut stream.strangers);
+            for (leg, ((placed, baseline), told)) in legs.enumerate() {
                 let counters = counters(&self.states.get(placed.index), baseline, 0);
-                sum.wrapping_add(counters.rtp_packets).wrapping_add(counters.rtcp_packets)
-            });
+                packets = packets.wrapping_add(counters.rtp_packets).wrapping_add(counters.rtcp_packets);
+                let fresh = counters.dropped_source.saturating_sub(*told);
+                *told = counters.dropped_source;
+                if fresh > 0 {
+                    events.push(MediaEvent::Strangers { stream: *id, leg, packets: fresh });
+                }
+            }
             if packets != stream.packets {
                 stream.packets = packets;
                 stream.quiet_since = now;

@@ -376,7 +376,7 @@ mod tests {
             assert!((wanted..=wanted + 60).contains(&second), "{bytes_per_s}: {second}");
         }
         for hz in [8_000, 16_000, 48_000, 90_000] {
-            let second = u64::from(clock(hz)) * 1_000_000_000 >> 32;
+            let second = (u64::from(clock(hz)) * 1_000_000_000) >> 32;
             assert!(second.abs_diff(u64::from(hz)) <= 1, "{hz}: {second}");
         }
     }

@@ -138,6 +138,23 @@ fn counters_are_those_of_the_call_alone() {
 }
 
 #[test]
+fn strangers_are_told_of_once_a_scan() {
+    let (now, kernel) = (Instant::now(), kernel());
+    let mut control = control(&kernel);
+    control.states.set(CORE, &LegState { drops: Drops { source: 100, ..Drops::default() }, ..LegState::default() });
+    control.apply(answered(), now).unwrap();
+    assert_eq!(poll(&mut control, now + SCAN), [], "those of a call before");
+    let dropped = |source| LegState { drops: Drops { source, ..Drops::default() }, ..LegState::default() };
+    control.states.set(CORE, &dropped(107));
+    let told = MediaEvent::Strangers { stream: StreamId(1), leg: 1, packets: 7 };
+    assert_eq!(poll(&mut control, now + 2 * SCAN), [told]);
+    assert_eq!(poll(&mut control, now + 3 * SCAN), []);
+    control.states.set(CORE, &dropped(108));
+    let told = MediaEvent::Strangers { stream: StreamId(1), leg: 1, packets: 1 };
+    assert_eq!(poll(&mut control, now + 4 * SCAN), [told]);
+}
+
+#[test]
 fn quality_is_that_of_the_call_alone() {
     let (now, kernel) = (Instant::now(), kernel());
     let mut control = control(&kernel);
