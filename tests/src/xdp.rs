@@ -16,6 +16,7 @@ use proxy_common::{
     locals::{self, Local, mapped},
     verdict::{Counters, Verdict},
 };
+use proxy_user::datapath::xdp::ns_per_tick;
 use std::{
     net::{IpAddr, Ipv6Addr, SocketAddr},
     path::PathBuf,
@@ -135,6 +136,7 @@ impl World {
         let seed = seed().context("two addresses have a seed")?;
         let mut ebpf = EbpfLoader::new()
             .override_global("LOCALS_SEED", &seed, true)
+            .override_global("NS_PER_TICK", &ns_per_tick()?, true)
             .map_max_entries("LEGS", LEGS)
             .map_max_entries("LEG_STATE", LEGS)
             .load(&object)?;

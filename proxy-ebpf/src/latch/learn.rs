@@ -83,7 +83,7 @@ fn rank(
         return Ok(REBOUND);
     }
     let forget = |number| datagram.forget(number);
-    let in_window = now_ns < leg.window_end_ns();
+    let in_window = maps::now_ns() < leg.window_end_ns();
     let rank = match latch::judge(&leg.named(component, forget), current.holds, current.source, from, in_window, forget)
     {
         Candidate::Latch(rank) => forget(rank as u64) as u16,

@@ -10,7 +10,7 @@ use crate::note::Note;
 use aya_ebpf::{
     Global,
     btf_maps::{Array, DevMap, PerCpuArray, RingBuf},
-    helpers::{bpf_ktime_get_ns, generated::bpf_ktime_get_coarse_ns},
+    helpers::{bpf_jiffies64, bpf_ktime_get_ns},
     macros::btf_map,
 };
 use core::{arch::asm, mem::offset_of};
@@ -48,6 +48,10 @@ static NOTE: PerCpuArray<Note, 1> = PerCpuArray::new();
 /// The seed under which every media address has a slot of its own (`locals::find_seed`); set by the loader.
 #[unsafe(no_mangle)]
 static LOCALS_SEED: Global<u32> = Global::new(0);
+
+/// What a tick of the kernel takes; set by the loader.
+#[unsafe(no_mangle)]
+static NS_PER_TICK: Global<u64> = Global::new(4_000_000);
 
 /// Whether jitter, loss and the like are measured; set by the loader.
 #[unsafe(no_mangle)]
@@ -496,11 +500,11 @@ const _: () = assert!(
     offset_of!(RtcpComponent, source) / 8 == SOURCE && offset_of!(RtcpComponent, destination) / 8 == DESTINATION
 );
 
-/// `CLOCK_MONOTONIC` at the last tick of the kernel, ns: up to 10 ms late, and cheap.
+/// Time at the last tick of the kernel, ns: 1 to 10 ms late, cheap, and only good to be compared with itself.
 #[inline(always)]
 pub(crate) fn tick_ns() -> u64 {
-    // SAFETY: as below.
-    unsafe { bpf_ktime_get_coarse_ns() }
+    // SAFETY: the helper takes nothing and only reads a counter.
+    unsafe { bpf_jiffies64() }.wrapping_mul(NS_PER_TICK.load())
 }
 
 /// `CLOCK_MONOTONIC`, ns. Reading it takes as long as half of everything else that is done for a packet.

@@ -9,7 +9,7 @@ use proxy_common::{address::Address, media::Kind};
 
 /// The note. Ports in host order.
 #[repr(C)]
-#[derive(Clone, Copy, Default)]
+#[derive(Clone, Copy)]
 pub(crate) struct Note {
     /// The IPv6 address; of IPv4 nothing.
     pub(crate) source_v6: [u64; 2],
@@ -45,15 +45,6 @@ pub(crate) struct Note {
     pub(crate) reserved: [u8; 2],
 }
 
-impl Note {
-    /// The note of a payload.
-    #[inline(always)]
-    pub(crate) fn of(kind: Kind) -> Self {
-        let (class, payload_type) = kind.class();
-        Self { class, payload_type, ..Self::default() }
-    }
-}
-
 /// The datagram of this run.
 #[derive(Clone, Copy)]
 pub(crate) struct Datagram(*mut Note);
@@ -70,7 +61,7 @@ macro_rules! fields {
                 }
 
                 #[inline(always)]
-                fn $set(self, value: $type) {
+                pub(crate) fn $set(self, value: $type) {
                     // SAFETY: as above.
                     unsafe { (&raw mut (*self.0).$field).write_volatile(value) }
                 }
@@ -97,27 +88,27 @@ fields! {
 }
 
 impl Datagram {
-    /// Notes a datagram.
+    /// The note to be written.
     #[inline(always)]
-    pub(crate) fn note(note: &Note) -> Option<Self> {
-        let datagram = Self(maps::note()?);
-        datagram.set_source(note.source);
-        datagram.set_timestamp(note.timestamp);
-        datagram.set_ssrc(note.ssrc);
-        datagram.set_sequence(note.sequence);
-        datagram.set_source_port(note.source_port);
-        datagram.set_length(note.length);
-        datagram.set_tags(note.tags);
-        datagram.set_ttl(note.ttl);
-        datagram.set_class(note.class);
-        datagram.set_payload_type(note.payload_type);
-        datagram.set_port(note.port);
-        datagram.set_v6(note.v6);
-        datagram.set_came_v6(note.v6);
-        if note.v6 != 0 {
-            datagram.set_source_v6(Address(note.source_v6));
-        }
-        Some(datagram)
+    pub(crate) fn begin() -> Option<Self> {
+        maps::note().map(Self)
+    }
+
+    /// What it is. Fields of RTP are what they were where it is none.
+    #[inline(always)]
+    pub(crate) fn set_kind(self, kind: Kind) {
+        let (class, payload_type) = kind.class();
+        self.set_class(class);
+        self.set_payload_type(payload_type);
+    }
+
+    /// How it came: IP version, number of tags, port of its leg.
+    #[inline(always)]
+    pub(crate) fn arrived(self, v6: bool, tags: u16, port: u32) {
+        self.set_v6(v6 as u8);
+        self.set_came_v6(v6 as u8);
+        self.set_tags(tags);
+        self.set_port(port as u8);
     }
 
     #[inline(always)]
@@ -132,7 +123,7 @@ impl Datagram {
     }
 
     #[inline(always)]
-    fn set_source_v6(self, address: Address) {
+    pub(crate) fn set_source_v6(self, address: Address) {
         // SAFETY: as in the macro.
         unsafe { (&raw mut (*self.0).source_v6).write_volatile(address.0) }
     }

@@ -8,7 +8,7 @@
 
 use crate::frame::Frame;
 use crate::maps::{self, LocalEntry, Spot};
-use crate::note::{Datagram, Note};
+use crate::note::Datagram;
 use core::mem::offset_of;
 use network_types::{
     eth::{EthHdr, EtherType},
@@ -138,16 +138,13 @@ fn ipv4(frame: &Frame, vlan: [u16; 2], tags: u16, ingress: u32) -> Result<Arriva
     {
         return Err(Verdict::DroppedMalformed);
     }
-    let note = Note {
-        source: headers.u32::<{ v4::SOURCE }>(),
-        source_port: u16::from_be(ports as u16),
-        ttl: headers.u8::<{ v4::TTL }>(),
-        length,
-        tags,
-        port: spot.component as u8,
-        ..payload(frame, start + v4::PAYLOAD, udp_length as usize - UdpHdr::LEN)
-    };
-    let datagram = Datagram::note(&note).ok_or(Verdict::DroppedClosed)?;
+    let datagram = Datagram::begin().ok_or(Verdict::DroppedClosed)?;
+    payload(datagram, frame, start + v4::PAYLOAD, udp_length as usize - UdpHdr::LEN);
+    datagram.set_source(headers.u32::<{ v4::SOURCE }>());
+    datagram.set_source_port(u16::from_be(ports as u16));
+    datagram.set_ttl(headers.u8::<{ v4::TTL }>());
+    datagram.set_length(length);
+    datagram.arrived(false, tags, spot.component);
     Ok(Arrival { datagram, leg: spot.leg })
 }
 
@@ -185,18 +182,14 @@ fn ipv6(frame: &Frame, vlan: [u16; 2], tags: u16, ingress: u32) -> Result<Arriva
         return Err(Verdict::DroppedMalformed);
     }
     let source = headers.address::<{ v6::SOURCE }>();
-    let note = Note {
-        source_v6: source.0,
-        source: source.fold_v6(),
-        source_port: u16::from_be(ports as u16),
-        ttl: headers.u8::<{ v6::HOP_LIMIT }>(),
-        length: payload_length + Ipv6Hdr::LEN as u16,
-        tags,
-        port: spot.component as u8,
-        v6: 1,
-        ..payload(frame, start + v6::PAYLOAD, udp_length as usize - UdpHdr::LEN)
-    };
-    let datagram = Datagram::note(&note).ok_or(Verdict::DroppedClosed)?;
+    let datagram = Datagram::begin().ok_or(Verdict::DroppedClosed)?;
+    payload(datagram, frame, start + v6::PAYLOAD, udp_length as usize - UdpHdr::LEN);
+    datagram.set_source(source.fold_v6());
+    datagram.set_source_v6(source);
+    datagram.set_source_port(u16::from_be(ports as u16));
+    datagram.set_ttl(headers.u8::<{ v6::HOP_LIMIT }>());
+    datagram.set_length(payload_length + Ipv6Hdr::LEN as u16);
+    datagram.arrived(true, tags, spot.component);
     Ok(Arrival { datagram, leg: spot.leg })
 }
 
@@ -228,21 +221,22 @@ fn is_extension(next_header: u8) -> bool {
     matches!(next_header, HOP_BY_HOP | ROUTING | FRAGMENT | DESTINATION)
 }
 
+/// Notes what the payload is.
 #[inline(always)]
-fn payload(frame: &Frame, start: usize, length: usize) -> Note {
+fn payload(datagram: Datagram, frame: &Frame, start: usize, length: usize) {
     // A payload that is shorter than these bytes is no RTP; padding may not be mistaken for it.
-    if length >= media::RTP_HEADER
+    let kind = if length >= media::RTP_HEADER
         && let Some(header) = frame.unproven().window::<{ media::RTP_HEADER }>(start)
     {
-        return Note {
-            sequence: u16::from_be(header.u16::<2>()),
-            timestamp: u32::from_be(header.u32::<4>()),
-            ssrc: u32::from_be(header.u32::<8>()),
-            ..Note::of(media::classify(header.u8::<0>(), header.u8::<1>(), length))
-        };
-    }
-    Note::of(match frame.unproven().window::<2>(start) {
-        Some(header) => media::classify(header.u8::<0>(), header.u8::<1>(), length),
-        None => media::classify(0, 0, length),
-    })
+        datagram.set_sequence(u16::from_be(header.u16::<2>()));
+        datagram.set_timestamp(u32::from_be(header.u32::<4>()));
+        datagram.set_ssrc(u32::from_be(header.u32::<8>()));
+        media::classify(header.u8::<0>(), header.u8::<1>(), length)
+    } else {
+        match frame.unproven().window::<2>(start) {
+            Some(header) => media::classify(header.u8::<0>(), header.u8::<1>(), length),
+            None => media::classify(0, 0, length),
+        }
+    };
+    datagram.set_kind(kind);
 }

@@ -1,6 +1,9 @@
 //! The clock of the XDP program, `CLOCK_MONOTONIC` in nanoseconds, beside that of [`Instant`].
 
-use std::time::{Duration, Instant};
+use std::{
+    io,
+    time::{Duration, Instant},
+};
 
 /// Both clocks at one moment.
 #[derive(Clone, Copy, Debug)]
@@ -38,6 +41,16 @@ fn monotonic_ns() -> u64 {
     // SAFETY: `time` is a valid `timespec` to write to; the clock exists on every Linux.
     unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &mut time) };
     u64::try_from(time.tv_sec).unwrap_or(0) * 1_000_000_000 + u64::try_from(time.tv_nsec).unwrap_or(0)
+}
+
+/// What a tick of the kernel takes, ns, the program's read-only `NS_PER_TICK`: the coarse clocks go by it.
+///
+/// # Errors
+///
+/// The kernel's.
+pub fn ns_per_tick() -> io::Result<u64> {
+    let tick = nix::time::clock_getres(nix::time::ClockId::CLOCK_MONOTONIC_COARSE)?;
+    u64::try_from(tick.tv_nsec()).map_err(io::Error::other)
 }
 
 #[cfg(test)]

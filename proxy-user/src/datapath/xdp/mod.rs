@@ -36,6 +36,7 @@ mod next_hops;
 pub mod object;
 mod watch;
 
+pub use clock::ns_per_tick;
 pub use loader::Mode;
 
 /// The XDP program and its maps. Dropped, both are gone from the kernel.
