@@ -51,8 +51,8 @@ impl Locals {
     }
 
     /// Whether packets to this address may be the relay's.
-    pub(super) fn contains(&self, address: Ipv4Addr) -> bool {
-        self.realms.iter().any(|(own, _)| *own == address)
+    pub(super) fn contains(&self, address: IpAddr) -> bool {
+        self.realms.iter().any(|(own, _)| IpAddr::V4(*own) == address)
     }
 
     /// Index in `LEGS` of a leg's pair of ports.
@@ -216,7 +216,7 @@ mod tests {
                 u32::from_le_bytes([local.address[12], local.address[13], local.address[14], local.address[15]]);
             assert_eq!(proxy_common::locals::slot(address, locals.seed), slot);
         }
-        assert!(locals.contains(Ipv4Addr::new(10, 9, 0, 10)) && !locals.contains(Ipv4Addr::new(10, 9, 0, 11)));
+        assert!(locals.contains([10, 9, 0, 10].into()) && !locals.contains([10, 9, 0, 11].into()));
     }
 
     #[test]

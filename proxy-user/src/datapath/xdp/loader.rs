@@ -111,7 +111,7 @@ fn egress(config: &Config, interfaces: &[Link]) -> Result<Vec<Egress>> {
         let found = (0u32..).zip(interfaces).find(|(_, link)| link.name == realm.interface);
         let (device, link) = found.with_context(|| format!("there is no interface {}", realm.interface))?;
         let mac = link.mac.with_context(|| format!("{} has no Ethernet address", link.name))?;
-        Ok(Egress { interface: link.index, device, mac, source: super::legs::v4(realm.media)? })
+        Ok(Egress { interface: link.index, neighbour_interface: link.index, device, mac, source: realm.media })
     };
     config.realms.iter().map(one).collect()
 }
