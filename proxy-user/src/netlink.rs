@@ -1,6 +1,8 @@
-//! Questions to the kernel about interfaces, addresses, routes and neighbours: rtnetlink, one request at a time.
+//! What the kernel knows of interfaces, addresses, routes and neighbours: rtnetlink.
 //!
-//! A request and its answer take some ten microseconds and never wait for the network, so they are made in place.
+//! - [`Netlink`]: questions, one request at a time; each takes some ten microseconds and never waits for the network;
+//! - [`monitor`]: what the kernel tells by itself when something changes;
+//! - [`worker`]: a thread that owns both, for who must not wait.
 
 use netlink_packet_core::{
     NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_REPLACE, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload,
@@ -10,10 +12,13 @@ use netlink_packet_route::{
     address::{AddressAttribute, AddressMessage},
     link::{LinkAttribute, LinkFlags, LinkMessage},
     neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState},
-    route::{RouteAddress, RouteAttribute, RouteMessage, RouteType, RouteVia},
+    route::{RouteAddress, RouteAttribute, RouteFlags, RouteMessage, RouteType, RouteVia},
 };
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
 use std::{io, net::IpAddr, time::Duration};
+
+pub mod monitor;
+pub mod worker;
 
 /// A hardware address.
 pub type Mac = [u8; 6];
@@ -29,6 +34,8 @@ pub struct Link {
     pub mac: Option<Mac>,
     /// Whether it is set up.
     pub up: bool,
+    /// Whether it has a carrier.
+    pub carrier: bool,
     /// The largest IP packet it sends, bytes.
     pub mtu: u32,
 }
@@ -38,7 +45,7 @@ pub struct Link {
 pub struct Route {
     /// Index of the interface they leave by.
     pub interface: u32,
-    /// The neighbour they go to: the gateway, or the destination itself.
+    /// The neighbour they go to: the gateway, or the destination itself. A gateway may be of the other family (RFC 5549).
     pub neighbour: IpAddr,
 }
 
@@ -121,40 +128,36 @@ impl Netlink {
     /// The kernel's, other than that there is no way.
     pub fn route(&mut self, destination: IpAddr, source: IpAddr, interface: u32) -> io::Result<Option<Route>> {
         let mut question = RouteMessage::default();
-        let bits = if destination.is_ipv4() { 32 } else { 128 };
         question.header.address_family = family(destination);
-        question.header.destination_prefix_length = bits;
-        question.header.source_prefix_length = bits;
+        question.header.destination_prefix_length = if destination.is_ipv4() { 32 } else { 128 };
+        question.header.source_prefix_length = question.header.destination_prefix_length;
         question.attributes = vec![
             RouteAttribute::Destination(route_address(destination)),
             RouteAttribute::Source(route_address(source)),
             RouteAttribute::Oif(interface),
         ];
-        let answers = match self.request(RouteNetlinkMessage::GetRoute(question), 0) {
+        let Some(route) = self.get_route(&question)?.and_then(|answer| route_of(&answer, destination)) else {
+            return Ok(None);
+        };
+        // Without any route to an IPv4 destination the kernel takes it to be on the link of the interface asked for. Only
+        // the question for the entry of the table tells the difference.
+        if destination.is_ipv4() && route.neighbour == destination {
+            question.header.flags = RouteFlags::FibMatch;
+            return Ok(self.get_route(&question)?.map(|_| route));
+        }
+        Ok(Some(route))
+    }
+
+    fn get_route(&mut self, question: &RouteMessage) -> io::Result<Option<RouteMessage>> {
+        let answers = match self.request(RouteNetlinkMessage::GetRoute(question.clone()), 0) {
             Ok(answers) => answers,
             Err(error) if is_unreachable(&error) => return Ok(None),
             Err(error) => return Err(error),
         };
-        for answer in answers {
-            let RouteNetlinkMessage::NewRoute(message) = answer else { continue };
-            if message.header.kind != RouteType::Unicast {
-                return Ok(None);
-            }
-            let mut route = Route { interface: 0, neighbour: destination };
-            for attribute in &message.attributes {
-                match attribute {
-                    RouteAttribute::Oif(index) => route.interface = *index,
-                    RouteAttribute::Gateway(RouteAddress::Inet(gateway)) => route.neighbour = IpAddr::V4(*gateway),
-                    RouteAttribute::Gateway(RouteAddress::Inet6(gateway)) => route.neighbour = IpAddr::V6(*gateway),
-                    // An IPv4 route by an IPv6 gateway (RFC 8950).
-                    RouteAttribute::Via(RouteVia::Inet6(gateway)) => route.neighbour = IpAddr::V6(*gateway),
-                    RouteAttribute::Via(_) => return Ok(None),
-                    _ => {}
-                }
-            }
-            return Ok((route.interface != 0).then_some(route));
-        }
-        Ok(None)
+        Ok(answers.into_iter().find_map(|answer| match answer {
+            RouteNetlinkMessage::NewRoute(message) => Some(message),
+            _ => None,
+        }))
     }
 
     /// What the kernel knows of a neighbour; `None` where it has no hardware address.
@@ -170,21 +173,13 @@ impl Netlink {
         };
         for answer in answers {
             let RouteNetlinkMessage::NewNeighbour(message) = answer else { continue };
-            let confirmed = match message.header.state {
-                NeighbourState::Reachable | NeighbourState::Permanent | NeighbourState::Noarp => true,
-                NeighbourState::Stale | NeighbourState::Delay | NeighbourState::Probe => false,
-                _ => return Ok(None),
-            };
-            let mac = message.attributes.iter().find_map(|attribute| match attribute {
-                NeighbourAttribute::LinkLayerAddress(bytes) => Mac::try_from(bytes.as_slice()).ok(),
-                _ => None,
-            });
-            return Ok(mac.map(|mac| Neighbour { mac, confirmed }));
+            return Ok(known(&message));
         }
         Ok(None)
     }
 
-    /// Tells the kernel that the neighbour is used: it then resolves or confirms it, by ARP or neighbour discovery.
+    /// Tells the kernel that the neighbour is used: it then resolves or confirms it, by ARP or
+    /// neighbour discovery.
     ///
     /// # Errors
     ///
@@ -245,6 +240,7 @@ fn link_of(message: LinkMessage) -> Link {
         name: String::new(),
         mac: None,
         up: message.header.flags.contains(LinkFlags::Up),
+        carrier: message.header.flags.contains(LinkFlags::LowerUp),
         mtu: 0,
     };
     for attribute in message.attributes {
@@ -258,15 +254,41 @@ fn link_of(message: LinkMessage) -> Link {
     link
 }
 
-fn family(address: IpAddr) -> AddressFamily {
-    if address.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 }
+fn route_of(message: &RouteMessage, destination: IpAddr) -> Option<Route> {
+    if message.header.kind != RouteType::Unicast {
+        return None;
+    }
+    let mut route = Route { interface: 0, neighbour: destination };
+    for attribute in &message.attributes {
+        match attribute {
+            RouteAttribute::Oif(index) => route.interface = *index,
+            RouteAttribute::Gateway(RouteAddress::Inet(gateway)) | RouteAttribute::Via(RouteVia::Inet(gateway)) => {
+                route.neighbour = IpAddr::V4(*gateway);
+            }
+            RouteAttribute::Gateway(RouteAddress::Inet6(gateway)) | RouteAttribute::Via(RouteVia::Inet6(gateway)) => {
+                route.neighbour = IpAddr::V6(*gateway);
+            }
+            // A gateway that is none of IP.
+            RouteAttribute::Gateway(_) | RouteAttribute::Via(_) => return None,
+            _ => {}
+        }
+    }
+    (route.interface != 0).then_some(route)
 }
 
-fn route_address(address: IpAddr) -> RouteAddress {
-    match address {
-        IpAddr::V4(v4) => RouteAddress::Inet(v4),
-        IpAddr::V6(v6) => RouteAddress::Inet6(v6),
-    }
+/// What a message says of a neighbour; `None` where it cannot be reached now.
+fn known(message: &NeighbourMessage) -> Option<Neighbour> {
+    let confirmed = match message.header.state {
+        NeighbourState::Reachable | NeighbourState::Permanent | NeighbourState::Noarp => true,
+        NeighbourState::Stale | NeighbourState::Delay | NeighbourState::Probe => false,
+        _ => return None,
+    };
+    message.attributes.iter().find_map(|attribute| match attribute {
+        NeighbourAttribute::LinkLayerAddress(bytes) => {
+            Mac::try_from(bytes.as_slice()).ok().map(|mac| Neighbour { mac, confirmed })
+        }
+        _ => None,
+    })
 }
 
 fn neighbour(interface: u32, address: IpAddr) -> NeighbourMessage {
@@ -281,37 +303,24 @@ fn neighbour(interface: u32, address: IpAddr) -> NeighbourMessage {
     message
 }
 
+fn route_address(address: IpAddr) -> RouteAddress {
+    match address {
+        IpAddr::V4(v4) => RouteAddress::Inet(v4),
+        IpAddr::V6(v6) => RouteAddress::Inet6(v6),
+    }
+}
+
+fn family(address: IpAddr) -> AddressFamily {
+    match address {
+        IpAddr::V4(_) => AddressFamily::Inet,
+        IpAddr::V6(_) => AddressFamily::Inet6,
+    }
+}
+
 fn is_unreachable(error: &io::Error) -> bool {
     let codes = [libc::ENETUNREACH, libc::EHOSTUNREACH, libc::EACCES, libc::EINVAL, libc::ENODEV];
     error.raw_os_error().is_some_and(|code| codes.contains(&code))
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use std::net::{Ipv4Addr, Ipv6Addr};
-
-    #[test]
-    fn loopback_is_found_with_its_address() {
-        let mut netlink = Netlink::open().unwrap();
-        let lo = netlink.links().unwrap().into_iter().find(|link| link.name == "lo").unwrap();
-        assert!(lo.mtu >= 1_280, "{lo:?}");
-        let addresses = netlink.addresses().unwrap();
-        // A namespace may have its loopback down and bare.
-        if lo.up {
-            assert!(addresses.contains(&(lo.index, IpAddr::V4(Ipv4Addr::LOCALHOST))), "{addresses:?}");
-        }
-    }
-
-    #[test]
-    fn own_addresses_and_unknown_neighbours_are_no_way_out() {
-        let mut netlink = Netlink::open().unwrap();
-        let lo = netlink.links().unwrap().into_iter().find(|link| link.name == "lo").unwrap();
-        for own in [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)] {
-            assert_eq!(netlink.route(own, own, lo.index).unwrap(), None, "{own}");
-        }
-        for unknown in ["192.0.2.77", "2001:db8::77"] {
-            assert_eq!(netlink.neighbour(lo.index, unknown.parse().unwrap()).unwrap(), None, "{unknown}");
-        }
-    }
-}
+mod tests;

@@ -175,7 +175,7 @@ mod tests {
 
     #[test]
     fn interfaces_of_different_mtus_are_a_warning() {
-        let link = |name: &str, mtu| Link { index: 1, name: name.into(), mac: None, up: true, mtu };
+        let link = |name: &str, mtu| Link { index: 1, name: name.into(), mac: None, up: true, carrier: true, mtu };
         let on = |interface: &str| Realm { interface: interface.into(), ..realm(30_000, 30_001) };
         let config = Config::new(vec![on("eth0"), on("eth1")]);
         for (mtus, warned) in [((1_500, 1_500), None), ((1_500, 1_400), Some(1)), ((1_400, 9_000), Some(0))] {

@@ -25,9 +25,9 @@ pub trait Datapath {
     /// When [`Datapath::poll_events`] must be called at the latest.
     fn poll_timeout(&self, now: Instant) -> Option<Instant>;
 
-    /// Readable when [`Datapath::poll_events`] has something new to tell.
-    fn event_fd(&self) -> Option<BorrowedFd<'_>> {
-        None
+    /// One of them is readable when [`Datapath::poll_events`] has something new to tell or to do.
+    fn event_fds(&self) -> Vec<BorrowedFd<'_>> {
+        Vec::new()
     }
 }
 

@@ -149,10 +149,13 @@ impl<C: Core, D: Datapath> Loop<C, D> {
     /// The operating system does not let the loop wait. No input from the network is an error.
     pub async fn run(&mut self, stop: impl Future<Output = ()>) -> Result<()> {
         let mut stop = pin!(stop);
-        let datapath_events = match self.datapath.event_fd() {
-            Some(fd) => Some(watch::readable(fd).context("cannot watch the datapath's events")?),
-            None => None,
-        };
+        let datapath_events: Vec<_> = self
+            .datapath
+            .event_fds()
+            .into_iter()
+            .map(watch::readable)
+            .collect::<Result<_, _>>()
+            .context("cannot watch the datapath's events")?;
         let mut buffer = vec![0; DATAGRAM];
         // Until when to go on, once told to stop.
         let mut end: Option<Instant> = None;
@@ -179,13 +182,13 @@ impl<C: Core, D: Datapath> Loop<C, D> {
                             woken.realms.push(realm);
                         }
                     }
-                    if let Some(events) = &datapath_events
-                        && let Poll::Ready(ready) = events.poll_read_ready(context)
-                    {
-                        woken.datapath = true;
-                        // It is emptied below, and tells again when there is more.
-                        if let Ok(mut ready) = ready {
-                            ready.clear_ready();
+                    for events in &datapath_events {
+                        if let Poll::Ready(ready) = events.poll_read_ready(context) {
+                            woken.datapath = true;
+                            // It is emptied below, and tells again when there is more.
+                            if let Ok(mut ready) = ready {
+                                ready.clear_ready();
+                            }
                         }
                     }
                     if let Some(sleep) = &mut sleep

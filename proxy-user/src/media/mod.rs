@@ -144,7 +144,7 @@ pub enum MediaEvent {
         /// When.
         at: Instant,
     },
-    /// A stream could not be made as it was last applied; it is as it was before. Its call has no media.
+    /// A stream could not be made as it was last applied: its call has no media, or not all of it.
     Failed {
         /// The stream.
         stream: StreamId,

@@ -4,7 +4,7 @@ use super::{
     clock::Clock,
     legs::{self, Locals, Placed},
     mapped::{Legs, States},
-    next_hops::{Destination, Neighbourhood, NextHops, UNRESOLVED},
+    next_hops::{Destination, NextHops, UNRESOLVED},
 };
 use crate::{
     datapath::DatapathError,
@@ -12,7 +12,7 @@ use crate::{
 };
 use proxy_common::layout::{LatchEvent, LegState};
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::{BTreeSet, HashMap, VecDeque},
     net::{IpAddr, SocketAddr},
     time::{Duration, Instant},
 };
@@ -23,8 +23,8 @@ const GRACE: Duration = Duration::from_millis(20);
 const SCAN: Duration = Duration::from_secs(1);
 
 /// What stands between the engine's commands and the maps.
-pub(super) struct Control<N> {
-    pub(super) hops: NextHops<N>,
+pub(super) struct Control {
+    pub(super) hops: NextHops,
     locals: Locals,
     legs: Legs,
     states: States,
@@ -32,6 +32,8 @@ pub(super) struct Control<N> {
     learning_window: Duration,
     silence_timeout: Duration,
     streams: HashMap<StreamId, Stream>,
+    /// Which streams use a way.
+    users: BTreeSet<(Destination, StreamId)>,
     /// Who has each pair of ports, by index in `LEGS`.
     owners: HashMap<u32, (StreamId, usize)>,
     /// The last generation of each index; 0 where there was none yet.
@@ -61,9 +63,9 @@ struct Closing {
     at: Instant,
 }
 
-impl<N: Neighbourhood> Control<N> {
+impl Control {
     pub(super) fn new(
-        hops: NextHops<N>,
+        hops: NextHops,
         locals: Locals,
         (legs, states): (Legs, States),
         max_legs: u32,
@@ -78,6 +80,7 @@ impl<N: Neighbourhood> Control<N> {
             learning_window: media.learning_window,
             silence_timeout: media.silence_timeout,
             streams: HashMap::new(),
+            users: BTreeSet::new(),
             owners: HashMap::new(),
             generations: vec![0; max_legs as usize],
             closing: VecDeque::new(),
@@ -137,6 +140,7 @@ impl<N: Neighbourhood> Control<N> {
         let strangers = before.as_ref().map_or([0; 2], |before| before.strangers);
         let stream = Stream { spec, placed, ways, window_end_ns, baseline, strangers, packets, quiet_since: now };
         self.write(&stream);
+        self.users.extend(stream.ways.iter().map(|way| (*way, stream.spec.id)));
         self.streams.insert(stream.spec.id, stream);
         self.scan_at.get_or_insert(now + SCAN);
         Ok(())
@@ -183,9 +187,9 @@ impl<N: Neighbourhood> Control<N> {
             self.scan(now, events);
             self.scan_at = (!self.streams.is_empty()).then_some(now + SCAN);
         }
-        if self.hops.poll(now) {
-            self.move_ways();
-        }
+        self.hops.poll(now);
+        self.move_ways();
+        self.refuse(events);
     }
 
     /// When [`Control::poll`] is due.
@@ -253,21 +257,38 @@ impl<N: Neighbourhood> Control<N> {
             self.owners.remove(&placed.index);
         }
         for way in &stream.ways {
+            self.users.remove(&(*way, stream.spec.id));
             self.hops.release(*way);
         }
     }
 
-    /// Routes changed: tells the entries.
+    /// Ways became known or changed: tells the entries.
     fn move_ways(&mut self) {
-        let mut streams = std::mem::take(&mut self.streams);
-        for stream in streams.values_mut() {
+        let moved = self.hops.take_moved();
+        let streams: BTreeSet<_> = moved.into_iter().flat_map(|way| self.users_of(way)).collect();
+        for id in streams {
+            let Some(mut stream) = self.streams.remove(&id) else { continue };
             let before = stream.placed;
             self.place(&stream.spec, &mut stream.placed);
             if stream.placed != before {
-                self.write(stream);
+                self.write(&stream);
             }
+            self.streams.insert(id, stream);
         }
-        self.streams = streams;
+    }
+
+    /// There is no room for the ways of some streams: they have no media.
+    fn refuse(&mut self, events: &mut Vec<MediaEvent>) {
+        let refused = self.hops.take_refused();
+        let streams: BTreeSet<_> = refused.into_iter().flat_map(|way| self.users_of(way)).collect();
+        for stream in streams.into_iter().filter(|id| self.streams.contains_key(id)) {
+            tracing::error!("stream {} has no media, its call ends: {}", stream.0, super::next_hops::FULL);
+            events.push(MediaEvent::Failed { stream });
+        }
+    }
+
+    fn users_of(&self, way: Destination) -> impl Iterator<Item = StreamId> + '_ {
+        self.users.range((way, StreamId(0))..=(way, StreamId(u64::MAX))).map(|(_, stream)| *stream)
     }
 
     fn scan(&mut self, now: Instant, events: &mut Vec<MediaEvent>) {

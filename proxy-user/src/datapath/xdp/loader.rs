@@ -118,7 +118,7 @@ fn egress(config: &Config, interfaces: &[Link], addresses: &[(u32, IpAddr)]) -> 
         let elsewhere = addresses.iter().find(|(_, address)| *address == realm.media).map(|(index, _)| *index);
         Ok(Egress {
             interface: link.index,
-            asked: if on(link.index) { link.index } else { elsewhere.unwrap_or(link.index) },
+            neighbour_interface: if on(link.index) { link.index } else { elsewhere.unwrap_or(link.index) },
             device,
             mac,
             source: realm.media,

@@ -3,13 +3,17 @@
 //! - `object` and `loader`: the program from its object file into the kernel and onto the interfaces;
 //! - `control`: streams, their counters and their silence;
 //! - `legs`: what stands in `LEGS` and `LOCALS`; `mapped`: the shared memory it stands in;
-//! - `next_hops`: ways out of the host; `clock`: the program's time; `watch`: whether the interfaces are still there.
+//! - `next_hops`: ways out of the host, as the kernel tells them; `clock`: the program's time;
+//! - `watch`: whether the interfaces are still there.
 
 use super::{Datapath, DatapathError};
 use crate::{
     config::Config,
     media::{MediaEvent, StreamId, StreamSpec},
-    netlink::Netlink,
+    netlink::{
+        Netlink,
+        worker::{Question, Worker},
+    },
 };
 use anyhow::{Context as _, Result};
 use aya::maps::{Array, MapData, PerCpuArray, RingBuf};
@@ -41,7 +45,8 @@ pub use loader::Mode;
 
 /// The XDP program and its maps. Dropped, both are gone from the kernel.
 pub struct Xdp {
-    control: Control<Netlink>,
+    control: Control,
+    kernel: Worker,
     next_hops: Array<MapData, NextHop>,
     events: RingBuf<MapData>,
     counters: PerCpuArray<MapData, Counters>,
@@ -60,16 +65,19 @@ impl Xdp {
     pub fn start(config: &Config, object: &[u8]) -> Result<Self> {
         let locals = Locals::new(config)?;
         let mut netlink = Netlink::open().context("cannot open a netlink socket")?;
+        // Before the interfaces are looked at, so that no change of theirs is missed.
+        let kernel = Worker::start().context("cannot follow the kernel's routes and neighbours")?;
         let loaded = Loaded::load(config, &locals, object, &mut netlink)?;
-        let hops = NextHops::new(netlink, locals.clone(), loaded.egress, config.maps.max_next_hops);
+        let hops = NextHops::new(locals.clone(), loaded.egress, config.maps.max_next_hops);
         let memory = (loaded.legs, loaded.states);
         Ok(Self {
             control: Control::new(hops, locals, memory, config.maps.max_legs, &config.media),
+            kernel,
             next_hops: loaded.next_hops,
             events: loaded.events,
             counters: loaded.counters,
             interfaces: loaded.interfaces.iter().map(|link| link.name.clone()).collect(),
-            watch: Watch::new(Netlink::open()?, loaded.interfaces, Instant::now()),
+            watch: Watch::new(loaded.interfaces, Instant::now()),
             mode: loaded.mode,
             _attached: loaded.attached,
         })
@@ -112,7 +120,9 @@ impl Xdp {
 
 impl Datapath for Xdp {
     fn apply(&mut self, spec: StreamSpec, now: Instant) -> Result<(), DatapathError> {
-        self.control.apply(spec, now)?;
+        let applied = self.control.apply(spec, now);
+        self.kernel.ask(self.control.hops.take_questions());
+        applied?;
         self.write_next_hops()
     }
 
@@ -126,19 +136,27 @@ impl Datapath for Xdp {
                 self.control.latched(&event, events);
             }
         }
+        for fact in self.kernel.facts() {
+            self.watch.learn(&fact);
+            self.control.hops.learn(fact, now);
+        }
+        // What legs move to is there before they move, and what they leave is cleared afterwards.
+        let before = self.write_next_hops();
         self.control.poll(now, events);
-        self.watch.poll(now);
-        if let Err(error) = self.write_next_hops() {
+        let after = self.write_next_hops();
+        if let Err(error) = before.and(after) {
             tracing::error!(%error, "the kernel's table of next hops is not up to date");
         }
+        let links = self.watch.poll(now).then_some(Question::Links);
+        self.kernel.ask(self.control.hops.take_questions().into_iter().chain(links));
     }
 
     fn poll_timeout(&self, now: Instant) -> Option<Instant> {
         self.control.poll_timeout(now).into_iter().chain([self.watch.poll_timeout()]).min()
     }
 
-    fn event_fd(&self) -> Option<BorrowedFd<'_>> {
-        Some(self.events.as_fd())
+    fn event_fds(&self) -> Vec<BorrowedFd<'_>> {
+        vec![self.events.as_fd(), self.kernel.fd()]
     }
 }
 

@@ -1,63 +1,48 @@
 //! Ways out of the host: the entries of `NEXT_HOPS`, one a gateway or neighbour, shared by all legs that use it.
 //!
-//! A destination is routed when its first leg needs it, and looked after as long as one does: neighbours that the kernel
-//! does not know are asked for, routes and hardware addresses are compared with the kernel's every second.
+//! A destination is routed when its first leg needs it, and looked after as long as one does. The table itself asks
+//! nobody and waits for nobody: it emits [`Question`]s and learns [`Fact`]s, in whatever order they come.
+//!
+//! What may still work stays until something better is known: a neighbour that the kernel has lost keeps its hardware
+//! address while it is looked for again, and a destination with another route moves when its new neighbour is known.
 
 use super::legs::Locals;
-use crate::config::VlanTag;
-use crate::datapath::DatapathError;
-use crate::netlink::{Mac, Netlink, Route};
+use crate::{
+    config::VlanTag,
+    datapath::DatapathError,
+    netlink::{
+        Link, Mac, Neighbour,
+        monitor::Event,
+        worker::{Fact, Question},
+    },
+};
 use proxy_common::layout::{NextHop, next_hop_kind};
+use refresh::Refresh;
 use std::{
-    collections::{HashMap, VecDeque},
-    io,
+    collections::{BTreeSet, HashMap, VecDeque},
     net::IpAddr,
     time::{Duration, Instant},
 };
 
+mod refresh;
+
 /// Index of the entry for what is not known yet.
 pub(super) const UNRESOLVED: u16 = 0;
 
-/// So often everything in use is compared with the kernel's view.
-const REFRESH: Duration = Duration::from_secs(1);
-/// First and longest pause before an unknown neighbour is looked for again; it doubles in between.
-const RETRY: (Duration, Duration) = (Duration::from_millis(5), REFRESH);
-/// At most so many destinations are routed anew each second; the others have their turn in the next ones.
-const ROUTES_A_REFRESH: usize = 1_024;
-const FULL: DatapathError = DatapathError::Full("NEXT_HOPS (raise max_next_hops in [maps] or --max-next-hops)");
-
-/// What is asked of the kernel.
-pub(super) trait Neighbourhood {
-    /// See [`Netlink::route`].
-    fn route(&mut self, destination: IpAddr, source: IpAddr, interface: u32) -> io::Result<Option<Route>>;
-    /// See [`Netlink::neighbour`].
-    fn neighbour(&mut self, interface: u32, address: IpAddr) -> io::Result<Option<crate::netlink::Neighbour>>;
-    /// See [`Netlink::use_neighbour`].
-    fn use_neighbour(&mut self, interface: u32, address: IpAddr) -> io::Result<()>;
-}
-
-impl Neighbourhood for Netlink {
-    fn route(&mut self, destination: IpAddr, source: IpAddr, interface: u32) -> io::Result<Option<Route>> {
-        self.route(destination, source, interface)
-    }
-
-    fn neighbour(&mut self, interface: u32, address: IpAddr) -> io::Result<Option<crate::netlink::Neighbour>> {
-        self.neighbour(interface, address)
-    }
-
-    fn use_neighbour(&mut self, interface: u32, address: IpAddr) -> io::Result<()> {
-        self.use_neighbour(interface, address)
-    }
-}
+/// So long what worked is used while the kernel looks for a neighbour. It asks three times, a second apart.
+const HOLD: Duration = Duration::from_secs(5);
+/// First and longest pause before the kernel is told again to look for a neighbour; it doubles in between.
+const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(8));
+pub(super) const FULL: DatapathError =
+    DatapathError::Full("NEXT_HOPS (raise max_next_hops in [maps] or --max-next-hops)");
 
 /// The interface of a realm.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Egress {
-    /// Its index: where frames leave.
+    /// Index of the one that frames leave by.
     pub(super) interface: u32,
-    /// Index of the interface that has the realm's addresses: where the kernel is asked for routes and neighbours. Of a
-    /// realm on a VLAN it is the VLAN's device.
-    pub(super) asked: u32,
+    /// Index of the one that the kernel has the realm's routes and neighbours on: a VLAN's, where there is one.
+    pub(super) neighbour_interface: u32,
     /// Its slot in `DEVICES`.
     pub(super) device: u32,
     /// Its hardware address.
@@ -71,7 +56,7 @@ pub(super) struct Egress {
 }
 
 /// VLAN tags as [`NextHop`] has them.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Tags {
     count: u16,
     control: [u16; 2],
@@ -89,29 +74,33 @@ impl Tags {
 /// A destination in a realm.
 pub(super) type Destination = (usize, IpAddr);
 
-/// The table. Changes of entries are collected in [`NextHops::take_writes`].
-pub(super) struct NextHops<N> {
-    kernel: N,
+/// The table. What is to be done is collected in [`NextHops::take_writes`] and [`NextHops::take_questions`].
+pub(super) struct NextHops {
     locals: Locals,
     egress: Vec<Egress>,
+    /// Whether interfaces are up and have a carrier, as far as they matter and it is known.
+    links: HashMap<u32, (bool, bool)>,
     /// Index 0 is [`UNRESOLVED`] and holds nothing.
     entries: Vec<Option<Entry>>,
     /// Free indices; the one that is free for longest is used first, so that no packet under way finds another's.
     free: VecDeque<u16>,
     by_key: HashMap<Key, u16>,
     destinations: HashMap<Destination, Routed>,
+    /// When to look again for the neighbour of an entry.
+    due: BTreeSet<(Instant, u16)>,
+    refresh: Refresh,
+    questions: Vec<Question>,
     writes: Vec<(u16, NextHop)>,
-    refresh_at: Option<Instant>,
-    retry_at: Option<Instant>,
-    retry_pause: Duration,
-    /// Where the next round of [`ROUTES_A_REFRESH`] begins.
-    round: usize,
+    /// Entries that became free, until nothing points to them any more.
+    cleared: Vec<u16>,
+    moved: Vec<Destination>,
+    refused: Vec<Destination>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum Key {
     Local,
-    Neighbour { device: u32, vlan: Tags, address: IpAddr },
+    Neighbour { interface: u32, address: IpAddr },
 }
 
 #[derive(Debug)]
@@ -120,48 +109,67 @@ struct Entry {
     users: usize,
     egress: Option<Egress>,
     mac: Option<Mac>,
+    /// Since when the kernel does not know the neighbour; `None` while it does.
+    unknown_since: Option<Instant>,
+    /// When to look again; also in [`NextHops::due`].
+    due: Option<Instant>,
+    pause: Duration,
+    /// Destinations that move here once the neighbour is known.
+    waiting: Vec<Destination>,
 }
 
 #[derive(Debug)]
 struct Routed {
     users: usize,
     entry: u16,
+    /// Where it moves to.
+    coming: Option<u16>,
+    /// Whether the kernel has answered.
+    known: bool,
 }
 
-impl<N: Neighbourhood> NextHops<N> {
+impl NextHops {
     /// `egress` is by realm; `max` is the number of entries of the map.
-    pub(super) fn new(kernel: N, locals: Locals, egress: Vec<Egress>, max: u32) -> Self {
+    pub(super) fn new(locals: Locals, egress: Vec<Egress>, max: u32) -> Self {
         let max = u16::try_from(max.saturating_sub(1)).unwrap_or(u16::MAX);
         let entries = std::iter::repeat_with(|| None).take(usize::from(max) + 1).collect();
         Self {
-            kernel,
             locals,
             egress,
+            links: HashMap::new(),
             entries,
             free: (1..=max).collect(),
             by_key: HashMap::new(),
             destinations: HashMap::new(),
+            due: BTreeSet::new(),
+            refresh: Refresh::default(),
+            questions: Vec::new(),
             writes: Vec::new(),
-            refresh_at: None,
-            retry_at: None,
-            retry_pause: RETRY.0,
-            round: 0,
+            cleared: Vec::new(),
+            moved: Vec::new(),
+            refused: Vec::new(),
         }
     }
 
-    /// One more user of a destination; gives its entry's index. Where there is no way (yet), that is [`UNRESOLVED`].
+    /// One more user of a destination; gives its entry's index. Until its way is known, that is [`UNRESOLVED`].
     ///
     /// # Errors
     ///
-    /// There is a way, but no room for another one in the table.
+    /// There is no room in the table. Where that turns out only when the way is known, see [`NextHops::take_refused`].
     pub(super) fn acquire(&mut self, destination: Destination, now: Instant) -> Result<u16, DatapathError> {
         if let Some(routed) = self.destinations.get_mut(&destination) {
             routed.users += 1;
             return Ok(routed.entry);
         }
-        let entry = self.route(destination, now).ok_or(FULL)?;
-        self.destinations.insert(destination, Routed { users: 1, entry });
-        self.refresh_at.get_or_insert(now + REFRESH);
+        let (realm, address) = destination;
+        let (mut entry, mut known) = (UNRESOLVED, false);
+        if self.egress.get(realm).is_some() && self.locals.contains(address) {
+            (entry, known) = (self.share(Key::Local, None, now).ok_or(FULL)?, true);
+        } else {
+            self.ask_route(destination);
+        }
+        self.destinations.insert(destination, Routed { users: 1, entry, coming: None, known });
+        self.refresh.wanted(now);
         Ok(entry)
     }
 
@@ -170,9 +178,10 @@ impl<N: Neighbourhood> NextHops<N> {
         let Some(routed) = self.destinations.get_mut(&destination) else { return };
         routed.users -= 1;
         if routed.users == 0 {
-            let entry = routed.entry;
+            let (entry, coming) = (routed.entry, routed.coming);
             self.destinations.remove(&destination);
             self.release_entry(entry);
+            coming.into_iter().for_each(|coming| self.release_entry(coming));
         }
     }
 
@@ -181,30 +190,78 @@ impl<N: Neighbourhood> NextHops<N> {
         self.destinations.get(&destination).map_or(UNRESOLVED, |routed| routed.entry)
     }
 
-    /// Does what is due. Returns whether a destination has another entry than before.
-    pub(super) fn poll(&mut self, now: Instant) -> bool {
-        let mut moved = false;
-        if self.refresh_at.is_some_and(|at| at <= now) {
-            moved = self.refresh_routes(now);
-            self.refresh_entries(now, true);
-            self.refresh_at = (!self.destinations.is_empty()).then_some(now + REFRESH);
+    /// The kernel said something.
+    pub(super) fn learn(&mut self, fact: Fact, now: Instant) {
+        match fact {
+            Fact::Route { realm, destination, route } => {
+                self.refresh.answered();
+                match route {
+                    Ok(route) => {
+                        let interface = self.egress.get(realm).map(|egress| egress.neighbour_interface);
+                        let route = route.filter(|route| Some(route.interface) == interface);
+                        self.routed((realm, destination), route.map(|route| route.neighbour), now);
+                    }
+                    Err(error) => tracing::warn!(%destination, %error, "cannot ask the kernel for a route"),
+                }
+            }
+            Fact::Neighbour { interface, address, known } => {
+                self.refresh.answered();
+                match known {
+                    Ok(known) => self.neighbour(interface, address, known, true, now),
+                    Err(error) => tracing::warn!(%address, %error, "cannot ask the kernel for a neighbour"),
+                }
+            }
+            Fact::Event(Event::Neighbour { interface, address, known }) => {
+                self.neighbour(interface, address, known, false, now);
+            }
+            Fact::Links(Ok(links)) => links.iter().for_each(|link| self.link(link, now)),
+            Fact::Links(Err(error)) => tracing::warn!(%error, "cannot list the network interfaces"),
+            Fact::Event(Event::Link(link)) => self.link(&link, now),
+            Fact::Event(Event::LinkGone(index)) => {
+                if self.links.remove(&index).is_some() {
+                    self.refresh.request(false, now);
+                }
+            }
+            Fact::Event(Event::Routes) => self.refresh.request(false, now),
+            Fact::Event(Event::Lost) => self.refresh.request(true, now),
         }
-        if self.retry_at.is_some_and(|at| at <= now) {
-            self.retry_at = None;
-            self.retry_pause = (self.retry_pause * 2).min(RETRY.1);
-            self.refresh_entries(now, false);
+        self.refresh(now);
+    }
+
+    /// Does what is due.
+    pub(super) fn poll(&mut self, now: Instant) {
+        while let Some(&(at, index)) = self.due.first().filter(|(at, _)| *at <= now) {
+            self.due.remove(&(at, index));
+            self.look_again(index, now);
         }
-        moved
+        self.refresh(now);
     }
 
     /// When [`NextHops::poll`] is due.
     pub(super) fn poll_timeout(&self) -> Option<Instant> {
-        self.refresh_at.into_iter().chain(self.retry_at).min()
+        self.refresh.poll_timeout().into_iter().chain(self.due.first().map(|(at, _)| *at)).min()
+    }
+
+    /// What to ask the kernel.
+    pub(super) fn take_questions(&mut self) -> Vec<Question> {
+        std::mem::take(&mut self.questions)
     }
 
     /// Values that the map is to hold, in order.
     pub(super) fn take_writes(&mut self) -> Vec<(u16, NextHop)> {
         std::mem::take(&mut self.writes)
+    }
+
+    /// Destinations that may have another entry than before. Once they have been told, what they had is cleared: so the
+    /// writes taken before this must have been made, and those after it come after the telling.
+    pub(super) fn take_moved(&mut self) -> Vec<Destination> {
+        self.writes.extend(self.cleared.drain(..).map(|index| (index, NextHop::default())));
+        std::mem::take(&mut self.moved)
+    }
+
+    /// New destinations whose way is known, but for which there is no room in the table.
+    pub(super) fn take_refused(&mut self) -> Vec<Destination> {
+        std::mem::take(&mut self.refused)
     }
 
     /// Entries in use.
@@ -213,42 +270,136 @@ impl<N: Neighbourhood> NextHops<N> {
         self.entries.iter().flatten().count()
     }
 
-    /// Finds the way of a destination and takes a share in its entry; `None` where the table is full.
-    fn route(&mut self, (realm, address): Destination, now: Instant) -> Option<u16> {
-        let Some(&egress) = self.egress.get(realm) else { return Some(UNRESOLVED) };
-        if self.locals.contains(address) {
-            return self.share(Key::Local, None, now);
-        }
-        match self.kernel.route(address, egress.source, egress.asked) {
-            Ok(Some(route)) if route.interface == egress.asked => {
-                let key = Key::Neighbour { device: egress.device, vlan: egress.vlan, address: route.neighbour };
-                self.share(key, Some(egress), now)
+    fn ask_route(&mut self, (realm, destination): Destination) {
+        let Some(egress) = self.egress.get(realm) else { return };
+        let (source, interface) = (egress.source, egress.neighbour_interface);
+        self.refresh.asked();
+        self.questions.push(Question::Route { realm, destination, source, interface });
+    }
+
+    fn ask_neighbour(&mut self, key: Key) {
+        let Key::Neighbour { interface, address } = key else { return };
+        self.refresh.asked();
+        self.questions.push(Question::Neighbour { interface, address });
+    }
+
+    /// Asks anew what it is the turn of.
+    fn refresh(&mut self, now: Instant) {
+        if self.refresh.begins(now) {
+            if self.destinations.is_empty() {
+                return self.refresh.rest();
             }
-            Ok(_) => Some(UNRESOLVED),
-            Err(error) => {
-                tracing::warn!(%address, %error, "cannot ask the kernel for a route");
-                Some(UNRESOLVED)
+            let destinations = self.destinations.keys().copied().collect();
+            let entries = self.by_key.values().copied().collect();
+            self.refresh.begin(destinations, entries, now);
+        }
+        while let Some(turn) = self.refresh.next() {
+            match turn {
+                refresh::Turn::Destination(destination) => {
+                    if self
+                        .destinations
+                        .get(&destination)
+                        .is_some_and(|routed| self.key(routed.entry) != Some(Key::Local))
+                    {
+                        self.ask_route(destination);
+                    }
+                }
+                refresh::Turn::Entry(index) => {
+                    if let Some(key) = self.key(index) {
+                        self.ask_neighbour(key);
+                    }
+                }
             }
         }
     }
 
+    fn key(&self, index: u16) -> Option<Key> {
+        Some(self.entries.get(usize::from(index))?.as_ref()?.key)
+    }
+
+    fn entry(&mut self, index: u16) -> Option<&mut Entry> {
+        self.entries.get_mut(usize::from(index))?.as_mut()
+    }
+
+    /// The kernel sends a destination to this neighbour, or nowhere.
+    fn routed(&mut self, destination: Destination, neighbour: Option<IpAddr>, now: Instant) {
+        let Some(egress) = self.egress.get(destination.0).copied() else { return };
+        let Some(routed) = self.destinations.get_mut(&destination) else { return };
+        let (before, coming, first) = (routed.entry, routed.coming, !routed.known);
+        routed.known = true;
+        let Some(address) = neighbour else { return self.switch(destination, UNRESOLVED) };
+        let key = Key::Neighbour { interface: egress.neighbour_interface, address };
+        let is = |index: u16| self.key(index) == Some(key);
+        if is(before) {
+            return self.forget_coming(destination);
+        }
+        if coming.is_some_and(is) {
+            return;
+        }
+        self.forget_coming(destination);
+        let Some(index) = self.share(key, Some(egress), now) else {
+            if first {
+                self.refused.push(destination);
+            } else {
+                tracing::warn!("{FULL}: media of some calls goes where it went before the route changed");
+            }
+            return;
+        };
+        let works = |index: u16| {
+            let entry = self.entries.get(usize::from(index)).and_then(Option::as_ref);
+            entry.is_some_and(|entry| entry.mac.is_some())
+        };
+        if works(index) || !works(before) {
+            return self.switch(destination, index);
+        }
+        if let Some(routed) = self.destinations.get_mut(&destination) {
+            routed.coming = Some(index);
+        }
+        if let Some(entry) = self.entry(index) {
+            entry.waiting.push(destination);
+        }
+    }
+
+    /// Moves a destination to an entry, in which it has a share already.
+    fn switch(&mut self, destination: Destination, index: u16) {
+        let Some(routed) = self.destinations.get_mut(&destination) else { return };
+        let before = std::mem::replace(&mut routed.entry, index);
+        let coming = routed.coming.take().filter(|coming| *coming != index);
+        if before != index {
+            self.moved.push(destination);
+            self.release_entry(before);
+        }
+        coming.into_iter().for_each(|coming| self.release_entry(coming));
+    }
+
+    fn forget_coming(&mut self, destination: Destination) {
+        let coming = self.destinations.get_mut(&destination).and_then(|routed| routed.coming.take());
+        coming.into_iter().for_each(|coming| self.release_entry(coming));
+    }
+
+    /// Takes a share in the entry; `None` where the table is full.
     fn share(&mut self, key: Key, egress: Option<Egress>, now: Instant) -> Option<u16> {
         if let Some(&index) = self.by_key.get(&key) {
-            if let Some(Some(entry)) = self.entries.get_mut(usize::from(index)) {
-                entry.users += 1;
-            }
+            self.entry(index)?.users += 1;
             return Some(index);
         }
         let index = self.free.pop_front()?;
-        *self.entries.get_mut(usize::from(index))? = Some(Entry { key, users: 1, egress, mac: None });
+        self.cleared.retain(|cleared| *cleared != index);
+        let local = key == Key::Local;
+        *self.entries.get_mut(usize::from(index))? = Some(Entry {
+            key,
+            users: 1,
+            egress,
+            mac: None,
+            unknown_since: (!local).then_some(now),
+            due: None,
+            pause: RETRY.0,
+            waiting: Vec::new(),
+        });
         self.by_key.insert(key, index);
-        if key == Key::Local {
-            self.writes.push((index, NextHop { kind: next_hop_kind::LOCAL, ..NextHop::default() }));
-        } else {
-            // Somebody waits for this one, unlike for those that have not answered for long.
-            self.retry_pause = RETRY.0;
-            self.resolve(index, now);
-        }
+        let kind = if local { next_hop_kind::LOCAL } else { next_hop_kind::UNRESOLVED };
+        self.writes.push((index, NextHop { kind, ..NextHop::default() }));
+        self.ask_neighbour(key);
         Some(index)
     }
 
@@ -258,81 +409,105 @@ impl<N: Neighbourhood> NextHops<N> {
         entry.users -= 1;
         if entry.users == 0 {
             self.by_key.remove(&entry.key);
+            if let Some(at) = entry.due {
+                self.due.remove(&(at, index));
+            }
             *slot = None;
             self.free.push_back(index);
-            self.writes.push((index, NextHop::default()));
+            self.cleared.push(index);
         }
     }
 
-    /// Routes destinations anew: those without a way, and the next ones of the round.
-    fn refresh_routes(&mut self, now: Instant) -> bool {
-        let all: Vec<_> = self.destinations.iter().map(|(destination, routed)| (*destination, routed.entry)).collect();
-        let unknown = all.iter().filter(|(_, entry)| *entry == UNRESOLVED);
-        let known: Vec<_> = all.iter().filter(|(_, entry)| *entry != UNRESOLVED).collect();
-        // Iteration order stays as long as nothing is inserted, so that over the rounds everyone has a turn: half of
-        // each round is theirs, however many have no way.
-        let start = if self.round < known.len() { self.round } else { 0 };
-        let mut turn: Vec<_> = unknown.take(ROUTES_A_REFRESH / 2).copied().collect();
-        let unknown = turn.len();
-        turn.extend(known.into_iter().skip(start).take(ROUTES_A_REFRESH - unknown));
-        self.round = start + turn.len() - unknown;
-        let (mut moved, mut full) = (false, false);
-        for (destination, before) in turn {
-            let after = self.route(destination, now);
-            full |= after.is_none();
-            let after = after.unwrap_or(UNRESOLVED);
-            self.release_entry(before);
-            if let Some(routed) = self.destinations.get_mut(&destination) {
-                moved |= routed.entry != after;
-                routed.entry = after;
+    /// What the kernel knows of a neighbour, asked or not.
+    fn neighbour(&mut self, interface: u32, address: IpAddr, known: Option<Neighbour>, asked: bool, now: Instant) {
+        let key = Key::Neighbour { interface, address };
+        let Some(&index) = self.by_key.get(&key) else { return };
+        let Some(entry) = self.entries.get_mut(usize::from(index)).and_then(Option::as_mut) else { return };
+        if let Some(Neighbour { mac, confirmed }) = known {
+            entry.unknown_since = None;
+            entry.pause = RETRY.0;
+            if let Some(at) = entry.due.take() {
+                self.due.remove(&(at, index));
+            }
+            let waiting = std::mem::take(&mut entry.waiting);
+            if entry.mac != Some(mac) {
+                entry.mac = Some(mac);
+                self.writes.extend(entry.value().map(|value| (index, value)));
+            }
+            self.arrive(waiting, index);
+            // Packets that XDP sends do not count as use: without this the kernel would forget the neighbour.
+            if !confirmed && !asked {
+                self.ask_neighbour(key);
+            }
+            return;
+        }
+        entry.unknown_since.get_or_insert(now);
+        if entry.due.is_none() {
+            let at = now + entry.pause;
+            entry.due = Some(at);
+            self.due.insert((at, index));
+            if !asked {
+                self.ask_neighbour(key);
             }
         }
-        if full {
-            tracing::warn!("{FULL}: media of some calls has no way out");
-        }
-        moved
     }
 
-    /// Compares hardware addresses with the kernel's: all, or only those that are not known.
-    fn refresh_entries(&mut self, now: Instant, all: bool) {
-        let wanted = |entry: &Entry| entry.key != Key::Local && (all || entry.mac.is_none());
-        let indices = self.entries.iter().enumerate().filter(|(_, entry)| entry.as_ref().is_some_and(wanted));
-        let indices: Vec<_> = indices.filter_map(|(index, _)| u16::try_from(index).ok()).collect();
-        for index in indices {
-            self.resolve(index, now);
+    /// A neighbour is still not known: has it looked for again, and ends what waits for it.
+    fn look_again(&mut self, index: u16, now: Instant) {
+        let Some(entry) = self.entries.get_mut(usize::from(index)).and_then(Option::as_mut) else { return };
+        let key = entry.key;
+        let mut waiting = Vec::new();
+        let at = now + entry.pause;
+        entry.pause = (entry.pause * 2).min(RETRY.1);
+        entry.due = Some(at);
+        if entry.unknown_since.is_some_and(|since| now.duration_since(since) >= HOLD) {
+            waiting = std::mem::take(&mut entry.waiting);
+            if entry.mac.take().is_some() {
+                self.writes.push((index, NextHop::default()));
+            }
+        }
+        self.due.insert((at, index));
+        self.arrive(waiting, index);
+        self.ask_neighbour(key);
+    }
+
+    fn arrive(&mut self, waiting: Vec<Destination>, index: u16) {
+        for destination in waiting {
+            // Some have another way by now.
+            if self.destinations.get(&destination).is_some_and(|routed| routed.coming == Some(index)) {
+                self.switch(destination, index);
+            }
         }
     }
 
-    /// Takes over the kernel's view of one neighbour; asks it to find out where it has none.
-    fn resolve(&mut self, index: u16, now: Instant) {
-        let Some(Some(entry)) = self.entries.get_mut(usize::from(index)) else { return };
-        let (Key::Neighbour { address, .. }, Some(egress)) = (entry.key, entry.egress) else { return };
-        let known = self.kernel.neighbour(egress.asked, address).unwrap_or_else(|error| {
-            tracing::warn!(%address, %error, "cannot ask the kernel for a neighbour");
-            None
-        });
-        // Packets that XDP sends do not count as use: without this the kernel would forget the neighbour.
-        if known.is_none_or(|known| !known.confirmed)
-            && let Err(error) = self.kernel.use_neighbour(egress.asked, address)
-        {
-            tracing::warn!(%address, %error, "the kernel does not look for a neighbour");
+    /// An interface is like this.
+    fn link(&mut self, link: &Link, now: Instant) {
+        if !self.egress.iter().any(|egress| egress.neighbour_interface == link.index) {
+            return;
         }
-        let mac = known.map(|known| known.mac);
-        if mac != entry.mac {
-            entry.mac = mac;
-            self.writes.push((index, value(egress, mac)));
-            self.retry_pause = RETRY.0;
+        // The kernel removes the routes over an interface that goes down without telling of each.
+        let state = (link.up, link.carrier);
+        if self.links.insert(link.index, state).is_some_and(|before| before != state) {
+            self.refresh.request(true, now);
         }
-        if mac.is_none() {
-            let at = now + self.retry_pause;
-            self.retry_at = Some(self.retry_at.map_or(at, |earlier| earlier.min(at)));
+        let Some(mac) = link.mac else { return };
+        let other = |egress: &&mut Egress| egress.neighbour_interface == link.index && egress.mac != mac;
+        self.egress.iter_mut().filter(other).for_each(|egress| egress.mac = mac);
+        for (index, entry) in (0u16..).zip(&mut self.entries) {
+            let Some(entry) = entry else { continue };
+            if let Some(egress) = entry.egress.as_mut().filter(other) {
+                egress.mac = mac;
+                self.writes.extend(entry.value().map(|value| (index, value)));
+            }
         }
     }
 }
 
-fn value(egress: Egress, mac: Option<Mac>) -> NextHop {
-    match mac {
-        Some(mac) => NextHop {
+impl Entry {
+    /// As the map holds it, if the neighbour is known.
+    fn value(&self) -> Option<NextHop> {
+        let (egress, mac) = (self.egress?, self.mac?);
+        Some(NextHop {
             kind: next_hop_kind::NEIGHBOUR,
             interface: egress.interface,
             device: egress.device,
@@ -341,8 +516,7 @@ fn value(egress: Egress, mac: Option<Mac>) -> NextHop {
             vlan: egress.vlan.control,
             tags: egress.vlan.count,
             mtu: egress.mtu,
-        },
-        None => NextHop::default(),
+        })
     }
 }
 

@@ -1,68 +1,98 @@
 //! Whether the interfaces are still those that the program was attached to.
 //!
-//! An interface that is removed takes the program with it, also where another one of that name comes back, and frames
-//! leave with the hardware address that it had at the start. Neither can be told from a quiet network, so it is looked
-//! for and said.
+//! An interface that is removed takes the program with it, also where another one of that name comes back; one that is
+//! down carries nothing. Neither can be told from a quiet network, so it is looked for and said.
 
-use crate::netlink::{Link, Netlink};
+use crate::netlink::{Link, monitor::Event, worker::Fact};
 use std::time::{Duration, Instant};
 
-/// So often the interfaces are looked at.
-const PERIOD: Duration = Duration::from_secs(5);
+/// So often all interfaces are asked for, should a change not have been told.
+const PERIOD: Duration = Duration::from_secs(30);
 
-/// Looks at the interfaces from time to time.
+/// Looks at the interfaces.
 pub(super) struct Watch {
-    netlink: Netlink,
-    /// As they were at the start.
-    interfaces: Vec<Link>,
-    said: Vec<String>,
+    /// As they were last seen.
+    interfaces: Vec<Seen>,
     at: Instant,
 }
 
+struct Seen {
+    link: Link,
+    gone: bool,
+}
+
 impl Watch {
-    pub(super) fn new(netlink: Netlink, interfaces: Vec<Link>, now: Instant) -> Self {
-        Self { netlink, interfaces, said: Vec::new(), at: now + PERIOD }
+    pub(super) fn new(interfaces: Vec<Link>, now: Instant) -> Self {
+        let interfaces = interfaces.into_iter().map(|link| Seen { link, gone: false }).collect();
+        Self { interfaces, at: now }
     }
 
-    /// Looks, if it is time, and logs what is new.
-    pub(super) fn poll(&mut self, now: Instant) {
-        if now < self.at {
-            return;
+    /// Takes note of what concerns an interface, and logs it.
+    pub(super) fn learn(&mut self, fact: &Fact) {
+        for (name, news) in self.news(fact) {
+            match news {
+                News::Gone => {
+                    tracing::error!("interface {name} was removed: no media there until Latch is started again");
+                }
+                News::Down => tracing::error!("interface {name} is down: no media there; ip link set {name} up"),
+                News::Up => tracing::info!("interface {name} is up again"),
+                News::Mac => tracing::info!("interface {name} has another hardware address"),
+            }
         }
-        self.at = now + PERIOD;
-        let found = match self.netlink.links() {
-            Ok(links) => complaints(&self.interfaces, &links),
-            Err(error) => vec![format!("cannot list the network interfaces: {error}")],
-        };
-        for complaint in found.iter().filter(|complaint| !self.said.contains(complaint)) {
-            tracing::error!("{complaint}");
+    }
+
+    /// Whether all interfaces are to be asked for.
+    pub(super) fn poll(&mut self, now: Instant) -> bool {
+        let due = now >= self.at;
+        if due {
+            self.at = now + PERIOD;
         }
-        self.said = found;
+        due
     }
 
     /// When [`Watch::poll`] is due.
     pub(super) fn poll_timeout(&self) -> Instant {
         self.at
     }
+
+    fn news(&mut self, fact: &Fact) -> Vec<(String, News)> {
+        let mut news = Vec::new();
+        for seen in self.interfaces.iter_mut().filter(|seen| !seen.gone) {
+            let index = seen.link.index;
+            let now = match fact {
+                Fact::Links(Ok(links)) => links.iter().find(|link| link.index == index),
+                Fact::Event(Event::Link(link)) if link.index == index => Some(link),
+                Fact::Event(Event::LinkGone(gone)) if *gone == index => None,
+                _ => continue,
+            };
+            let Some(now) = now else {
+                seen.gone = true;
+                news.push((seen.link.name.clone(), News::Gone));
+                continue;
+            };
+            // An interface may be renamed while it is in use.
+            if !now.name.is_empty() {
+                seen.link.name.clone_from(&now.name);
+            }
+            if now.up != seen.link.up {
+                seen.link.up = now.up;
+                news.push((seen.link.name.clone(), if now.up { News::Up } else { News::Down }));
+            }
+            if now.mac.is_some() && now.mac != seen.link.mac {
+                seen.link.mac = now.mac;
+                news.push((seen.link.name.clone(), News::Mac));
+            }
+        }
+        news
+    }
 }
 
-/// What keeps media from being relayed, now that the interfaces are `now` what were `then`.
-fn complaints(then: &[Link], now: &[Link]) -> Vec<String> {
-    then.iter()
-        .filter_map(|before| {
-            let name = &before.name;
-            let Some(after) = now.iter().find(|link| link.index == before.index) else {
-                return Some(format!("interface {name} was removed: no media there until Latch is started again"));
-            };
-            if after.mac != before.mac {
-                return Some(format!(
-                    "interface {name} has another hardware address: media leave with the old one until Latch is \
-                     started again"
-                ));
-            }
-            (!after.up).then(|| format!("interface {name} is down: no media there; ip link set {} up", after.name))
-        })
-        .collect()
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum News {
+    Gone,
+    Down,
+    Up,
+    Mac,
 }
 
 #[cfg(test)]
@@ -70,19 +100,33 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_interface_that_is_gone_changed_or_down_is_noticed() {
-        let link = |index, name: &str| Link { index, name: name.into(), mac: Some([2; 6]), up: true, mtu: 1_500 };
-        let then = [link(3, "eth0"), link(4, "eth1")];
-        for (name, now, words) in [
-            ("as it was", link(4, "eth1"), None),
-            ("renamed", link(4, "core0"), None),
-            ("removed and made again", link(9, "eth1"), Some("eth1 was removed")),
-            ("another address", Link { mac: Some([4; 6]), ..link(4, "eth1") }, Some("eth1 has another hardware")),
-            ("down", Link { up: false, ..link(4, "eth1") }, Some("eth1 is down")),
+    fn an_interface_that_is_gone_changed_or_down_is_noticed_once() {
+        let link = |index, name: &str| Link {
+            index,
+            name: name.into(),
+            mac: Some([2; 6]),
+            up: true,
+            carrier: true,
+            mtu: 1_500,
+        };
+        let down = Link { up: false, ..link(4, "core0") };
+        let other = Link { mac: Some([4; 6]), ..link(4, "core0") };
+        let mut watch = Watch::new(vec![link(3, "eth0"), link(4, "eth1")], Instant::now());
+        for (name, fact, words) in [
+            ("as it was", Fact::Links(Ok(vec![link(1, "lo"), link(3, "eth0"), link(4, "eth1")])), None),
+            ("renamed", Fact::Event(Event::Link(link(4, "core0"))), None),
+            ("down", Fact::Event(Event::Link(down.clone())), Some(News::Down)),
+            ("still down", Fact::Event(Event::Link(down)), None),
+            ("up", Fact::Event(Event::Link(link(4, "core0"))), Some(News::Up)),
+            ("another address", Fact::Event(Event::Link(other.clone())), Some(News::Mac)),
+            ("without an address", Fact::Event(Event::Link(Link { mac: None, ..other.clone() })), None),
+            ("another interface", Fact::Event(Event::LinkGone(9)), None),
+            ("unknown", Fact::Links(Err(std::io::ErrorKind::TimedOut.into())), None),
+            ("made again", Fact::Links(Ok(vec![link(3, "eth0"), link(9, "core0")])), Some(News::Gone)),
+            ("told again", Fact::Event(Event::LinkGone(4)), None),
         ] {
-            let found = complaints(&then, &[link(1, "lo"), link(3, "eth0"), now]);
-            assert_eq!(found.len(), usize::from(words.is_some()), "{name}: {found:?}");
-            assert!(found.iter().all(|found| found.contains(words.unwrap_or_default())), "{name}: {found:?}");
+            let expected: Vec<_> = words.into_iter().map(|news| ("core0".to_owned(), news)).collect();
+            assert_eq!(watch.news(&fact), expected, "{name}");
         }
     }
 }

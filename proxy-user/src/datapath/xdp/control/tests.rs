@@ -8,10 +8,10 @@ use proxy_common::layout::{self, Component, Drops, Remote, RtcpComponent};
 const ACCESS: u32 = 1;
 const CORE: u32 = 12;
 
-fn control(kernel: &FakeKernel) -> Control<FakeKernel> {
+fn control() -> Control {
     let config = config();
     let locals = Locals::new(&config).unwrap();
-    let hops = NextHops::new(kernel.clone(), locals.clone(), egress(), 16);
+    let hops = NextHops::new(locals.clone(), egress(), 16);
     Control::new(hops, locals, (Legs::anonymous(32), States::anonymous(32)), 32, &config.media)
 }
 
@@ -52,21 +52,28 @@ fn answered() -> StreamSpec {
     spec
 }
 
-fn poll(control: &mut Control<FakeKernel>, now: Instant) -> Vec<MediaEvent> {
+fn poll(control: &mut Control, now: Instant) -> Vec<MediaEvent> {
     let mut events = Vec::new();
     control.poll(now, &mut events);
     events
 }
 
+/// Lets the kernel answer, and the entries be told.
+fn settle(control: &mut Control, kernel: &FakeKernel, now: Instant) -> Vec<MediaEvent> {
+    kernel.answer(&mut control.hops, now);
+    poll(control, now)
+}
+
 #[test]
 fn a_leg_opens_when_its_address_is_sent_out() {
     let (now, kernel) = (Instant::now(), kernel());
-    let mut control = control(&kernel);
+    let mut control = control();
     control.apply(offered(), now).unwrap();
     assert_eq!(control.legs.get(ACCESS).generation, 0);
     let core = control.legs.get(CORE);
     assert_ne!(core.generation, 0);
     control.apply(answered(), now).unwrap();
+    settle(&mut control, &kernel, now);
     let (access, core) = (control.legs.get(ACCESS), control.legs.get(CORE));
     assert_ne!(access.generation, 0);
     assert_eq!((access.peer, core.peer), (CORE, ACCESS));
@@ -79,8 +86,7 @@ fn a_leg_opens_when_its_address_is_sent_out() {
 
 #[test]
 fn only_the_leg_that_changed_learns_anew() {
-    let (now, kernel) = (Instant::now(), kernel());
-    let mut control = control(&kernel);
+    let (now, mut control) = (Instant::now(), control());
     control.apply(answered(), now).unwrap();
     let (access, core) = (control.legs.get(ACCESS), control.legs.get(CORE));
     let mut changed = answered();
@@ -100,8 +106,7 @@ fn only_the_leg_that_changed_learns_anew() {
 
 #[test]
 fn counters_are_those_of_the_call_alone() {
-    let (now, kernel) = (Instant::now(), kernel());
-    let mut control = control(&kernel);
+    let (now, mut control) = (Instant::now(), control());
     let component = |packets, octets| Component { packets, octets, ..Component::default() };
     let before = LegState { rtp: component(u64::MAX, 1_000), ..LegState::default() };
     control.states.set(ACCESS, &before);
@@ -139,8 +144,7 @@ fn counters_are_those_of_the_call_alone() {
 
 #[test]
 fn strangers_are_told_of_once_a_scan() {
-    let (now, kernel) = (Instant::now(), kernel());
-    let mut control = control(&kernel);
+    let (now, mut control) = (Instant::now(), control());
     control.states.set(CORE, &LegState { drops: Drops { source: 100, ..Drops::default() }, ..LegState::default() });
     control.apply(answered(), now).unwrap();
     assert_eq!(poll(&mut control, now + SCAN), [], "those of a call before");
@@ -156,8 +160,7 @@ fn strangers_are_told_of_once_a_scan() {
 
 #[test]
 fn quality_is_that_of_the_call_alone() {
-    let (now, kernel) = (Instant::now(), kernel());
-    let mut control = control(&kernel);
+    let (now, mut control) = (Instant::now(), control());
     let mut spec = answered();
     spec.legs[0].policy.clock_rate = 8_000;
     control.apply(spec, now).unwrap();
@@ -185,25 +188,24 @@ fn quality_is_that_of_the_call_alone() {
 
 #[test]
 fn a_released_stream_leaves_nothing() {
-    let (now, kernel) = (Instant::now(), kernel());
-    let mut control = control(&kernel);
+    let (now, mut control) = (Instant::now(), control());
     control.apply(answered(), now).unwrap();
     control.release(StreamId(1), now);
     let mut other = answered();
     other.id = StreamId(2);
     assert!(matches!(control.apply(other.clone(), now), Err(DatapathError::InUse(_))), "packets may be under way");
     poll(&mut control, now + GRACE);
-    assert!(control.owners.is_empty() && control.streams.is_empty());
+    assert!(control.owners.is_empty() && control.streams.is_empty() && control.users.is_empty());
     assert_eq!(control.hops.len(), 0);
-    poll(&mut control, now + 2 * SCAN);
-    assert_eq!(control.poll_timeout(now), None);
+    let later = now + Duration::from_secs(60);
+    poll(&mut control, later);
+    assert_eq!(control.poll_timeout(later), None);
     control.apply(other, now).unwrap();
 }
 
 #[test]
 fn what_another_call_learned_at_a_port_is_forgotten_and_what_this_one_learned_is_kept() {
-    let (now, kernel) = (Instant::now(), kernel());
-    let mut control = control(&kernel);
+    let (now, mut control) = (Instant::now(), control());
     // Under every generation there is: that of the new peer may be the one that the last call's peer had.
     let learned = |tag| {
         let remote = Remote { address: [198, 51, 100, 99], port: 9_000, tag };
@@ -232,8 +234,7 @@ fn what_another_call_learned_at_a_port_is_forgotten_and_what_this_one_learned_is
 
 #[test]
 fn releasing_an_unknown_stream_is_answered() {
-    let (now, kernel) = (Instant::now(), kernel());
-    let mut control = control(&kernel);
+    let (now, mut control) = (Instant::now(), control());
     control.release(StreamId(9), now);
     assert_eq!(control.poll_timeout(now), Some(now));
     assert_eq!(poll(&mut control, now), [MediaEvent::Released { stream: StreamId(9), counters: Default::default() }]);
@@ -242,8 +243,9 @@ fn releasing_an_unknown_stream_is_answered() {
 #[test]
 fn a_refused_stream_changes_nothing() {
     let (now, kernel) = (Instant::now(), kernel());
-    let mut control = control(&kernel);
+    let mut control = control();
     control.apply(answered(), now).unwrap();
+    settle(&mut control, &kernel, now);
     let before = (control.legs.get(ACCESS), control.legs.get(CORE), control.hops.len());
     let mut outside = answered();
     outside.legs[1].local = "10.9.0.10:40000".parse().unwrap();
@@ -260,19 +262,31 @@ fn a_refused_stream_changes_nothing() {
 #[test]
 fn a_stream_without_room_for_its_ways_is_refused() {
     let (now, kernel) = (Instant::now(), kernel());
-    let mut control = control(&kernel);
-    control.hops = NextHops::new(kernel.clone(), control.locals.clone(), egress(), 2);
-    assert!(matches!(control.apply(answered(), now), Err(DatapathError::Full(_))), "two ways and room for one");
-    assert_eq!((control.hops.len(), control.streams.len(), control.owners.len()), (0, 0, 0));
-    assert_eq!(control.legs.get(CORE).generation, 0);
-    control.hops = NextHops::new(kernel.clone(), control.locals.clone(), egress(), 3);
+    let mut control = control();
+    control.hops = NextHops::new(control.locals.clone(), egress(), 2);
     control.apply(answered(), now).unwrap();
+    assert_eq!(
+        settle(&mut control, &kernel, now),
+        [MediaEvent::Failed { stream: StreamId(1) }],
+        "two ways, room for one"
+    );
+    control.release(StreamId(1), now);
+    poll(&mut control, now + GRACE);
+    assert_eq!((control.hops.len(), control.streams.len(), control.owners.len(), control.users.len()), (0, 0, 0, 0));
+    control.hops = NextHops::new(control.locals.clone(), egress(), 3);
+    control.apply(answered(), now).unwrap();
+    assert_eq!(settle(&mut control, &kernel, now), []);
+    // A way inside the host is known at once.
+    let mut inside = answered();
+    inside.legs[1].remote = remote("10.9.0.10:30010");
+    let before = control.legs.get(CORE);
+    assert!(matches!(control.apply(inside, now), Err(DatapathError::Full(_))));
+    assert_eq!(control.legs.get(CORE), before);
 }
 
 #[test]
 fn latches_are_told_while_they_matter() {
-    let (now, kernel) = (Instant::now(), kernel());
-    let mut control = control(&kernel);
+    let (now, mut control) = (Instant::now(), control());
     control.apply(answered(), now).unwrap();
     let generation = control.legs.get(ACCESS).generation;
     let event = LatchEvent {
@@ -296,8 +310,7 @@ fn latches_are_told_while_they_matter() {
 
 #[test]
 fn silence_is_told_each_time_it_passes() {
-    let (start, kernel) = (Instant::now(), kernel());
-    let mut control = control(&kernel);
+    let (start, mut control) = (Instant::now(), control());
     control.apply(answered(), start).unwrap();
     let mut silent = Vec::new();
     for second in 1..=200u64 {
@@ -318,12 +331,13 @@ fn silence_is_told_each_time_it_passes() {
 fn a_new_gateway_is_told_to_live_legs_without_forgetting() {
     let (now, kernel) = (Instant::now(), kernel());
     kernel.0.borrow_mut().gateway = None;
-    let mut control = control(&kernel);
+    let mut control = control();
     control.apply(answered(), now).unwrap();
+    settle(&mut control, &kernel, now);
     let before = control.legs.get(ACCESS);
     assert_eq!(before.next_hop_remote, UNRESOLVED);
-    kernel.0.borrow_mut().gateway = Some("10.9.0.1".parse().unwrap());
-    poll(&mut control, now + SCAN);
+    kernel.reroute(&mut control.hops, Some("10.9.0.1".parse().unwrap()), now);
+    poll(&mut control, now);
     let after = control.legs.get(ACCESS);
     assert_ne!(after.next_hop_remote, UNRESOLVED);
     assert_eq!((after.generation, after.window_end_ns), (before.generation, before.window_end_ns));

@@ -1,0 +1,93 @@
+//! Whose turn it is to be compared with the kernel: everybody's now and then, and when something has changed.
+//!
+//! However many there are, only some questions are open at a time, so that those of a new call do not wait for long.
+
+use super::Destination;
+use std::{
+    collections::VecDeque,
+    time::{Duration, Instant},
+};
+
+/// So often everything in use is compared with the kernel's view, should a change not have been told.
+pub(super) const PERIOD: Duration = Duration::from_secs(30);
+/// From the beginning of one round to that of the next, however fast routes change.
+pub(super) const PAUSE: Duration = Duration::from_millis(100);
+/// Questions that may be open before the next of a round is asked.
+pub(super) const OPEN: usize = 128;
+
+/// One to ask for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Turn {
+    /// Its route.
+    Destination(Destination),
+    /// Its neighbour.
+    Entry(u16),
+}
+
+/// The rounds.
+#[derive(Debug, Default)]
+pub(super) struct Refresh {
+    turns: VecDeque<Turn>,
+    /// Questions without an answer yet, those of no round included.
+    open: usize,
+    began: Option<Instant>,
+    at: Option<Instant>,
+    /// Whether the next round asks for neighbours too.
+    neighbours: bool,
+}
+
+impl Refresh {
+    /// There is something to look after.
+    pub(super) fn wanted(&mut self, now: Instant) {
+        self.at.get_or_insert(now + PERIOD);
+    }
+
+    /// Something changed: a round is due, as soon as the one that goes on is over.
+    pub(super) fn request(&mut self, neighbours: bool, now: Instant) {
+        let Some(at) = self.at else { return };
+        let soon = self.began.map_or(now, |began| now.max(began + PAUSE));
+        self.at = Some(at.min(soon));
+        self.neighbours |= neighbours;
+    }
+
+    pub(super) fn asked(&mut self) {
+        self.open += 1;
+    }
+
+    pub(super) fn answered(&mut self) {
+        self.open = self.open.saturating_sub(1);
+    }
+
+    /// Whether a round begins.
+    pub(super) fn begins(&self, now: Instant) -> bool {
+        self.turns.is_empty() && self.at.is_some_and(|at| at <= now)
+    }
+
+    /// Begins one.
+    pub(super) fn begin(&mut self, destinations: Vec<Destination>, entries: Vec<u16>, now: Instant) {
+        // One that nobody asked for: the period is over.
+        let all = self.neighbours || self.began.is_none_or(|began| now.duration_since(began) >= PERIOD);
+        self.neighbours = false;
+        self.turns.extend(destinations.into_iter().map(Turn::Destination));
+        if all {
+            self.turns.extend(entries.into_iter().map(Turn::Entry));
+        }
+        self.began = Some(now);
+        self.at = Some(now + PERIOD);
+    }
+
+    /// There is nothing to look after.
+    pub(super) fn rest(&mut self) {
+        *self = Self { open: self.open, ..Self::default() };
+    }
+
+    /// The next one, if it may be asked for now.
+    pub(super) fn next(&mut self) -> Option<Turn> {
+        if self.open < OPEN { self.turns.pop_front() } else { None }
+    }
+
+    /// When a round may begin; while one goes on, its answers tell.
+    pub(super) fn poll_timeout(&self) -> Option<Instant> {
+        self.at.filter(|_| self.turns.is_empty())
+    }
+}
