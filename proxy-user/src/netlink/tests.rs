@@ -46,6 +46,11 @@ fn ip(arguments: &str) {
     assert!(status.success(), "ip {arguments}");
 }
 
+fn neighbours_shown(address: IpAddr) -> String {
+    let shown = Command::new("ip").args(["neigh", "show", &address.to_string()]).output().unwrap();
+    String::from_utf8_lossy(&shown.stdout).into_owned()
+}
+
 fn near(netlink: &mut Netlink) -> u32 {
     netlink.links().unwrap().into_iter().find(|link| link.name == "near").unwrap().index
 }
@@ -131,8 +136,7 @@ fn neighbours_of_both_families_are_known_and_looked_for() {
             wait_for(&mut monitor, |event| *event == Event::Neighbour { interface, address, known: None });
             assert_eq!(netlink.neighbour(interface, address).unwrap(), None);
             netlink.use_neighbour(interface, address).unwrap();
-            let shown = Command::new("ip").args(["neigh", "show", &address.to_string()]).output().unwrap();
-            let shown = String::from_utf8_lossy(&shown.stdout).into_owned();
+            let shown = neighbours_shown(address);
             assert!(shown.contains("INCOMPLETE"), "nobody looks for {address}: {shown}");
         }
     });
@@ -185,7 +189,13 @@ fn the_worker_answers_everything_and_passes_on_what_changes() {
         let worker = Worker::start().unwrap();
         let (source, many) = (IpAddr::from([192, 0, 2, 1]), 1_000u32);
         worker.ask([Question::Links]);
-        worker.ask((0..many).map(|_| Question::Route { realm: 3, destination: NEIGHBOUR, source, interface }));
+        worker.ask((0..many).map(|_| Question::Route {
+            realm: 3,
+            destination: NEIGHBOUR,
+            source,
+            interface,
+            waiting: false,
+        }));
         worker.ask([Question::Neighbour { interface, address: NEIGHBOUR }]);
         ip("neigh replace 192.0.2.78 lladdr 02:00:00:00:00:07 nud permanent dev near");
         let (mut links, mut routes, mut neighbours, mut changed) = (0, 0, 0, false);
@@ -213,6 +223,12 @@ fn the_worker_answers_everything_and_passes_on_what_changes() {
                     Fact::Event(_) => {}
                 }
             }
+        }
+        let destination = IpAddr::from([192, 0, 2, 79]);
+        worker.ask([Question::Route { realm: 0, destination, source, interface, waiting: true }]);
+        while !neighbours_shown(destination).contains("INCOMPLETE") {
+            assert!(Instant::now() < end, "nobody looks for {destination}");
+            std::thread::sleep(Duration::from_millis(1));
         }
     });
 }

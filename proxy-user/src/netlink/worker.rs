@@ -42,6 +42,9 @@ pub enum Question {
         source: IpAddr,
         /// Index of the interface that they leave by.
         interface: u32,
+        /// Whether media waits for it: then the kernel is told at once that the neighbour it leads to is used, before
+        /// anybody asks for that.
+        waiting: bool,
     },
     /// What is known of a neighbour. Unless it is confirmed, the kernel is also told that it is used, which makes it
     /// find out.
@@ -208,8 +211,15 @@ impl Thread {
         for answered in 0..BATCH {
             let fact = match self.questions.try_recv() {
                 Ok(Question::Links) => Fact::Links(self.netlink.links()),
-                Ok(Question::Route { realm, destination, source, interface }) => {
-                    Fact::Route { realm, destination, route: self.netlink.route(destination, source, interface) }
+                Ok(Question::Route { realm, destination, source, interface, waiting }) => {
+                    let route = self.netlink.route(destination, source, interface);
+                    if let Ok(Some(route)) = &route
+                        && waiting
+                    {
+                        // Whoever asks for it next gets the error.
+                        let _ = self.neighbour(route.interface, route.neighbour);
+                    }
+                    Fact::Route { realm, destination, route }
                 }
                 Ok(Question::Neighbour { interface, address }) => {
                     Fact::Neighbour { interface, address, known: self.neighbour(interface, address) }

@@ -201,14 +201,20 @@ impl NextHops {
                         let route = route.filter(|route| Some(route.interface) == interface);
                         self.routed((realm, destination), route.map(|route| route.neighbour), now);
                     }
-                    Err(error) => tracing::warn!(%destination, %error, "cannot ask the kernel for a route"),
+                    Err(error) => {
+                        tracing::warn!(%destination, %error, "cannot ask the kernel for a route");
+                        self.refresh.request(false, now + RETRY.0);
+                    }
                 }
             }
             Fact::Neighbour { interface, address, known } => {
                 self.refresh.answered();
                 match known {
                     Ok(known) => self.neighbour(interface, address, known, true, now),
-                    Err(error) => tracing::warn!(%address, %error, "cannot ask the kernel for a neighbour"),
+                    Err(error) => {
+                        tracing::warn!(%address, %error, "cannot ask the kernel for a neighbour");
+                        self.refresh.request(true, now + RETRY.0);
+                    }
                 }
             }
             Fact::Event(Event::Neighbour { interface, address, known }) => {
@@ -273,8 +279,9 @@ impl NextHops {
     fn ask_route(&mut self, (realm, destination): Destination) {
         let Some(egress) = self.egress.get(realm) else { return };
         let (source, interface) = (egress.source, egress.neighbour_interface);
+        let waiting = self.of((realm, destination)) == UNRESOLVED;
         self.refresh.asked();
-        self.questions.push(Question::Route { realm, destination, source, interface });
+        self.questions.push(Question::Route { realm, destination, source, interface, waiting });
     }
 
     fn ask_neighbour(&mut self, key: Key) {

@@ -42,10 +42,10 @@ impl Refresh {
         self.at.get_or_insert(now + PERIOD);
     }
 
-    /// Something changed: a round is due, as soon as the one that goes on is over.
-    pub(super) fn request(&mut self, neighbours: bool, now: Instant) {
+    /// Something changed: a round is wanted at this time, or as soon as the one that goes on is over.
+    pub(super) fn request(&mut self, neighbours: bool, wanted: Instant) {
         let Some(at) = self.at else { return };
-        let soon = self.began.map_or(now, |began| now.max(began + PAUSE));
+        let soon = self.began.map_or(wanted, |began| wanted.max(began + PAUSE));
         self.at = Some(at.min(soon));
         self.neighbours |= neighbours;
     }

@@ -299,6 +299,26 @@ fn a_change_that_was_not_told_is_found_in_the_end() {
 }
 
 #[test]
+fn a_question_that_fails_is_asked_again() {
+    let (now, kernel, mut hops) = (Instant::now(), kernel(), next_hops(8));
+    hops.acquire((0, FAR), now).unwrap();
+    hops.take_questions();
+    let failed = || std::io::Error::from(std::io::ErrorKind::TimedOut);
+    hops.learn(Fact::Route { realm: 0, destination: FAR, route: Err(failed()) }, now);
+    let (at, mut asked) = (hops.poll_timeout().unwrap(), Vec::new());
+    assert!(at <= now + RETRY.0);
+    hops.poll(at);
+    for question in hops.take_questions() {
+        hops.learn(kernel.fact(question), at);
+        asked.extend(hops.take_questions());
+    }
+    assert_eq!(asked, [Question::Neighbour { interface: 7, address: GATEWAY }]);
+    hops.learn(Fact::Neighbour { interface: 7, address: GATEWAY, known: Err(failed()) }, at);
+    pass(&mut hops, &kernel, at + RETRY.0);
+    assert_eq!(hops.take_writes().last().map(|(_, hop)| *hop), Some(through_gateway(GATEWAY_MAC)));
+}
+
+#[test]
 fn the_old_way_is_used_until_the_new_neighbour_is_known() {
     let (now, kernel, mut hops) = (Instant::now(), kernel(), next_hops(8));
     let mut table = BTreeMap::new();
