@@ -29,7 +29,8 @@ mod refresh;
 /// Index of the entry for what is not known yet.
 pub(super) const UNRESOLVED: u16 = 0;
 
-/// So long what worked is used while the kernel looks for a neighbour. It asks three times, a second apart.
+/// So long at least, and until the next [`RETRY`], what worked is used while the kernel looks for a neighbour. It asks
+/// three times, a second apart.
 const HOLD: Duration = Duration::from_secs(5);
 /// First and longest pause before the kernel is told again to look for a neighbour; it doubles in between.
 const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(8));
