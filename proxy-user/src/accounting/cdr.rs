@@ -4,12 +4,16 @@
 //! [`SCHEMA`]; new fields may be added.
 
 use super::Timestamp;
-use crate::media::LegCounters;
+use crate::media::{
+    LegCounters,
+    bandwidth::Codec,
+    quality::{Mos, mos},
+};
 use serde::{Serialize, Serializer};
 use std::{fmt, net::SocketAddr};
 
 /// Version of the record's form.
-pub const SCHEMA: u32 = 1;
+pub const SCHEMA: u32 = 2;
 
 /// One call.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -126,6 +130,8 @@ pub struct FlowRecord {
 /// How the RTP of one direction arrived at the proxy (RFC 3550).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct QualityRecord {
+    /// Packets that the sequence numbers promise.
+    pub expected: u64,
     /// Packets that never came.
     pub lost: u64,
     /// Packets that came late.
@@ -136,6 +142,9 @@ pub struct QualityRecord {
     pub ssrc_changes: u64,
     /// Interarrival jitter at the end of the call, microseconds; none where it is not known.
     pub jitter_us: Option<u64>,
+    /// Estimate of the mean opinion score; none where nothing came or the codec has no values for it.
+    #[serde(serialize_with = "score")]
+    pub mos: Option<Mos>,
 }
 
 /// A remote address that a leg latched, the last one where it changed.
@@ -158,7 +167,9 @@ pub struct Dropped {
     pub no_destination: u64,
     /// More than the rate allows.
     pub rate: u64,
-    /// TTL used up, no next hop, a loop inside the host, or too large for the way out.
+    /// Too large for the way out.
+    pub size: u64,
+    /// TTL used up, no next hop, or a loop inside the host.
     pub other: u64,
 }
 
@@ -175,8 +186,14 @@ impl Cdr {
 }
 
 impl FlowRecord {
-    /// A direction with what arrived at its leg and the sources that the leg latched.
-    pub fn new(counters: &LegCounters, rtp_source: Option<Latched>, rtcp_source: Option<Latched>) -> Self {
+    /// A direction with what arrived at its leg, in `codec`, and the sources that the leg latched.
+    pub fn new(
+        counters: &LegCounters,
+        codec: Codec,
+        rtp_source: Option<Latched>,
+        rtcp_source: Option<Latched>,
+    ) -> Self {
+        let quality = &counters.quality;
         Self {
             rtp_source,
             rtcp_source,
@@ -185,21 +202,30 @@ impl FlowRecord {
             rtcp_packets: counters.rtcp_packets,
             rtcp_octets: counters.rtcp_octets,
             quality: QualityRecord {
-                lost: counters.quality.lost,
-                reordered: counters.quality.reordered,
-                duplicates: counters.quality.duplicates,
-                ssrc_changes: counters.quality.ssrc_changes,
-                jitter_us: counters.quality.jitter_us,
+                expected: counters.rtp_packets.saturating_sub(quality.duplicates).saturating_add(quality.lost),
+                lost: quality.lost,
+                reordered: quality.reordered,
+                duplicates: quality.duplicates,
+                ssrc_changes: quality.ssrc_changes,
+                jitter_us: quality.jitter_us,
+                mos: mos(codec, counters.rtp_packets, quality),
             },
             dropped: Dropped {
                 source: counters.dropped_source,
                 format: counters.dropped_format,
                 no_destination: counters.dropped_destination,
                 rate: counters.dropped_rate,
-                other: counters.dropped_path + counters.dropped_size,
+                size: counters.dropped_size,
+                other: counters.dropped_path,
             },
         }
     }
+}
+
+/// As a number with two decimals.
+#[allow(clippy::ref_option, reason = "the form that serde asks for")]
+fn score<S: Serializer>(mos: &Option<Mos>, serializer: S) -> Result<S::Ok, S::Error> {
+    mos.map(|Mos(hundredths)| f64::from(hundredths) / 100.0).serialize(serializer)
 }
 
 impl fmt::Display for RecordId {
@@ -234,7 +260,7 @@ mod tests {
             quality: Quality { lost: 9, reordered: 10, duplicates: 11, ssrc_changes: 12, jitter_us: Some(13) },
         };
         let source = Latched { address: "198.51.100.7:40000".parse().unwrap(), at: Timestamp(1_790_000_001_250) };
-        FlowRecord::new(&counters, Some(source), None)
+        FlowRecord::new(&counters, Codec::G711, Some(source), None)
     }
 
     #[test]
@@ -269,7 +295,7 @@ mod tests {
         assert_eq!(
             serde_json::from_str::<serde_json::Value>(&line).unwrap(),
             serde_json::json!({
-                "schema": 1,
+                "schema": 2,
                 "id": "00000000000000000000000000000abc",
                 "call_id": "f81d4fae@\"10.0.0.5\"\n",
                 "caller": "sip:alice@example.com",
@@ -290,17 +316,19 @@ mod tests {
                         "rtcp_source": null,
                         "rtp_packets": 500, "rtp_octets": 100_000, "rtcp_packets": 2, "rtcp_octets": 160,
                         "quality": {
-                            "lost": 9, "reordered": 10, "duplicates": 11, "ssrc_changes": 12, "jitter_us": 13,
+                            "expected": 498, "lost": 9, "reordered": 10, "duplicates": 11, "ssrc_changes": 12,
+                            "jitter_us": 13, "mos": 4.22,
                         },
-                        "dropped": {"source": 3, "format": 4, "no_destination": 5, "rate": 7, "other": 14},
+                        "dropped": {"source": 3, "format": 4, "no_destination": 5, "rate": 7, "size": 8, "other": 6},
                     },
                     "core_to_access": {
                         "rtp_source": null, "rtcp_source": null,
                         "rtp_packets": 0, "rtp_octets": 0, "rtcp_packets": 0, "rtcp_octets": 0,
                         "quality": {
-                            "lost": 0, "reordered": 0, "duplicates": 0, "ssrc_changes": 0, "jitter_us": null,
+                            "expected": 0, "lost": 0, "reordered": 0, "duplicates": 0, "ssrc_changes": 0,
+                            "jitter_us": null, "mos": null,
                         },
-                        "dropped": {"source": 0, "format": 0, "no_destination": 0, "rate": 0, "other": 0},
+                        "dropped": {"source": 0, "format": 0, "no_destination": 0, "rate": 0, "size": 0, "other": 0},
                     },
                 }],
             })

@@ -74,6 +74,14 @@ fn one_realm(index: usize, realm: &Realm, report: &mut Report<'_>) {
             "move one of them: the relay takes every packet to its ports",
         );
     }
+    let limits = &realm.policy.admission;
+    let of_users = [("max_calls_per_user", limits.max_calls_per_user), ("max_kbps_per_user", limits.max_kbps_per_user)];
+    for (name, limit) in of_users {
+        if realm.side == Side::Core && limit.is_some() {
+            let remedy = "move it to the access realm: users are those of terminals";
+            report.problem(&field(name), "does not belong in a core realm", remedy);
+        }
+    }
     match (realm.side, realm.softswitch) {
         // There, but not understood: that has been said.
         (Side::Core, None) if report.stands(&field("softswitch")) => {}

@@ -1,9 +1,10 @@
 //! From the text of `latch.toml` to a [`Config`].
 
 use super::{
-    CdrFile, Config, KeepAlive, Limits, Maps, Media, PortRange, Problem, Problems, Realm, RealmPolicy, Side, Sip,
-    VlanTag, check, reader::Section, report::Report,
+    AdmissionLimits, CdrFile, Config, KeepAlive, Limits, Maps, Media, PortRange, Problem, Problems, Realm, RealmPolicy,
+    Side, Sip, VlanTag, check, reader::Section, report::Report,
 };
+use crate::media::Carry;
 use std::{
     net::{IpAddr, SocketAddr},
     path::{Path, PathBuf},
@@ -174,9 +175,8 @@ fn vlan(realm: &mut Section<'_>, report: &mut Report<'_>) -> Vec<VlanTag> {
 
 fn policy(realm: &mut Section<'_>, report: &mut Report<'_>) -> RealmPolicy {
     let default = RealmPolicy::default();
-    let mut dscp = realm.table("dscp", report);
-    let marks = ["audio", "video", "other"].map(|kind| dscp.optional(kind, 0..=63, report));
-    dscp.finish(report);
+    let dscp = dscp(realm, report);
+    let carry = carry(realm, report);
     let mut word = |name, words: [&str; 2], default: bool, report: &mut Report<'_>| match realm.string(name, report) {
         Some(text) if text == words[0] => false,
         Some(text) if text == words[1] => true,
@@ -189,16 +189,91 @@ fn policy(realm: &mut Section<'_>, report: &mut Report<'_>) -> RealmPolicy {
     };
     let latch_any = word("latch", ["signalled", "any"], default.latch_any, report);
     let rebind = word("rebind", ["never", "same-address"], default.rebind, report);
+    let negotiated_rate = word("rate", ["off", "negotiated"], default.negotiated_rate, report);
     let [v4, v6] = default.latch_prefix;
     RealmPolicy {
-        dscp: marks,
+        dscp,
         latch_any,
         rebind,
         latch_prefix: [
             realm.number("latch_prefix_v4", 8..=32, v4, report),
             realm.number("latch_prefix_v6", 16..=128, v6, report),
         ],
+        carry,
         stream_kbps: realm.optional("stream_kbps", 8..=10_000_000, report),
+        negotiated_rate,
+        rate_margin_percent: realm.number("rate_margin_percent", 0..=1_000, default.rate_margin_percent, report),
+        rate_min_kbps: realm.number("rate_min_kbps", 0..=10_000_000, default.rate_min_kbps, report),
+        admission: admission(realm, report),
+    }
+}
+
+/// DSCPs by the kind of media; `"keep"` says what leaving it out does.
+fn dscp(realm: &mut Section<'_>, report: &mut Report<'_>) -> [Option<u8>; 3] {
+    let mut section = realm.table("dscp", report);
+    let marks = ["audio", "video", "other"].map(|kind| {
+        if !section.is_string(kind) {
+            return section.optional(kind, 0..=63, report);
+        }
+        let text = section.string(kind, report)?;
+        let mark = dscp_named(&text);
+        if mark.is_none() && text != "keep" {
+            let remedy =
+                "write \"keep\", 0 to 63, or a name: \"EF\", \"VA\", \"LE\", \"CS0\" to \"CS7\", \"AF11\" to \"AF43\"";
+            report.problem(&section.path(kind), format!("\"{text}\" is not a DSCP"), remedy);
+        }
+        mark
+    });
+    section.finish(report);
+    marks
+}
+
+/// By its name in IANA's registry (RFC 2474, 2597, 3246, 5865, 8622).
+fn dscp_named(name: &str) -> Option<u8> {
+    match name.as_bytes() {
+        b"EF" => Some(46),
+        b"VA" | b"VOICE-ADMIT" => Some(44),
+        b"LE" => Some(1),
+        [b'C', b'S', class @ b'0'..=b'7'] => Some((class - b'0') << 3),
+        [b'A', b'F', class @ b'1'..=b'4', precedence @ b'1'..=b'3'] => {
+            Some(((class - b'0') << 3) | ((precedence - b'0') << 1))
+        }
+        _ => None,
+    }
+}
+
+fn carry(realm: &mut Section<'_>, report: &mut Report<'_>) -> Carry {
+    let mut carry = Carry::default();
+    for (name, index) in realm.strings("carry", report).into_iter().zip(0..) {
+        match name.as_str() {
+            "stun" => carry.stun = true,
+            "dtls" => carry.dtls = true,
+            "zrtp" => carry.zrtp = true,
+            _ => {
+                let field = format!("{}[{index}]", realm.path("carry"));
+                report.problem(&field, format!("\"{name}\" is not known"), "write \"stun\", \"dtls\" or \"zrtp\"");
+            }
+        }
+    }
+    carry
+}
+
+fn admission(realm: &mut Section<'_>, report: &mut Report<'_>) -> AdmissionLimits {
+    let default = AdmissionLimits::default();
+    let refuse_with = realm.number("refuse_with", 400..=699, default.refuse_with, report);
+    if ![486, 488, 503].contains(&refuse_with) {
+        report.problem(
+            &realm.path("refuse_with"),
+            format!("{refuse_with} is not a status code that refuses a call here"),
+            "use 503 (try later or elsewhere), 486 (busy) or 488 (not acceptable here)",
+        );
+    }
+    AdmissionLimits {
+        max_calls: realm.optional("max_calls", 1..=10_000_000, report),
+        max_kbps: realm.optional("max_kbps", 8..=4_000_000_000, report),
+        max_calls_per_user: realm.optional("max_calls_per_user", 1..=10_000_000, report),
+        max_kbps_per_user: realm.optional("max_kbps_per_user", 8..=4_000_000_000, report),
+        refuse_with,
     }
 }
 

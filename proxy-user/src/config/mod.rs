@@ -6,7 +6,7 @@
 //! - [`host`]: whether this host is the one that the file speaks of;
 //! - `report`: what is wrong, where, and what would be right.
 
-use crate::media::{LegPolicy, Rate};
+use crate::media::{Carry, LegPolicy, Rate};
 use std::{
     net::{IpAddr, SocketAddr},
     path::PathBuf,
@@ -86,7 +86,7 @@ pub struct Realm {
     pub softswitch: Option<SocketAddr>,
 }
 
-/// How the legs of a realm learn, what may arrive there, and what leaves with which mark.
+/// How the legs of a realm learn, what may arrive there, what leaves with which mark, and how much there may be of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RealmPolicy {
     /// DSCP (RFC 2474), 0 to 63, of audio, of video and of other media that leave there; `None` keeps what they had.
@@ -97,29 +97,48 @@ pub struct RealmPolicy {
     pub rebind: bool,
     /// Bits of an IPv4 and of an IPv6 address that have to agree with one that signalling named.
     pub latch_prefix: [u8; 2],
+    /// What is relayed from there besides RTP and RTCP, whatever the session descriptions say.
+    pub carry: Carry,
     /// The most that a stream may bring in, kbit/s of IP packets; `None` is any.
     pub stream_kbps: Option<u32>,
+    /// A stream may bring in no more than what was negotiated, with a margin.
+    pub negotiated_rate: bool,
+    /// That margin, percent.
+    pub rate_margin_percent: u32,
+    /// What a stream may bring in however little was negotiated, kbit/s of IP packets.
+    pub rate_min_kbps: u32,
+    /// How many calls there may be, and how much media.
+    pub admission: AdmissionLimits,
 }
 
 impl Default for RealmPolicy {
     fn default() -> Self {
-        Self { dscp: [None; 3], latch_any: false, rebind: true, latch_prefix: [32, 128], stream_kbps: None }
+        Self {
+            dscp: [None; 3],
+            latch_any: false,
+            rebind: true,
+            latch_prefix: [32, 128],
+            carry: Carry::default(),
+            stream_kbps: None,
+            negotiated_rate: true,
+            rate_margin_percent: 50,
+            rate_min_kbps: 64,
+            admission: AdmissionLimits::default(),
+        }
     }
 }
 
 impl RealmPolicy {
-    /// What it says of a leg with media of this kind, the `m=` line's first word.
-    pub fn of_leg(&self, kind: &str) -> LegPolicy {
+    /// What it says of a leg with media of this kind, the `m=` line's first word; `nominal` is what was negotiated, bytes
+    /// a second of IP packets, where that is known.
+    pub fn of_leg(&self, kind: &str, nominal: Option<u64>) -> LegPolicy {
         let [audio, video, other] = self.dscp;
         LegPolicy {
             latch_any: self.latch_any,
             rebind: self.rebind,
             address_bits: self.latch_prefix,
-            // A second of it may come at once, but no less than a few full packets.
-            rate: self.stream_kbps.map(|kbps| {
-                let bytes_per_s = kbps.saturating_mul(125);
-                Rate { bytes_per_s, burst_bytes: bytes_per_s.max(16_384) }
-            }),
+            rate: self.rate(nominal),
+            carry: self.carry,
             dscp: match kind {
                 "audio" => audio,
                 "video" => video,
@@ -127,6 +146,39 @@ impl RealmPolicy {
             },
             ..LegPolicy::default()
         }
+    }
+
+    fn rate(&self, nominal: Option<u64>) -> Option<Rate> {
+        let most = self.stream_kbps.map(|kbps| u64::from(kbps) * 125);
+        let negotiated = nominal.filter(|_| self.negotiated_rate).map(|nominal| {
+            let with_margin = nominal.saturating_mul(100 + u64::from(self.rate_margin_percent)).div_ceil(100);
+            with_margin.max(u64::from(self.rate_min_kbps) * 125)
+        });
+        let bytes_per_s = most.into_iter().chain(negotiated).min()?;
+        let bytes_per_s = u32::try_from(bytes_per_s).unwrap_or(u32::MAX);
+        // A second of it may come at once, but no less than a few full packets.
+        Some(Rate { bytes_per_s, burst_bytes: bytes_per_s.max(16_384) })
+    }
+}
+
+/// What there may be at once in a realm, and of one of its users; `None` is any.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AdmissionLimits {
+    /// Calls.
+    pub max_calls: Option<u32>,
+    /// Media in each direction, kbit/s of IP packets.
+    pub max_kbps: Option<u32>,
+    /// Calls of one user.
+    pub max_calls_per_user: Option<u32>,
+    /// Media of one user in each direction, kbit/s of IP packets.
+    pub max_kbps_per_user: Option<u32>,
+    /// Status code that refuses a call: 486, 488 or 503.
+    pub refuse_with: u16,
+}
+
+impl Default for AdmissionLimits {
+    fn default() -> Self {
+        Self { max_calls: None, max_kbps: None, max_calls_per_user: None, max_kbps_per_user: None, refuse_with: 503 }
     }
 }
 

@@ -71,6 +71,32 @@ impl<'i> Section<'i> {
         }
     }
 
+    /// Whether a field is there and is a string.
+    pub(super) fn is_string(&self, name: &str) -> bool {
+        matches!(self.table.get(name).map(Spanned::get_ref), Some(DeValue::String(_)))
+    }
+
+    /// A list of strings, empty where there is none.
+    pub(super) fn strings(&mut self, name: &'static str, report: &mut Report<'_>) -> Vec<String> {
+        let path = self.path(name);
+        let remedy = format!("write it like {name} = [\"…\", \"…\"]");
+        let Some(value) = self.take(name, report) else { return Vec::new() };
+        let DeValue::Array(items) = value.into_inner() else {
+            report.problem(&path, "is not a list of strings", remedy);
+            return Vec::new();
+        };
+        let mut strings = Vec::new();
+        for (index, item) in items.into_iter().enumerate() {
+            let path = format!("{path}[{index}]");
+            report.place(&path, item.span().start);
+            match item.into_inner() {
+                DeValue::String(text) => strings.push(text.into_owned()),
+                other => report.problem(&path, format!("is {}, not a string", kind(&other)), remedy.clone()),
+            }
+        }
+        strings
+    }
+
     /// A string that must be there; `example` is what could be written.
     pub(super) fn required(&mut self, name: &'static str, example: &str, report: &mut Report<'_>) -> Option<String> {
         if !self.table.contains_key(name) {

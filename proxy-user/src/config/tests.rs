@@ -58,7 +58,15 @@ latch = \"any\"
 rebind = \"never\"
 latch_prefix_v4 = 24
 latch_prefix_v6 = 64
-stream_kbps = 128",
+carry = [\"stun\", \"zrtp\"]
+stream_kbps = 128
+rate_margin_percent = 10
+rate_min_kbps = 40
+max_calls = 100
+max_kbps = 20000
+max_calls_per_user = 2
+max_kbps_per_user = 512
+refuse_with = 486",
         1,
     );
     let config = parse(&text).unwrap();
@@ -69,13 +77,78 @@ stream_kbps = 128",
         latch_any: true,
         rebind: false,
         latch_prefix: [24, 64],
+        carry: Carry { stun: true, zrtp: true, ..Carry::default() },
         stream_kbps: Some(128),
+        negotiated_rate: true,
+        rate_margin_percent: 10,
+        rate_min_kbps: 40,
+        admission: AdmissionLimits {
+            max_calls: Some(100),
+            max_kbps: Some(20_000),
+            max_calls_per_user: Some(2),
+            max_kbps_per_user: Some(512),
+            refuse_with: 486,
+        },
     };
     assert_eq!(realm.policy, expected);
     assert_eq!(config.realms[1].policy, RealmPolicy::default());
-    let marks = ["audio", "video", "image"].map(|kind| realm.policy.of_leg(kind).dscp);
+    let marks = ["audio", "video", "image"].map(|kind| realm.policy.of_leg(kind, None).dscp);
     assert_eq!(marks, [Some(46), None, Some(0)]);
-    assert_eq!(realm.policy.of_leg("audio").rate, Some(Rate { bytes_per_s: 16_000, burst_bytes: 16_384 }));
+}
+
+#[test]
+fn a_stream_may_bring_in_what_was_negotiated_and_a_margin() {
+    let default = RealmPolicy::default();
+    let off = RealmPolicy { negotiated_rate: false, ..default.clone() };
+    let most = |kbps, policy: &RealmPolicy| RealmPolicy { stream_kbps: Some(kbps), ..policy.clone() };
+    let exact = RealmPolicy { rate_margin_percent: 0, rate_min_kbps: 0, ..default.clone() };
+    for (case, policy, nominal, expected) in [
+        ("G.711", &default, Some(10_000), Some((15_000, 16_384))),
+        ("G.729: the least", &default, Some(3_000), Some((8_000, 16_384))),
+        ("video", &default, Some(200_000), Some((300_000, 300_000))),
+        ("not known", &default, None, None),
+        ("no margin", &exact, Some(3_000), Some((3_000, 16_384))),
+        ("a bound", &most(80, &default), Some(10_000), Some((10_000, 16_384))),
+        ("a bound above", &most(800, &default), Some(10_000), Some((15_000, 16_384))),
+        ("only a bound", &most(128, &off), Some(10_000), Some((16_000, 16_384))),
+        ("a bound of what is not known", &most(128, &default), None, Some((16_000, 16_384))),
+        ("off", &off, Some(10_000), None),
+        ("beyond all numbers", &default, Some(u64::MAX), Some((u32::MAX, u32::MAX))),
+    ] {
+        let rate = policy.of_leg("audio", nominal).rate.map(|rate| (rate.bytes_per_s, rate.burst_bytes));
+        assert_eq!(rate, expected, "{case}");
+    }
+}
+
+#[test]
+fn marks_have_names() {
+    for (mark, expected) in [
+        ("\"EF\"", Some(46)),
+        ("\"VA\"", Some(44)),
+        ("\"LE\"", Some(1)),
+        ("\"AF41\"", Some(34)),
+        ("\"AF13\"", Some(14)),
+        ("\"CS0\"", Some(0)),
+        ("\"CS5\"", Some(40)),
+        ("\"keep\"", None),
+        ("0", Some(0)),
+    ] {
+        let text = GOOD.replacen("side = \"access\"", &format!("side = \"access\"\ndscp = {{ audio = {mark} }}"), 1);
+        assert_eq!(parse(&text).unwrap().realms[0].policy.dscp[0], expected, "{mark}");
+    }
+}
+
+#[test]
+fn limits_of_users_are_those_of_terminals() {
+    for field in ["max_calls_per_user", "max_kbps_per_user"] {
+        let found = problems("side = \"core\"", &format!("side = \"core\"\n{field} = 10"));
+        let [problem] = found.as_slice() else { panic!("{found:?}") };
+        assert_eq!(
+            (problem.field.as_str(), problem.place),
+            (format!("realm[1].{field}").as_str(), Some((12, field.len() + 4)))
+        );
+        assert!(problem.remedy.contains("access realm"), "{problem:?}");
+    }
 }
 
 #[test]
@@ -88,6 +161,20 @@ fn a_realms_policy_is_checked() {
         ("vlan = [{ id = 1 }, { id = 2 }, { id = 3 }]", "realm[0].vlan", "more than two", "outermost first"),
         ("dscp = { audio = 64 }", "realm[0].dscp.audio", "out of range", "0 to 63"),
         ("dscp = { voice = 46 }", "realm[0].dscp.voice", "not a known", "audio"),
+        ("dscp = { audio = \"AF44\" }", "realm[0].dscp.audio", "not a DSCP", "\"EF\""),
+        ("dscp = { audio = \"ef\" }", "realm[0].dscp.audio", "not a DSCP", "\"EF\""),
+        ("dscp = { audio = true }", "realm[0].dscp.audio", "not a whole number", "0 to 63"),
+        ("carry = \"stun\"", "realm[0].carry", "not a list of strings", "carry = ["),
+        ("carry = [\"stun\", \"ice\"]", "realm[0].carry[1]", "not known", "\"dtls\""),
+        ("carry = [1]", "realm[0].carry[0]", "a whole number, not a string", "carry = ["),
+        ("rate = \"on\"", "realm[0].rate", "not known", "\"off\" or \"negotiated\""),
+        ("rate_margin_percent = -1", "realm[0].rate_margin_percent", "out of range", "0 to 1000"),
+        ("rate_min_kbps = 64.5", "realm[0].rate_min_kbps", "not a whole number", "64"),
+        ("max_calls = 0", "realm[0].max_calls", "out of range", "leave it out"),
+        ("max_kbps = 1", "realm[0].max_kbps", "out of range", "8 to"),
+        ("max_calls_per_user = 0", "realm[0].max_calls_per_user", "out of range", "leave it out"),
+        ("max_kbps_per_user = \"1M\"", "realm[0].max_kbps_per_user", "is a string", "leave it out"),
+        ("refuse_with = 404", "realm[0].refuse_with", "refuses a call", "503"),
         ("latch = \"all\"", "realm[0].latch", "not known", "\"signalled\" or \"any\""),
         ("rebind = \"yes\"", "realm[0].rebind", "not known", "same-address"),
         ("latch_prefix_v4 = 7", "realm[0].latch_prefix_v4", "out of range", "8 to 32"),

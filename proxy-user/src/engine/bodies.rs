@@ -37,6 +37,11 @@ impl Engine {
             Some(_) => return Err(Refused(500)),
             None => {}
         }
+        if let Err(excess) = self.admit_offer(id, &session, now) {
+            // A call that is there keeps what it has.
+            let begins = method == "INVITE" && request.to_tag().is_none();
+            return Err(Refused(if begins { excess.code } else { 488 }));
+        }
         match self.with_media(id, now, |media, resources| media.offer(from, &session, request.body(), resources)) {
             Some(Ok(body)) => {
                 way.body = Some(body);
@@ -109,6 +114,8 @@ impl Engine {
                 self.with_media(place.id, now, |media, resources| media.answer(from, session, code >= 200, resources))
             }
             MediaPhase::None | MediaPhase::OfferedInResponse => {
+                // A response cannot be refused: its media are.
+                self.admit_offer(place.id, session, now).ok()?;
                 self.set_media_phase(client, MediaPhase::OfferedInResponse);
                 let body = self.with_media(place.id, now, |media, resources| {
                     media.offer(from, session, response.body(), resources)

@@ -1,6 +1,6 @@
 //! One call: who, when, why it ended, and its media; and the record of it.
 
-use super::{Engine, session::MediaSession};
+use super::{Engine, admission::Charge, session::MediaSession};
 use crate::{
     accounting::{CallDirection, Cdr, FlowRecord, Latched, RecordId, SCHEMA, StreamRecord, Terminal},
     config::Side,
@@ -12,6 +12,8 @@ pub(super) use crate::accounting::EndCause;
 #[derive(Debug)]
 pub(super) struct Call {
     pub(super) media: MediaSession,
+    /// What it is counted with.
+    pub(super) charge: Charge,
     /// URIs in From and To.
     pub(super) caller: String,
     pub(super) callee: String,
@@ -62,7 +64,7 @@ impl Engine {
             .map(|report| {
                 let flow = |side: usize| {
                     let [rtp, rtcp] = report.latched[side];
-                    FlowRecord::new(&report.counters[side], latched(rtp), latched(rtcp))
+                    FlowRecord::new(&report.counters[side], report.codec, latched(rtp), latched(rtcp))
                 };
                 StreamRecord {
                     index: report.index,

@@ -2,6 +2,7 @@
 
 use super::{
     Alarm, Engine, InDialog, MediaPhase, Output, Purpose,
+    admission::Charge,
     bodies::Refused,
     calls::{Call, EndCause, Ending},
     dialogs::Role,
@@ -38,7 +39,8 @@ impl Engine {
         let call_id = request.call_id().unwrap_or_default().into_owned();
         let (from, to) = (request.value(Name::From).unwrap_or_default(), request.value(Name::To).unwrap_or_default());
         info!(call_id, from = &*from, to = &*to, %source, "call begins");
-        let phase = match self.request_media(id, 0, request, &mut way, now) {
+        let admitted = self.admit_call(id, now).map_err(|excess| Refused(excess.code));
+        let phase = match admitted.and_then(|()| self.request_media(id, 0, request, &mut way, now)) {
             Ok(phase) => phase,
             Err(Refused(code)) => {
                 self.refuse(server, code, now);
@@ -291,6 +293,7 @@ impl Engine {
             _ => info!(call_id = self.call_id(id), ?cause, code, "call ends"),
         }
         self.with_media(id, now, |media, resources| media.close(resources));
+        self.discharge(id);
         let forget_at = now + 64 * self.timing.t1;
         if let Some(dialog) = self.dialogs.get_mut(&id) {
             dialog.forget_at = Some(forget_at);
@@ -359,7 +362,13 @@ impl Engine {
             signalling: address.ip(),
             trusted: self.side(realm) == Some(Side::Core),
         };
+        let binding = match self.token_of(realm, request) {
+            Some(super::Token::Binding(id)) => self.registrations.get(id),
+            _ => None,
+        };
+        let realms = [realm, way.realm];
         Call {
+            charge: Charge::new(realms, self.user_of(realms, request, source, binding)),
             media: MediaSession::new([side(realm, source), side(way.realm, way.destination)]),
             caller: uri(Name::From),
             callee: uri(Name::To),

@@ -11,12 +11,14 @@
 //! | `responses` | the same for responses |
 //! | `registrar` | REGISTER and its answers |
 //! | `invite` | INVITE, ACK, CANCEL, BYE: the life of a call |
+//! | `admission` | whether one more call is within the limits |
 //! | `bodies` | which session descriptions are offers and answers |
 //! | `establish` | what a dialog knows at its beginning, and how long it lasts |
 //! | `keepalive` | requests that keep NAT mappings alive |
 //! | `transactions`, `dialogs`, `registrations`, `calls`, `session` | the state behind them |
 //! | `topology` | addresses that must not cross |
 
+mod admission;
 mod bodies;
 mod calls;
 mod dialogs;
@@ -113,6 +115,8 @@ pub struct Statistics {
     pub retransmissions_sent: u64,
     /// Requests refused because a limit was reached.
     pub limited: u64,
+    /// Calls, and more media in calls, refused because a realm or a user would have too much.
+    pub not_admitted: u64,
     /// Media packets of calls that came from an address or port that may not send there.
     pub strangers: u64,
 }
@@ -159,6 +163,7 @@ pub struct Engine {
     by_call_id: HashMap<String, Vec<u64>>,
     tokens: HashMap<String, Token>,
     allocators: Vec<PortAllocator>,
+    admission: admission::Admission,
     next_stream: u64,
     streams: HashMap<crate::media::StreamId, u64>,
     statistics: Statistics,
@@ -259,6 +264,7 @@ impl Engine {
             by_call_id: HashMap::new(),
             tokens: HashMap::new(),
             allocators,
+            admission: admission::Admission::default(),
             next_stream: 0,
             streams: HashMap::new(),
             statistics: Statistics::default(),
@@ -384,6 +390,11 @@ impl Engine {
             now,
         };
         let result = work(&mut call.media, &mut resources);
+        if call.ended.is_none() {
+            let demand = call.media.demand(&self.config.realms);
+            let calls = call.charge.calls();
+            self.admission.charge(&mut call.charge, calls, demand);
+        }
         for command in commands {
             if let MediaCommand::Apply(spec) = &command {
                 self.streams.insert(spec.id, dialog);

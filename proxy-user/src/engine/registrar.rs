@@ -22,7 +22,7 @@ impl Engine {
     pub(super) fn register(&mut self, server: u64, request: &Message, mut way: Way, now: Instant) {
         let Some(entry) = self.servers.get(&server) else { return };
         let (realm, source) = (entry.key.realm, entry.key.source);
-        let Some(aor) = address_of_record(request) else { return self.reply(server, 400, None, now) };
+        let Some(aor) = address_of_record(request, Name::To) else { return self.reply(server, 400, None, now) };
         let call_id = request.call_id().unwrap_or_default().into_owned();
         let stated: Vec<String> = request.values(Name::Contact).map(|value| value.into_owned()).collect();
         let all = stated.iter().any(|value| value.trim() == "*");
@@ -164,11 +164,11 @@ impl Engine {
     }
 }
 
-/// The user that a REGISTER is about: To's URI without parameters (RFC 3261, section 10.3, step 5).
-fn address_of_record(request: &Message) -> Option<String> {
-    let value = request.value(Name::To)?;
-    let to = NameAddr::parse(&value).ok()?;
-    let uri: Uri<'_> = to.uri().ok()?;
+/// The user in From or To: its URI without parameters. A REGISTER is about the one in To (RFC 3261, section 10.3, step 5).
+pub(super) fn address_of_record(request: &Message, header: Name) -> Option<String> {
+    let value = request.value(header)?;
+    let address = NameAddr::parse(&value).ok()?;
+    let uri: Uri<'_> = address.uri().ok()?;
     let host = uri.host().to_ascii_lowercase();
     Some(match (uri.user(), uri.port()) {
         (Some(user), Some(port)) => format!("{user}@{host}:{port}"),

@@ -8,6 +8,7 @@ use crate::{
     media::{
         Carry, LegCounters, LegPolicy, LegSpec, MediaCommand, PayloadTypes, RealmId, RemoteMedia, StreamId, StreamSpec,
         allocator::{PortAllocator, PortPair},
+        bandwidth::{self, Codec, Estimate, Format, Stated},
     },
     sdp::{MediaPlan, Protocol, Rewrite, Session},
 };
@@ -77,15 +78,8 @@ pub(super) struct Side {
 struct Slot {
     id: StreamId,
     index: usize,
-    kind: String,
-    /// See [`Description::dtls`].
-    dtls: bool,
     ports: [PortPair; 2],
-    remotes: [Option<RemoteMedia>; 2],
-    payload_types: PayloadTypes,
-    /// RTP clock of what was agreed, Hz; 0: not known.
-    clock_rate: u32,
-    on_hold: bool,
+    agreed: Agreed,
     /// As the datapath has it.
     applied: Option<StreamSpec>,
     /// Of the silence that lasts: its first and its last report.
@@ -95,10 +89,21 @@ struct Slot {
 }
 
 /// What offer and answer made of a slot.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 struct Agreed {
+    kind: String,
     remotes: [Option<RemoteMedia>; 2],
     payload_types: PayloadTypes,
+    /// Of each side, whether RTP and RTCP share a port there.
+    rtcp_mux: [bool; 2],
+    /// What the session descriptions want relayed besides RTP and RTCP.
+    carry: Carry,
+    /// RTP clock, Hz; 0: not known.
+    clock_rate: u32,
+    /// The first that is the media itself.
+    codec: Codec,
+    /// The most that each side sends, where that is known.
+    sends: [Option<Estimate>; 2],
     on_hold: bool,
 }
 
@@ -120,16 +125,27 @@ struct Offer {
 #[derive(Clone, Debug)]
 struct Description {
     relayed: bool,
-    /// Its keys are agreed by DTLS on its own port (RFC 5764).
-    dtls: bool,
+    /// Besides RTP and RTCP.
+    carry: Carry,
+    /// As SRTP.
+    secured: bool,
+    rtcp_mux: bool,
     /// Its author wants it: the port is not 0.
     stated: bool,
     kind: String,
     /// `None` keeps the address that was there before: old-style hold, or one that the relay can't send to.
     remote: Option<RemoteMedia>,
     payload_types: PayloadTypes,
-    clock_rate: u32,
+    formats: Vec<Format>,
+    bandwidth: Stated,
     held: bool,
+}
+
+/// Media in the two directions of a realm, bytes a second of IP packets.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Flows {
+    pub(super) arriving: u64,
+    pub(super) leaving: u64,
 }
 
 /// What became of a stream.
@@ -137,6 +153,7 @@ struct Description {
 pub(super) struct StreamReport {
     pub(super) index: usize,
     pub(super) kind: String,
+    pub(super) codec: Codec,
     pub(super) latched: [[Option<(SocketAddr, Instant)>; 2]; 2],
     pub(super) counters: [LegCounters; 2],
 }
@@ -161,7 +178,7 @@ impl MediaSession {
     ) -> Result<Vec<u8>, OfferError> {
         let to = 1 - from;
         if let Some(offer) = self.offer.as_ref().filter(|offer| offer.from == from && offer.body == body) {
-            let plans = self.plans(to, &offer.media);
+            let plans = self.plans(to, &offer.media, Exchange::Offer);
             return Ok(self.rewrite(to, session, plans, resources));
         }
         self.roll_back(resources);
@@ -193,16 +210,14 @@ impl MediaSession {
         for &index in &fresh {
             let slot = self.slots.get_mut(index).and_then(Option::as_mut);
             if let (Some(slot), Some(description)) = (slot, media.get(index)) {
-                slot.set_remote(from, description.remote);
+                slot.agreed.set_remote(from, description.remote);
                 let open = if to == 0 { [true, false] } else { [false, true] };
                 slot.apply(&self.sides, resources, open);
             }
         }
-        let plans = self.plans(to, &media);
-        let agreed =
-            |slot: &Slot| Agreed { remotes: slot.remotes, payload_types: slot.payload_types, on_hold: slot.on_hold };
+        let plans = self.plans(to, &media, Exchange::Offer);
         let old = self.slots.iter().enumerate().filter(|(index, _)| !fresh.contains(index));
-        let before = old.filter_map(|(index, slot)| Some((index, agreed(slot.as_ref()?)))).collect();
+        let before = old.filter_map(|(index, slot)| Some((index, slot.as_ref()?.agreed.clone()))).collect();
         self.offer = Some(Offer { from, answered: false, body: body.to_vec(), media, fresh, before });
         Ok(self.rewrite(to, session, plans, resources))
     }
@@ -228,13 +243,9 @@ impl MediaSession {
             let slot = self.slots.get_mut(index).and_then(Option::as_mut);
             plans.push(match (slot, offered.get(index)) {
                 (Some(slot), Some(offered)) if agreed => {
-                    slot.set_remote(to, offered.remote);
-                    slot.set_remote(from, answered.remote);
-                    slot.payload_types = offered.payload_types.union(answered.payload_types);
-                    slot.clock_rate = answered.clock_rate;
-                    slot.on_hold = offered.held || answered.held;
+                    slot.agree(from, offered, &answered);
                     slot.apply(&self.sides, resources, [true, true]);
-                    slot.plan(to)
+                    slot.plan(to, offered, Exchange::Answer)
                 }
                 _ => MediaPlan::Reject,
             });
@@ -257,7 +268,7 @@ impl MediaSession {
     /// The body for side `to` of a description that changes nothing, with the ports that its media have anyway.
     pub(super) fn restate(&self, to: usize, session: &Session, resources: &Resources<'_>) -> Vec<u8> {
         let media: Vec<_> = session.media().iter().map(Description::read).collect();
-        self.rewrite(to, session, self.plans(to, &media), resources)
+        self.rewrite(to, session, self.plans(to, &media, Exchange::Answer), resources)
     }
 
     /// Forgets an offer that nobody answered.
@@ -274,7 +285,7 @@ impl MediaSession {
         self.give_up(&offer.fresh, resources);
         for (index, agreed) in offer.before {
             if let Some(slot) = self.slots.get_mut(index).and_then(Option::as_mut) {
-                Agreed { remotes: slot.remotes, payload_types: slot.payload_types, on_hold: slot.on_hold } = agreed;
+                slot.agreed = agreed;
                 slot.apply(&self.sides, resources, [true, true]);
             }
         }
@@ -285,6 +296,47 @@ impl MediaSession {
         let all: Vec<_> = (0..self.slots.len()).collect();
         self.give_up(&all, resources);
         self.offer = None;
+    }
+
+    /// Media of each side, bytes a second of IP packets, as [`Flows`]; those that an open offer asks for are among them.
+    pub(super) fn demand(&self, realms: &[Realm]) -> [Flows; 2] {
+        let offer = self.offer.as_ref().filter(|offer| !offer.answered);
+        self.demand_beside(offer.map_or(&[], |offer| &offer.media), realms)
+    }
+
+    /// The same, if this offer were taken.
+    pub(super) fn demand_with(&self, session: &Session, realms: &[Realm]) -> [Flows; 2] {
+        let media: Vec<_> = session.media().iter().map(Description::read).collect();
+        self.demand_beside(&media, realms)
+    }
+
+    fn demand_beside(&self, offered: &[Description], realms: &[Realm]) -> [Flows; 2] {
+        let mut demand = [Flows::default(); 2];
+        for index in 0..self.slots.len().max(offered.len()) {
+            let slot = self.slots.get(index).and_then(Option::as_ref);
+            let offered = offered.get(index).filter(|description| description.relayed);
+            if slot.is_none() && offered.is_none() {
+                continue;
+            }
+            for (side, flows) in demand.iter_mut().enumerate() {
+                let Some(realm) = realms.get(self.sides[side].realm) else { continue };
+                // Where nothing is known, the most that the realm lets in.
+                let unknown = |sender: usize| {
+                    let sender = realms.get(self.sides[sender].realm);
+                    sender.and_then(|realm| realm.policy.stream_kbps).map_or(0, |kbps| u64::from(kbps) * 125)
+                };
+                let size = |estimate: Option<Estimate>, sender: usize| {
+                    estimate.map_or_else(|| unknown(sender), |estimate| estimate.on(realm.media))
+                };
+                let of = |sender: usize| {
+                    let now = slot.map_or(0, |slot| size(slot.agreed.sends[sender], sender));
+                    now.max(offered.map_or(0, |description| size(description.asks_for(), sender)))
+                };
+                flows.arriving += of(side);
+                flows.leaving += of(1 - side);
+            }
+        }
+        demand
     }
 
     /// Whether the last counters of every stream have come.
@@ -318,7 +370,7 @@ impl MediaSession {
         }
         self.slots.iter().flatten().all(|slot| {
             slot.silent.is_some_and(|(since, last)| {
-                lasts(last) && (!slot.on_hold || now.saturating_duration_since(since) >= LONGEST_HOLD)
+                lasts(last) && (!slot.agreed.on_hold || now.saturating_duration_since(since) >= LONGEST_HOLD)
             })
         })
     }
@@ -344,7 +396,8 @@ impl MediaSession {
                 debug_assert!(released.is_ok());
             }
         }
-        self.ended.push(StreamReport { index: slot.index, kind: slot.kind, latched: slot.latched, counters });
+        let Slot { index, agreed: Agreed { kind, codec, .. }, latched, .. } = slot;
+        self.ended.push(StreamReport { index, kind, codec, latched, counters });
         self.ended.sort_by_key(|report| report.index);
         true
     }
@@ -372,13 +425,18 @@ impl MediaSession {
         Ok(Slot {
             id: StreamId(*resources.next_stream),
             index,
-            kind: description.kind.clone(),
-            dtls: description.dtls,
             ports,
-            remotes: [None; 2],
-            payload_types: description.payload_types,
-            clock_rate: description.clock_rate,
-            on_hold: false,
+            agreed: Agreed {
+                kind: description.kind.clone(),
+                remotes: [None; 2],
+                payload_types: description.payload_types,
+                rtcp_mux: [false; 2],
+                carry: description.carry,
+                clock_rate: description.clock_rate(),
+                codec: description.codec(),
+                sends: [description.asks_for(); 2],
+                on_hold: false,
+            },
             applied: None,
             silent: None,
             latched: [[None; 2]; 2],
@@ -394,9 +452,9 @@ impl MediaSession {
         }
     }
 
-    fn plans(&self, to: usize, media: &[Description]) -> Vec<MediaPlan> {
+    fn plans(&self, to: usize, media: &[Description], exchange: Exchange) -> Vec<MediaPlan> {
         let plan = |(index, description): (usize, &Description)| match self.slots.get(index) {
-            Some(Some(slot)) if description.relayed => slot.plan(to),
+            Some(Some(slot)) if description.relayed => slot.plan(to, description, exchange),
             _ => MediaPlan::Reject,
         };
         media.iter().enumerate().map(plan).collect()
@@ -409,14 +467,51 @@ impl MediaSession {
 }
 
 impl Slot {
-    fn plan(&self, to: usize) -> MediaPlan {
-        MediaPlan::Relay { rtp_port: self.ports[to].rtp(), rtcp_port: self.ports[to].rtcp() }
+    /// How the media goes into a session description for side `to`.
+    ///
+    /// Whether RTP and RTCP share a port is agreed on with each side by itself: an offer of one side is taken whatever
+    /// the other side can do, and passed on.
+    fn plan(&self, to: usize, offered: &Description, exchange: Exchange) -> MediaPlan {
+        let (rtp_port, rtcp_port) = (self.ports[to].rtp(), self.ports[to].rtcp());
+        let shares = self.agreed.rtcp_mux[to];
+        match exchange {
+            // The port for RTCP is that of the case that the other side can't (RFC 5761, section 5.1.1). Who could
+            // before may still rely on it.
+            Exchange::Offer => MediaPlan::Relay { rtp_port, rtcp_port, rtcp_mux: offered.rtcp_mux || shares },
+            Exchange::Answer if shares => MediaPlan::Relay { rtp_port, rtcp_port: rtp_port, rtcp_mux: true },
+            Exchange::Answer => MediaPlan::Relay { rtp_port, rtcp_port, rtcp_mux: false },
+        }
     }
 
-    fn set_remote(&mut self, side: usize, remote: Option<RemoteMedia>) {
-        if let (Some(place), Some(remote)) = (self.remotes.get_mut(side), remote) {
-            *place = Some(remote);
-        }
+    /// Side `from` answered.
+    fn agree(&mut self, from: usize, offered: &Description, answered: &Description) {
+        let to = 1 - from;
+        let agreed = &mut self.agreed;
+        agreed.set_remote(to, offered.remote);
+        agreed.set_remote(from, answered.remote);
+        agreed.kind.clone_from(&offered.kind);
+        agreed.payload_types = offered.payload_types.union(answered.payload_types);
+        // What was offered to the answerer stands in `plan`.
+        agreed.rtcp_mux[from] = answered.rtcp_mux && (offered.rtcp_mux || agreed.rtcp_mux[from]);
+        agreed.rtcp_mux[to] = offered.rtcp_mux;
+        agreed.carry = Carry {
+            zrtp: offered.carry.zrtp || answered.carry.zrtp,
+            udptl: answered.carry.udptl,
+            dtls: answered.carry.dtls,
+            stun: false,
+        };
+        agreed.clock_rate = answered.clock_rate();
+        agreed.codec = answered.codec();
+        // What a description says, it says of what its author wants to receive.
+        let both = |format: &&Format| {
+            let same = |other: &Format| (other.codec, other.clock_rate) == (format.codec, format.clock_rate);
+            answered.formats.iter().any(same)
+        };
+        let common: Vec<_> = offered.formats.iter().filter(both).copied().collect();
+        let common = if common.is_empty() { &answered.formats } else { &common };
+        agreed.sends[from] = offered.receives(common, answered);
+        agreed.sends[to] = answered.receives(&answered.formats, offered);
+        agreed.on_hold = offered.held || answered.held;
     }
 
     fn local(&self, side: usize, sides: &[Side; 2], resources: &Resources<'_>) -> SocketAddr {
@@ -424,19 +519,29 @@ impl Slot {
         SocketAddr::new(address.unwrap_or(IpAddr::from([0, 0, 0, 0])), self.ports[side].rtp())
     }
 
-    /// What the realm and the media say of the leg there.
-    fn policy(&self, realm: RealmId, resources: &Resources<'_>) -> LegPolicy {
-        let policy = resources.realms.get(realm).map(|realm| realm.policy.of_leg(&self.kind)).unwrap_or_default();
-        let carry = Carry { dtls: self.dtls, ..policy.carry };
-        LegPolicy { carry, clock_rate: self.clock_rate, ..policy }
+    /// What the realm and the media say of the leg of a side.
+    fn policy(&self, side: usize, realm: RealmId, resources: &Resources<'_>) -> LegPolicy {
+        let Some(realm) = resources.realms.get(realm) else { return LegPolicy::default() };
+        let agreed = &self.agreed;
+        let policy = realm.policy.of_leg(&agreed.kind, agreed.sends[side].map(|sends| sends.on(realm.media)));
+        let carry = Carry {
+            stun: policy.carry.stun || agreed.carry.stun,
+            dtls: policy.carry.dtls || agreed.carry.dtls,
+            zrtp: policy.carry.zrtp || agreed.carry.zrtp,
+            udptl: agreed.carry.udptl,
+        };
+        LegPolicy { carry, clock_rate: agreed.clock_rate, ..policy }
     }
 
     fn apply(&mut self, sides: &[Side; 2], resources: &mut Resources<'_>, open: [bool; 2]) {
         let leg = |side: usize| {
             let party = &sides[side];
             let local = self.local(side, sides, resources);
+            let rtcp_mux = self.agreed.rtcp_mux[side];
             // Of the other IP version it cannot be reached here: the source of its packets is learned.
-            let remote = self.remotes[side].filter(|remote| remote.rtp.is_ipv4() == local.is_ipv4());
+            let remote = self.agreed.remotes[side].filter(|remote| remote.rtp.is_ipv4() == local.is_ipv4());
+            let remote =
+                remote.map(|remote| RemoteMedia { rtcp: if rtcp_mux { remote.rtp } else { remote.rtcp }, ..remote });
             // An address that the party's signalling really comes from, or that a trusted network stated, is right.
             let known = remote.is_some_and(|remote| party.trusted || remote.rtp.ip() == party.signalling);
             LegSpec {
@@ -445,10 +550,10 @@ impl Slot {
                 open: open[side],
                 remote,
                 signalling: Some(party.signalling),
-                payload_types: self.payload_types,
+                payload_types: self.agreed.payload_types,
                 send_before_latch: known,
-                rtcp_mux: false,
-                policy: self.policy(party.realm, resources),
+                rtcp_mux,
+                policy: self.policy(side, party.realm, resources),
             }
         };
         let spec = StreamSpec { id: self.id, legs: [leg(0), leg(1)] };
@@ -460,17 +565,63 @@ impl Slot {
     }
 }
 
+impl Agreed {
+    fn set_remote(&mut self, side: usize, remote: Option<RemoteMedia>) {
+        if let (Some(place), Some(remote)) = (self.remotes.get_mut(side), remote) {
+            *place = Some(remote);
+        }
+    }
+}
+
+/// Whether a session description that goes out is an offer or an answer there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Exchange {
+    Offer,
+    Answer,
+}
+
 impl Description {
     fn read(media: &crate::sdp::Media) -> Self {
+        let relayed = media.port != 0 && media.relayable();
         Self {
-            relayed: media.port != 0 && media.relayable(),
-            dtls: matches!(media.protocol, Protocol::DtlsSavp | Protocol::DtlsSavpf),
+            relayed,
+            carry: Carry {
+                dtls: media.protocol.is_dtls(),
+                zrtp: media.zrtp,
+                udptl: media.protocol == Protocol::Udptl,
+                stun: false,
+            },
+            secured: media.protocol.is_secured(),
+            rtcp_mux: media.rtcp_mux && media.protocol.is_rtp(),
             stated: media.port != 0,
             kind: media.kind.as_str().to_owned(),
             remote: media.remote(),
             payload_types: media.payload_types,
-            clock_rate: media.clock_rate,
+            formats: media.formats.clone(),
+            bandwidth: media.bandwidth,
             held: media.held(),
         }
+    }
+
+    fn clock_rate(&self) -> u32 {
+        self.formats.first().map_or(0, |format| format.clock_rate)
+    }
+
+    fn codec(&self) -> Codec {
+        self.formats.iter().map(|format| format.codec).find(|codec| !codec.is_aside()).unwrap_or(Codec::Unknown)
+    }
+
+    /// The most that its author gets in these formats from a party with that description.
+    fn receives(&self, formats: &[Format], sender: &Self) -> Option<Estimate> {
+        if self.carry.udptl {
+            return Some(bandwidth::UDPTL);
+        }
+        let ptime_ms = self.bandwidth.ptime_ms.into_iter().chain(sender.bandwidth.ptime_ms).min();
+        bandwidth::estimate(formats, &Stated { ptime_ms, ..self.bandwidth }, self.secured)
+    }
+
+    /// The most that it asks for, before there is an answer.
+    fn asks_for(&self) -> Option<Estimate> {
+        self.receives(&self.formats, self)
     }
 }

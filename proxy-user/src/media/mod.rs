@@ -8,7 +8,9 @@ use std::{
 };
 
 pub mod allocator;
+pub mod bandwidth;
 pub mod payload_types;
+pub mod quality;
 pub use payload_types::PayloadTypes;
 
 /// Index of a realm in the configuration.

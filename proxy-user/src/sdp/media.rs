@@ -1,6 +1,9 @@
 //! What the engine wants to know of a media description.
 
-use crate::media::{PayloadTypes, RemoteMedia};
+use crate::media::{
+    PayloadTypes, RemoteMedia,
+    bandwidth::{Format, Stated},
+};
 use std::net::{IpAddr, SocketAddr};
 
 /// One media description: an `m=` line and what follows it.
@@ -20,27 +23,18 @@ pub struct Media {
     pub rtcp: Option<Rtcp>,
     /// The formats of `m=` that are payload types; empty where the protocol is not RTP.
     pub payload_types: PayloadTypes,
-    /// RTP clock of the first payload type of `m=`, Hz: its `a=rtpmap`, else what RFC 3551 says; 0 where neither does.
-    pub clock_rate: u32,
+    /// The same in their order, each once, with what `a=rtpmap` and `a=fmtp` say of them, else what RFC 3551 says.
+    pub formats: Vec<Format>,
+    /// What `b=`, `a=ptime` and `a=maxprate` say.
+    pub bandwidth: Stated,
     /// The media's direction, else the session's, else [`Direction::SendRecv`].
     pub direction: Direction,
-    /// Whether `a=rtcp-mux` is there.
+    /// Whether RTP and RTCP may share the port: `a=rtcp-mux` (RFC 5761) or `a=rtcp-mux-only` (RFC 8858).
     pub rtcp_mux: bool,
+    /// Whether `a=zrtp-hash` (RFC 6189) is there.
+    pub zrtp: bool,
     /// Whether this is an alternative (RFC 4091, `group:ANAT`) to another description, which is used instead.
     pub superseded: bool,
-}
-
-/// RTP clock of a payload type that needs no `a=rtpmap` (RFC 3551, section 6), Hz; 0 for any other.
-pub(super) fn static_clock_rate(payload_type: u8) -> u32 {
-    match payload_type {
-        0 | 3..=5 | 7..=9 | 12 | 13 | 15 | 18 => 8_000,
-        6 => 16_000,
-        10 | 11 => 44_100,
-        16 => 11_025,
-        17 => 22_050,
-        14 | 25 | 26 | 28 | 31..=34 => 90_000,
-        _ => 0,
-    }
 }
 
 /// What kind of media.
@@ -69,7 +63,9 @@ pub enum Protocol {
     DtlsSavp,
     /// `UDP/TLS/RTP/SAVPF` (RFC 5764)
     DtlsSavpf,
-    /// Another, as written: `udptl`, `TCP/RTP/AVP`, `TCP/MSRP`.
+    /// `udptl` (ITU-T T.38, annex D)
+    Udptl,
+    /// Another, as written: `TCP/RTP/AVP`, `TCP/MSRP`.
     Other(String),
 }
 
@@ -108,11 +104,17 @@ pub enum Direction {
 }
 
 impl Media {
-    /// Whether the relay can carry it: RTP over UDP with one pair of ports, and not an alternative to another
-    /// description. What cannot be relayed goes out with port 0, which is to reject it (RFC 3264 §6): T.38 over `udptl`,
-    /// media over TCP, MSRP, BFCP, data channels, layered RTP with several pairs of ports.
+    /// Whether the relay can carry it: RTP or UDPTL over UDP with one pair of ports, and not an alternative to another
+    /// description. What cannot be relayed goes out with port 0, which is to reject it (RFC 3264 §6): media over TCP,
+    /// MSRP, BFCP, data channels, layered RTP with several pairs of ports.
     pub fn relayable(&self) -> bool {
-        self.protocol.is_rtp() && self.port_count == 1 && !self.superseded
+        let known = self.protocol.is_rtp() || self.protocol == Protocol::Udptl;
+        known && self.port_count == 1 && !self.superseded
+    }
+
+    /// RTP clock of the first payload type of `m=`, Hz; 0 where it is not known.
+    pub fn clock_rate(&self) -> u32 {
+        self.formats.first().map_or(0, |format| format.clock_rate)
     }
 
     /// Whether its author put it on hold, in today's style or with an unspecified address.
@@ -158,7 +160,17 @@ impl From<&str> for MediaKind {
 impl Protocol {
     /// Whether it is RTP over UDP.
     pub fn is_rtp(&self) -> bool {
-        !matches!(self, Self::Other(_))
+        !matches!(self, Self::Udptl | Self::Other(_))
+    }
+
+    /// Whether its keys are agreed by DTLS on its own port (RFC 5764).
+    pub fn is_dtls(&self) -> bool {
+        matches!(self, Self::DtlsSavp | Self::DtlsSavpf)
+    }
+
+    /// Whether it is SRTP.
+    pub fn is_secured(&self) -> bool {
+        self.is_dtls() || matches!(self, Self::RtpSavp | Self::RtpSavpf)
     }
 }
 
@@ -171,6 +183,7 @@ impl From<&str> for Protocol {
             "RTP/SAVPF" => Self::RtpSavpf,
             "UDP/TLS/RTP/SAVP" => Self::DtlsSavp,
             "UDP/TLS/RTP/SAVPF" => Self::DtlsSavpf,
+            "UDPTL" => Self::Udptl,
             _ => Self::Other(text.to_owned()),
         }
     }

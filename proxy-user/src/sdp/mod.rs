@@ -17,13 +17,14 @@
 //! | `o=` | the own address; user name, session id and version stay, so that the version counts as its author meant it |
 //! | `m=` | the relay's RTP port; port 0 stays; 0 where the media cannot be relayed ([`Media::relayable`]) |
 //! | `a=rtcp` (RFC 3605) | the relay's RTCP port, with the own address where there was one; removed where the port is 0 |
+//! | `a=rtcp-mux` (RFC 5761) | what the plan says: there or not, whatever came; one with each side by itself |
+//! | `a=rtcp-mux-only` (RFC 8858) | `a=rtcp-mux`: the other side need not be able to do only that |
 //!
 //! # What is removed, and why
 //!
 //! | attribute | why |
 //! |---|---|
 //! | `candidate`, `end-of-candidates`, `remote-candidates`, `ice-*` (RFC 8839) | they would lead media around the relay |
-//! | `rtcp-mux`, `rtcp-mux-only` (RFC 5761, 8858) | the relay has one port for each component |
 //! | `group:BUNDLE`, `bundle-only` (RFC 8843) | the relay has one pair of ports for each `m=` |
 //! | `altc` (RFC 6947), `alt`, `x-alt`, `ccap` (RFC 7006), `visited-realm`, `secondary-realm`, `omr-*` (3GPP TS 29.079) | other addresses for the same media |
 //! | `group:ANAT` (RFC 4091) | the same; one alternative is kept, the others get port 0 |
@@ -31,7 +32,7 @@
 //! | `path` (MSRP, RFC 4975) | names a host; its media cannot be relayed |
 //! | any other attribute that contains an address which is replaced elsewhere | no side may see the other's addresses |
 //!
-//! `crypto` and `fingerprint` are never touched: keys are the terminals' own affair.
+//! `crypto`, `fingerprint` and `zrtp-hash` are never touched: keys are the terminals' own affair.
 //!
 //! Text for people (`s=`, `i=`, `u=`, `e=`, the user name in `o=`) is not searched for addresses.
 

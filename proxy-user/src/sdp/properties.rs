@@ -10,7 +10,11 @@ fn plan(media: usize) -> Rewrite {
         media: (0..media as u16)
             .map(|index| match index % 3 {
                 2 => MediaPlan::Reject,
-                _ => MediaPlan::Relay { rtp_port: 30_000 + 2 * index, rtcp_port: 30_001 + 2 * index },
+                _ => MediaPlan::Relay {
+                    rtp_port: 30_000 + 2 * index,
+                    rtcp_port: 30_001 + 2 * index,
+                    rtcp_mux: index % 2 == 1,
+                },
             })
             .collect(),
     }

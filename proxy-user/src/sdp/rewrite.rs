@@ -19,8 +19,10 @@ pub enum MediaPlan {
     Relay {
         /// RTP.
         rtp_port: u16,
-        /// RTCP.
+        /// RTCP; where it is RTP's, `a=rtcp` says so (RFC 8035).
         rtcp_port: u16,
+        /// Whether the description has `a=rtcp-mux`: it is put in where it is missing, and else taken out.
+        rtcp_mux: bool,
     },
     /// Rejected: port 0 (RFC 3264 §6).
     Reject,
@@ -38,7 +40,7 @@ impl Session {
         let own = plan.address.to_string();
         let hidden: Vec<&str> = self.addresses.iter().map(String::as_str).chain([own.as_str()]).collect();
         let mut out = Vec::with_capacity(self.body.len() + 64);
-        for line in &self.lines {
+        for (number, line) in self.lines.iter().enumerate() {
             let relay = line.media.and_then(|index| self.relay(index, plan));
             match &line.role {
                 Role::Foreign => self.copy(&mut out, line),
@@ -47,7 +49,7 @@ impl Session {
                 Role::Removed => {}
                 Role::Address(range) => self.replace(&mut out, line, range.clone(), &address),
                 Role::Media(range) => match relay {
-                    Some((rtp_port, _)) => {
+                    Some((rtp_port, ..)) => {
                         let length = self.digits(range.clone());
                         self.replace(&mut out, line, range.start..range.start + length, &rtp_port.to_string());
                     }
@@ -62,25 +64,53 @@ impl Session {
                         .get(range.clone())
                         .is_some_and(|text| text.trim_ascii().iter().any(u8::is_ascii_whitespace));
                     match relay {
-                        Some((_, port)) if has_address => {
+                        Some((_, port, _)) if has_address => {
                             self.replace(&mut out, line, range.clone(), &format!("{port} IN {address}"));
                         }
-                        Some((_, port)) => self.replace(&mut out, line, range.clone(), &port.to_string()),
+                        Some((_, port, _)) => self.replace(&mut out, line, range.clone(), &port.to_string()),
                         None => {}
                     }
                 }
+                Role::RtcpMux if relay.is_some_and(|(.., rtcp_mux)| rtcp_mux) => self.copy(&mut out, line),
+                Role::RtcpMux => {}
+            }
+            if relay.is_some_and(|(.., rtcp_mux)| rtcp_mux) && self.lacks_mux_after(number) {
+                self.insert(&mut out, line, b"a=rtcp-mux");
             }
         }
         out
     }
 
-    /// RTP and RTCP port of a media description that goes through the relay.
-    fn relay(&self, index: usize, plan: &Rewrite) -> Option<(u16, u16)> {
+    /// RTP and RTCP port of a media description that goes through the relay, and whether it says `a=rtcp-mux`.
+    fn relay(&self, index: usize, plan: &Rewrite) -> Option<(u16, u16, bool)> {
         self.media.get(index).filter(|media| media.port != 0 && media.relayable())?;
         match plan.media.get(index) {
-            Some(&MediaPlan::Relay { rtp_port, rtcp_port }) if rtp_port != 0 => Some((rtp_port, rtcp_port)),
+            Some(&MediaPlan::Relay { rtp_port, rtcp_port, rtcp_mux }) if rtp_port != 0 => {
+                Some((rtp_port, rtcp_port, rtcp_mux))
+            }
             _ => None,
         }
+    }
+
+    /// Whether this is the last line of a media description that has no `a=rtcp-mux`; empty lines behind it do not count.
+    fn lacks_mux_after(&self, number: usize) -> bool {
+        let Some(media) = self.lines.get(number).and_then(|line| line.media) else { return false };
+        let of_media = |line: &&Line| line.media == Some(media);
+        let is_last = |line: &Line| !line.span.text.is_empty();
+        let rest = self.lines.iter().skip(number + 1).take_while(of_media);
+        self.lines.get(number).is_some_and(is_last)
+            && !rest.clone().any(is_last)
+            && !self.lines.iter().filter(of_media).any(|line| matches!(line.role, Role::RtcpMux))
+    }
+
+    /// A line behind one that has been dealt with, with an ending if that has one.
+    fn insert(&self, out: &mut Vec<u8>, behind: &Line, text: &[u8]) {
+        let ending = self.body.get(behind.span.text.end..behind.span.next).filter(|ending| !ending.is_empty());
+        if !out.ends_with(b"\n") {
+            out.extend_from_slice(b"\r\n");
+        }
+        out.extend_from_slice(text);
+        out.extend_from_slice(ending.unwrap_or_default());
     }
 
     fn text(&self, line: &Line) -> &[u8] {

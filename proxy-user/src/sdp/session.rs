@@ -2,7 +2,11 @@
 
 use super::{
     lines::{Span, split, tokens},
-    media::{Direction, Host, Media, MediaKind, Protocol, Rtcp, static_clock_rate},
+    media::{Direction, Host, Media, MediaKind, Protocol, Rtcp},
+};
+use crate::media::{
+    PayloadTypes,
+    bandwidth::{Codec, Format, Stated},
 };
 use std::{net::IpAddr, ops::Range};
 
@@ -78,6 +82,8 @@ pub(super) enum Role {
     Media(Range<usize>),
     /// `a=rtcp`: all behind the colon.
     Rtcp(Range<usize>),
+    /// `a=rtcp-mux`, the first of a media description.
+    RtcpMux,
 }
 
 impl Session {
@@ -114,8 +120,8 @@ struct Reader<'a> {
     /// Per media description: its own direction, its `a=mid`.
     directions: Vec<Option<Direction>>,
     mids: Vec<Option<&'a [u8]>>,
-    /// The first payload type of the last `m=`.
-    first_format: Option<u8>,
+    /// The media description (counted from 1) that had the last `a=rtcp-mux`.
+    muxed: Option<usize>,
     /// The identifications of each `a=group:ANAT`.
     alternatives: Vec<Vec<&'a [u8]>>,
 }
@@ -131,7 +137,7 @@ impl<'a> Reader<'a> {
             direction: None,
             directions: Vec::new(),
             mids: Vec::new(),
-            first_format: None,
+            muxed: None,
             alternatives: Vec::new(),
         }
     }
@@ -158,6 +164,10 @@ impl<'a> Reader<'a> {
             }
             [b'm', b'=', ..] => Role::Media(self.media_line(value).ok_or(SdpError::Media { line })?),
             [b'a', b'=', ..] => self.attribute(value, line)?,
+            [b'b', b'=', ..] => {
+                self.bandwidth(value);
+                Role::Foreign
+            }
             _ => Role::Foreign,
         };
         if self.media.len() > MAX_MEDIA || self.addresses.len() > MAX_ADDRESSES {
@@ -214,13 +224,16 @@ impl<'a> Reader<'a> {
             None => (number(self.text(&port_range)?)?, 1),
         };
         let protocol = Protocol::from(protocol);
-        let payload_types: Vec<u8> = formats
-            .iter()
-            .filter(|_| protocol.is_rtp())
-            .filter_map(|format| self.text(format).and_then(number))
-            .filter_map(|number| u8::try_from(number).ok())
-            .collect();
-        self.first_format = payload_types.first().copied();
+        let mut payload_types = PayloadTypes::default();
+        let numbers =
+            formats.iter().filter(|_| protocol.is_rtp()).filter_map(|format| self.text(format).and_then(number));
+        let mut formats = Vec::new();
+        for payload_type in numbers.filter_map(|number| u8::try_from(number).ok()).filter(|number| *number < 128) {
+            if !payload_types.contains(payload_type) {
+                payload_types.insert(payload_type);
+                formats.push(Format::of_payload_type(payload_type));
+            }
+        }
         self.media.push(Media {
             kind: MediaKind::from(kind),
             protocol,
@@ -228,10 +241,12 @@ impl<'a> Reader<'a> {
             port_count,
             address: None,
             rtcp: None,
-            clock_rate: self.first_format.map_or(0, static_clock_rate),
-            payload_types: payload_types.into_iter().collect(),
+            payload_types,
+            formats,
+            bandwidth: Stated::default(),
             direction: Direction::default(),
             rtcp_mux: false,
+            zrtp: false,
             superseded: false,
         });
         self.directions.push(None);
@@ -259,14 +274,45 @@ impl<'a> Reader<'a> {
         }
         Ok(match name.as_slice() {
             b"rtcp" => self.rtcp(content, line)?,
-            b"rtcp-mux" | b"rtcp-mux-only" => {
+            b"rtcp-mux" => {
+                let repeated = self.muxed.replace(self.media.len()) == Some(self.media.len());
+                match self.media.last_mut() {
+                    Some(media) if !repeated => {
+                        media.rtcp_mux = true;
+                        Role::RtcpMux
+                    }
+                    _ => Role::Removed,
+                }
+            }
+            // As an answer, it would be none (RFC 8858, section 3).
+            b"rtcp-mux-only" => {
                 if let Some(media) = self.media.last_mut() {
                     media.rtcp_mux = true;
                 }
                 Role::Removed
             }
+            b"zrtp-hash" => {
+                if let Some(media) = self.media.last_mut() {
+                    media.zrtp = true;
+                }
+                Role::Foreign
+            }
             b"rtpmap" => {
                 self.rtpmap(content);
+                Role::Attribute
+            }
+            b"fmtp" => {
+                self.fmtp(content);
+                Role::Attribute
+            }
+            b"ptime" | b"maxprate" => {
+                let text = self.text(&content).unwrap_or_default().trim().to_owned();
+                if let Some(media) = self.media.last_mut() {
+                    match name.as_slice() {
+                        b"ptime" => media.bandwidth.ptime_ms = thousandths(&text).map(|number| number.div_ceil(1_000)),
+                        _ => media.bandwidth.packets_per_1000_s = thousandths(&text),
+                    }
+                }
                 Role::Attribute
             }
             b"group" => self.group(content),
@@ -302,17 +348,44 @@ impl<'a> Reader<'a> {
         Ok(Role::Rtcp(content))
     }
 
-    /// `a=rtpmap:TYPE NAME/CLOCK` (RFC 8866, section 6.6) of the first payload type.
+    /// `a=rtpmap:TYPE NAME/CLOCK/CHANNELS` (RFC 8866, section 6.6).
     fn rtpmap(&mut self, content: Range<usize>) {
         let Some((payload_type, codec)) = self.text(&content).and_then(|text| text.trim().split_once(' ')) else {
             return;
         };
-        let clock = codec.split('/').nth(1).and_then(|clock| clock.trim().parse().ok());
-        if let (Some(clock), Some(media)) = (clock, self.media.last_mut())
-            && payload_type.parse().ok() == self.first_format
-            && self.first_format.is_some()
-        {
-            media.clock_rate = clock;
+        let mut parts = codec.trim().split('/');
+        let name = parts.next().unwrap_or_default();
+        let Some(clock_rate) = parts.next().and_then(|clock| clock.trim().parse().ok()) else { return };
+        let channels = parts.next().and_then(|channels| channels.trim().parse().ok()).unwrap_or(1);
+        if let Some(format) = format(&mut self.media, payload_type) {
+            *format = Format { codec: Codec::named(name), clock_rate, channels, ..*format };
+        }
+    }
+
+    /// `a=fmtp:TYPE PARAMETERS`: what bounds the bit rate.
+    fn fmtp(&mut self, content: Range<usize>) {
+        let Some((payload_type, parameters)) = self.text(&content).and_then(|text| text.trim().split_once(' ')) else {
+            return;
+        };
+        let bit_rate = parameters.split(';').find_map(|parameter| {
+            let (name, value) = parameter.split_once('=')?;
+            name.trim().eq_ignore_ascii_case("maxaveragebitrate").then(|| value.trim().parse().ok())?
+        });
+        if let (Some(bit_rate), Some(format)) = (bit_rate, format(&mut self.media, payload_type)) {
+            format.bit_rate = Some(bit_rate);
+        }
+    }
+
+    /// `b=AS:` (RFC 8866, section 5.8) and `b=TIAS:` (RFC 3890) of a media description.
+    fn bandwidth(&mut self, value: Range<usize>) {
+        let Some((kind, number)) = self.text(&value).and_then(|text| text.split_once(':')) else { return };
+        let number = number.trim().parse::<u32>().ok();
+        if let Some(media) = self.media.last_mut() {
+            match kind.trim().to_ascii_uppercase().as_str() {
+                "AS" => media.bandwidth.as_kbps = media.bandwidth.as_kbps.or(number),
+                "TIAS" => media.bandwidth.tias_bps = media.bandwidth.tias_bps.or(number),
+                _ => {}
+            }
         }
     }
 
@@ -364,6 +437,18 @@ fn supersede(media: &mut [Media], mids: &[Option<&[u8]>], group: &[&[u8]]) {
             media.superseded |= index != kept;
         }
     }
+}
+
+/// The format that an attribute of the last media description speaks of.
+fn format<'m>(media: &'m mut [Media], payload_type: &str) -> Option<&'m mut Format> {
+    let payload_type: u8 = payload_type.parse().ok()?;
+    media.last_mut()?.formats.iter_mut().find(|format| format.payload_type == payload_type)
+}
+
+/// A number with or without a fraction, times 1,000 and rounded up.
+fn thousandths(text: &str) -> Option<u32> {
+    let number = text.parse::<f64>().ok().filter(|number| (0.0..4_000_000.0).contains(number))?;
+    Some((number * 1_000.0).ceil() as u32)
 }
 
 /// Digits only: `parse` alone would take a sign.

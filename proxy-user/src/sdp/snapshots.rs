@@ -1,13 +1,21 @@
 //! Session descriptions of real kinds of peers, as they arrive and as they go out.
 
 use super::*;
-use crate::media::RemoteMedia;
+use crate::media::{
+    RemoteMedia,
+    bandwidth::{Codec, Format, Stated},
+};
 
 /// Rewrites with relay ports 30000/30001 for the first media description, 30002/30003 for the second and so on.
 fn rewritten(body: &str) -> String {
+    rewritten_with(body, false)
+}
+
+/// The same, RTP and RTCP on one port where `rtcp_mux` says so.
+fn rewritten_with(body: &str, rtcp_mux: bool) -> String {
     let session = Session::parse(body.as_bytes()).unwrap();
     let media = (0..session.media().len() as u16)
-        .map(|index| MediaPlan::Relay { rtp_port: 30_000 + 2 * index, rtcp_port: 30_001 + 2 * index })
+        .map(|index| MediaPlan::Relay { rtp_port: 30_000 + 2 * index, rtcp_port: 30_001 + 2 * index, rtcp_mux })
         .collect();
     String::from_utf8(session.rewrite(&Rewrite { address: "203.0.113.10".parse().unwrap(), media })).unwrap()
 }
@@ -46,7 +54,7 @@ fn sipp() {
     );
     assert_eq!(media.remote(), remote("192.168.1.5:6000", "192.168.1.5:6001"));
     assert_eq!(media.payload_types, [0].into_iter().collect());
-    assert_eq!(media.clock_rate, 8_000);
+    assert_eq!(media.clock_rate(), 8_000);
     assert_eq!(
         rewritten(&body),
         crlf(&[
@@ -89,7 +97,7 @@ fn baresip() {
     ]);
     let session = Session::parse(body.as_bytes()).unwrap();
     assert_eq!(session.media()[0].payload_types, [96, 0, 8, 101].into_iter().collect());
-    assert_eq!(session.media()[0].clock_rate, 48_000, "of the first format");
+    assert_eq!(session.media()[0].clock_rate(), 48_000, "of the first format");
     assert_eq!(session.media()[0].rtcp, Some(Rtcp { port: 20519, address: None }));
     assert_eq!(session.media()[1].kind, MediaKind::Video);
     assert_eq!(session.media()[1].direction, Direction::RecvOnly);
@@ -185,7 +193,108 @@ fn chrome() {
 }
 
 #[test]
-fn t38_beside_audio_is_rejected() {
+fn rtcp_mux_is_there_where_it_is_planned() {
+    let chrome = [
+        "v=0",
+        "c=IN IP4 198.51.100.7",
+        "m=audio 58779 UDP/TLS/RTP/SAVPF 0",
+        "a=rtcp:9 IN IP4 0.0.0.0",
+        "a=rtcp-mux",
+        "a=rtcp-mux",
+        "a=mid:0",
+        "m=video 58781 UDP/TLS/RTP/SAVPF 96",
+        "a=RTCP-MUX-ONLY",
+        "a=mid:1",
+        "m=audio 0 RTP/AVP 0",
+        "a=rtcp-mux",
+        "m=image 58783 udptl t38",
+        "a=rtcp-mux",
+    ];
+    let session = Session::parse(crlf(&chrome).as_bytes()).unwrap();
+    assert!(session.media()[0].rtcp_mux && session.media()[1].rtcp_mux);
+    assert_eq!(
+        rewritten_with(&crlf(&chrome), true),
+        crlf(&[
+            "v=0",
+            "c=IN IP4 203.0.113.10",
+            "m=audio 30000 UDP/TLS/RTP/SAVPF 0",
+            "a=rtcp:30001 IN IP4 203.0.113.10",
+            "a=rtcp-mux",
+            "a=mid:0",
+            "m=video 30002 UDP/TLS/RTP/SAVPF 96",
+            "a=mid:1",
+            "a=rtcp-mux",
+            "m=audio 0 RTP/AVP 0",
+            "m=image 30006 udptl t38",
+            "a=rtcp-mux",
+        ])
+    );
+    assert!(!rewritten(&crlf(&chrome)).contains("rtcp-mux"));
+    for (body, expected) in [
+        ("v=0\nm=audio 4000 RTP/AVP 0", "v=0\nm=audio 30000 RTP/AVP 0\r\na=rtcp-mux"),
+        ("v=0\nm=audio 4000 RTP/AVP 0\n", "v=0\nm=audio 30000 RTP/AVP 0\na=rtcp-mux\n"),
+        ("v=0\nm=audio 4000 RTP/AVP 0\n\n", "v=0\nm=audio 30000 RTP/AVP 0\na=rtcp-mux\n\n"),
+        ("v=0\nm=audio 4000 RTP/AVP 0\na=ice-lite", "v=0\nm=audio 30000 RTP/AVP 0\na=rtcp-mux"),
+    ] {
+        assert_eq!(rewritten_with(body, true), expected);
+        assert_eq!(rewritten_with(expected, true), expected);
+    }
+}
+
+#[test]
+fn formats_and_bandwidth_are_read() {
+    let format = |payload_type, codec, clock_rate, channels, bit_rate| Format {
+        payload_type,
+        codec,
+        clock_rate,
+        channels,
+        bit_rate,
+    };
+    let body = crlf(&[
+        "v=0",
+        "b=AS:9999",
+        "m=audio 4000 RTP/AVP 96 0 18 0 200 101 2",
+        "b=AS:125",
+        "b=AS:1",
+        "b=TIAS: 96000 ",
+        "b=RS:0",
+        "a=rtpmap:96 OPUS/48000/2",
+        "a=fmtp:96 stereo=1; MaxAverageBitrate=30000 ;useinbandfec=1",
+        "a=rtpmap:101 telephone-event/8000",
+        "a=rtpmap:2 G726-40/8000",
+        "a=rtpmap:97 GSM/8000",
+        "a=fmtp:18 annexb=no",
+        "a=ptime:20",
+        "a=maxprate:49.5",
+        "a=zrtp-hash:1.10 fe30efd02423cb054e50efd0248742ac7a52c8f91bc2df881ae642c371ba46df",
+        "m=video 4002 RTP/AVP 31",
+        "b=AS:x",
+        "a=ptime:-1",
+        "a=maxprate:1e99",
+    ]);
+    let session = Session::parse(body.as_bytes()).unwrap();
+    let [audio, video] = session.media() else { panic!("{session:?}") };
+    assert_eq!(
+        audio.formats,
+        [
+            format(96, Codec::Opus, 48_000, 2, Some(30_000)),
+            format(0, Codec::G711, 8_000, 1, None),
+            format(18, Codec::G729, 8_000, 1, None),
+            format(101, Codec::TelephoneEvent, 8_000, 1, None),
+            format(2, Codec::G726(40), 8_000, 1, None),
+        ]
+    );
+    let stated =
+        Stated { as_kbps: Some(125), tias_bps: Some(96_000), packets_per_1000_s: Some(49_500), ptime_ms: Some(20) };
+    assert_eq!(audio.bandwidth, stated);
+    assert!(audio.zrtp && !video.zrtp);
+    assert_eq!(video.formats, [format(31, Codec::Unknown, 90_000, 1, None)]);
+    assert_eq!(video.bandwidth, Stated::default());
+    assert!(rewritten(&body).contains("a=zrtp-hash:1.10 fe30"), "keys are the terminals' own affair");
+}
+
+#[test]
+fn t38_beside_audio() {
     let body = crlf(&[
         "v=0",
         "o=gw 1 2 IN IP4 10.1.2.3",
@@ -200,8 +309,8 @@ fn t38_beside_audio_is_rejected() {
     ]);
     let session = Session::parse(body.as_bytes()).unwrap();
     assert_eq!(session.media()[1].kind.as_str(), "image");
-    assert_eq!(session.media()[1].protocol, Protocol::Other("udptl".into()));
-    assert!(!session.media()[1].relayable());
+    assert_eq!(session.media()[1].protocol, Protocol::Udptl);
+    assert!(session.media()[1].relayable());
     assert!(session.media()[1].payload_types.is_empty());
     assert_eq!(
         rewritten(&body),
@@ -213,7 +322,7 @@ fn t38_beside_audio_is_rejected() {
             "t=0 0",
             "m=audio 30000 RTP/SAVP 8",
             "a=crypto:1 AES_CM_128_HMAC_SHA1_80 inline:PS1uQCVeeCFCanVmcjkpPywjNWhcYD0mXXtxaVBR|2^20|1:4",
-            "m=image 0 udptl t38",
+            "m=image 30002 udptl t38",
             "a=T38FaxVersion:0",
             "a=T38FaxUdpEC:t38UDPRedundancy",
         ])

@@ -1,0 +1,196 @@
+//! Whether one more call, or more media in a call, is within what its realms and its user may have at once.
+//!
+//! Every call has a [`Charge`]: what it is counted with in both of its realms and, in the realm of its terminal, for the
+//! user. It follows the call's offers and answers, and is nothing when the call has ended.
+
+use super::{Engine, registrar::address_of_record, session::Flows};
+use crate::{
+    config::{AdmissionLimits, Realm, Side},
+    media::RealmId,
+    sdp::Session,
+    signalling::sip::{Message, Name},
+};
+use std::{
+    collections::HashMap,
+    net::SocketAddr,
+    time::{Duration, Instant},
+};
+use tracing::warn;
+
+/// What is going on in a realm, or of a user.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Load {
+    calls: u32,
+    media: Flows,
+}
+
+/// What a call is counted with. Side 0 is the party that began it.
+#[derive(Clone, Debug)]
+pub(super) struct Charge {
+    realms: [RealmId; 2],
+    /// The side of its terminal, and whose that is; `None` where nobody counts.
+    user: Option<(usize, String)>,
+    calls: u32,
+    media: [Flows; 2],
+}
+
+/// All that is counted.
+#[derive(Debug, Default)]
+pub(super) struct Admission {
+    realms: HashMap<RealmId, Load>,
+    users: HashMap<(RealmId, String), Load>,
+    /// When the log last told of a refusal.
+    told: Option<Instant>,
+}
+
+/// A limit that would be passed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Excess {
+    realm: RealmId,
+    limit: &'static str,
+    /// Status code that says so to a new call.
+    pub(super) code: u16,
+}
+
+impl Charge {
+    pub(super) fn new(realms: [RealmId; 2], user: Option<(usize, String)>) -> Self {
+        Self { realms, user, calls: 0, media: [Flows::default(); 2] }
+    }
+
+    pub(super) fn calls(&self) -> u32 {
+        self.calls
+    }
+}
+
+impl Admission {
+    /// Whether a call may be counted with this from now on. What does not grow may stay, whatever the limits are.
+    fn check(&self, realms: &[Realm], charge: &Charge, calls: u32, media: [Flows; 2]) -> Result<(), Excess> {
+        for (side, &id) in charge.realms.iter().enumerate() {
+            let Some(limits) = realms.get(id).map(|realm| &realm.policy.admission) else { continue };
+            let AdmissionLimits { max_calls, max_kbps, max_calls_per_user, max_kbps_per_user, refuse_with } = *limits;
+            let user = charge.user.as_ref().filter(|(of, _)| *of == side);
+            let of_realm = self.realms.get(&id).copied().unwrap_or_default();
+            let of_user = user.and_then(|(_, user)| self.users.get(&(id, user.clone()))).copied().unwrap_or_default();
+            let too_many = |load: Load, most: Option<u32>| {
+                let grows = calls > charge.calls;
+                grows && most.is_some_and(|most| load.calls - charge.calls + calls > most)
+            };
+            let too_much = |load: Load, most: Option<u32>| {
+                let Some(most) = most.map(|kbps| u64::from(kbps) * 125) else { return false };
+                let (now, then) = (charge.media[side], media[side]);
+                let exceeds = |load: u64, now: u64, then: u64| then > now && load - now + then > most;
+                exceeds(load.media.arriving, now.arriving, then.arriving)
+                    || exceeds(load.media.leaving, now.leaving, then.leaving)
+            };
+            let limit = match () {
+                () if too_many(of_realm, max_calls) => "max_calls",
+                () if user.is_some() && too_many(of_user, max_calls_per_user) => "max_calls_per_user",
+                () if too_much(of_realm, max_kbps) => "max_kbps",
+                () if user.is_some() && too_much(of_user, max_kbps_per_user) => "max_kbps_per_user",
+                () => continue,
+            };
+            return Err(Excess { realm: id, limit, code: refuse_with });
+        }
+        Ok(())
+    }
+
+    /// Counts a call with this from now on.
+    pub(super) fn charge(&mut self, charge: &mut Charge, calls: u32, media: [Flows; 2]) {
+        if (charge.calls, charge.media) == (calls, media) {
+            return;
+        }
+        for side in 0..2 {
+            let (before, after) = (charge.media[side], media[side]);
+            let change = |load: &mut Load| {
+                load.calls = load.calls - charge.calls + calls;
+                load.media.arriving = load.media.arriving - before.arriving + after.arriving;
+                load.media.leaving = load.media.leaving - before.leaving + after.leaving;
+                *load != Load::default()
+            };
+            let realm = charge.realms[side];
+            change(self.realms.entry(realm).or_default());
+            if let Some((_, user)) = charge.user.as_ref().filter(|(of, _)| *of == side) {
+                let key = (realm, user.clone());
+                if !change(self.users.entry(key.clone()).or_default()) {
+                    self.users.remove(&key);
+                }
+            }
+        }
+        charge.calls = calls;
+        charge.media = media;
+    }
+}
+
+impl Engine {
+    /// Counts a new call, or says which limit it would pass.
+    pub(super) fn admit_call(&mut self, id: u64, now: Instant) -> Result<(), Excess> {
+        let Some(call) = self.dialogs.get_mut(&id).and_then(|dialog| dialog.call_mut()) else { return Ok(()) };
+        let media = call.charge.media;
+        match self.admission.check(&self.config.realms, &call.charge, 1, media) {
+            Ok(()) => {
+                self.admission.charge(&mut call.charge, 1, media);
+                Ok(())
+            }
+            Err(excess) => Err(self.not_admitted(id, excess, now)),
+        }
+    }
+
+    /// Whether the media of this offer may be added to a call; it is counted when the offer is taken.
+    pub(super) fn admit_offer(&mut self, id: u64, session: &Session, now: Instant) -> Result<(), Excess> {
+        let Some(call) = self.call(id) else { return Ok(()) };
+        let media = call.media.demand_with(session, &self.config.realms);
+        let checked = self.admission.check(&self.config.realms, &call.charge, call.charge.calls, media);
+        checked.map_err(|excess| self.not_admitted(id, excess, now))
+    }
+
+    /// A call that has ended is not counted.
+    pub(super) fn discharge(&mut self, id: u64) {
+        if let Some(call) = self.dialogs.get_mut(&id).and_then(|dialog| dialog.call_mut()) {
+            self.admission.charge(&mut call.charge, 0, [Flows::default(); 2]);
+        }
+    }
+
+    /// Counts a refusal and tells of it, at most once a second.
+    fn not_admitted(&mut self, id: u64, excess: Excess, now: Instant) -> Excess {
+        self.statistics.not_admitted += 1;
+        let lately = |told: Instant| now.saturating_duration_since(told) < Duration::from_secs(1);
+        if !self.admission.told.is_some_and(lately) {
+            self.admission.told = Some(now);
+            let realm = self.config.realms.get(excess.realm).map_or("", |realm| realm.name.as_str());
+            let dialog = self.dialogs.get(&id);
+            let call_id = dialog.map_or("", |dialog| dialog.call_id.as_str());
+            let user = dialog.and_then(|dialog| Some(dialog.call()?.charge.user.as_ref()?.1.as_str()));
+            warn!(call_id, realm, limit = excess.limit, user, "a call, or more media of one, is not admitted");
+        }
+        excess
+    }
+
+    /// The user whose terminal is in a call, where the realm has limits for users: as registered; a terminal that is not
+    /// counts as who it says it is.
+    pub(super) fn user_of(
+        &self,
+        realms: [RealmId; 2],
+        request: &Message,
+        source: SocketAddr,
+        binding: Option<&super::Binding>,
+    ) -> Option<(usize, String)> {
+        let of_users = |limits: &AdmissionLimits| limits.max_calls_per_user.or(limits.max_kbps_per_user).is_some();
+        let side = realms.iter().position(|&realm| {
+            let realm = self.config.realms.get(realm);
+            realm.is_some_and(|realm| realm.side == Side::Access && of_users(&realm.policy.admission))
+        })?;
+        if side == 1 {
+            let registered = binding.map(|binding| binding.aor.clone());
+            return Some((side, registered.or_else(|| address_of_record(request, Name::To))?));
+        }
+        let stated = address_of_record(request, Name::From)?;
+        let here = |binding: &super::Binding| binding.realm == realms[0] && binding.source == source;
+        let ids = self.registrations.of(&stated);
+        if ids.iter().filter_map(|id| self.registrations.get(*id)).any(here) {
+            return Some((side, stated));
+        }
+        // Under another name: not to get around its limits.
+        let registered = self.registrations.iter().filter(|binding| here(binding)).map(|binding| &binding.aor).min();
+        Some((side, registered.unwrap_or(&stated).clone()))
+    }
+}
