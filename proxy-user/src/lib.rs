@@ -11,6 +11,7 @@
 //! - [`signalling`]: the protocols' messages.
 
 pub mod accounting;
+mod addresses;
 pub mod config;
 pub mod datapath;
 pub mod engine;

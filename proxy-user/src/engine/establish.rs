@@ -8,6 +8,7 @@ use super::{
     topology::Crossing,
 };
 use crate::{
+    addresses::literal,
     config::Side,
     media::RealmId,
     signalling::sip::{Message, Name, NameAddr, Params, Uri},
@@ -221,6 +222,5 @@ pub(super) fn route_set(message: &Message, from_response: bool) -> Vec<String> {
 pub(super) fn uri_address(value: &str) -> Option<SocketAddr> {
     let contact = NameAddr::parse(value).ok();
     let uri = Uri::parse(contact.as_ref().map_or(value, |contact| contact.uri)).ok()?;
-    let host = uri.host().trim_start_matches('[').trim_end_matches(']');
-    Some(SocketAddr::new(host.parse().ok()?, uri.port().unwrap_or(5060)))
+    Some(SocketAddr::new(literal(uri.host())?, uri.port().unwrap_or(5060)))
 }

@@ -7,8 +7,12 @@ use super::{
     Alarm, Engine, Forward, MediaPhase, Purpose, Token,
     registrations::{Binding, Pending, lifetime},
     requests::Way,
+    topology::host_text,
 };
-use crate::signalling::sip::{Message, Name, NameAddr, Uri};
+use crate::{
+    addresses::literal,
+    signalling::sip::{Message, Name, NameAddr, Uri},
+};
 use std::time::{Duration, Instant};
 use tracing::info;
 
@@ -169,7 +173,7 @@ pub(super) fn address_of_record(request: &Message, header: Name) -> Option<Strin
     let value = request.value(header)?;
     let address = NameAddr::parse(&value).ok()?;
     let uri: Uri<'_> = address.uri().ok()?;
-    let host = uri.host().to_ascii_lowercase();
+    let host = literal(uri.host()).map_or_else(|| uri.host().to_ascii_lowercase(), host_text);
     Some(match (uri.user(), uri.port()) {
         (Some(user), Some(port)) => format!("{user}@{host}:{port}"),
         (Some(user), None) => format!("{user}@{host}"),

@@ -9,10 +9,11 @@ use super::{
     bodies::{Refused, session_of},
     dialogs::Role,
     responses::client_key,
-    topology::{Crossing, INTERNAL_HEADERS, URI_HEADERS, host_text},
+    topology::{Crossing, INTERNAL_HEADERS, URI_HEADERS},
     transactions::{Client, Due},
 };
 use crate::{
+    addresses::literal,
     config::Side,
     media::RealmId,
     signalling::sip::{Message, Name, NameAddr, Uri},
@@ -105,7 +106,7 @@ impl Engine {
         let Some(uri) = request.request_uri().and_then(|uri| Uri::parse(uri).ok()) else { return false };
         let Some(own) = self.own(realm) else { return false };
         let method_of_a_server = request.method() != Some("REGISTER");
-        method_of_a_server && uri.user().is_none() && uri.host() == host_text(own.ip())
+        method_of_a_server && uri.user().is_none() && literal(uri.host()) == Some(own.ip())
     }
 
     fn toward_softswitch(&mut self, server: u64, request: &Message, now: Instant) {

@@ -4,6 +4,7 @@
 //! URI that travels between realms becomes one that means something where it arrives.
 
 use crate::{
+    addresses::{Hidden, literal},
     config::{Config, Side},
     media::RealmId,
     signalling::sip::{Header, Message, Name, rewrite_hosts},
@@ -36,20 +37,22 @@ pub(super) const URI_HEADERS: &[Name] = &[
 pub(super) const INTERNAL_HEADERS: &[Name] = &[Name::RecordRoute, Name::Path, Name::ServiceRoute, Name::Warning];
 
 /// Maps addresses in what travels from one realm to another.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Crossing {
     from_own: SocketAddr,
     to_own: SocketAddr,
     /// What the other side knows the receiving network's server as.
     to_server: SocketAddr,
     /// Addresses of the network that the message comes from: our own there, and its server's.
-    hidden: [Option<IpAddr>; 3],
+    hidden: Hidden,
 }
 
 impl Crossing {
     pub(super) fn new(config: &Config, from: RealmId, to: RealmId) -> Option<Self> {
         let from = config.realms.get(from)?;
-        let hidden = [Some(from.signalling.ip()), Some(from.media), from.softswitch.map(|softswitch| softswitch.ip())];
+        let softswitch = from.softswitch.map(|softswitch| softswitch.ip());
+        let hidden = [from.signalling.ip(), from.media].into_iter().chain(softswitch);
+        let hidden = hidden.map(|address| address.to_string()).collect();
         let to = config.realms.get(to)?;
         let to_server = match to.side {
             Side::Core => to.softswitch.unwrap_or(to.signalling),
@@ -61,7 +64,7 @@ impl Crossing {
     /// The host and port that take the place of a literal address: the proxy itself stands for the server behind it,
     /// any other address becomes the proxy's own.
     fn map(&self, host: &str, port: Option<u16>) -> Option<String> {
-        let address: IpAddr = host.trim_start_matches('[').trim_end_matches(']').parse().ok()?;
+        let address = literal(host)?;
         let own = address == self.from_own.ip() && port.is_none_or(|port| port == self.from_own.port());
         let place = if own { self.to_server } else { self.to_own };
         Some(if place.port() == 5060 { host_text(place.ip()) } else { place.to_string() })
@@ -80,7 +83,7 @@ impl Crossing {
             Name::Server | Name::UserAgent | Name::Subject | Name::Organization => true,
             _ => false,
         };
-        free && self.hidden.iter().flatten().any(|address| contains_word(&header.value(), &address.to_string()))
+        free && self.hidden.stands_in(header.value().as_bytes())
     }
 
     /// The values of a header whose addresses have to be mapped, or `None` where it can stay as it is.
@@ -97,15 +100,6 @@ impl Crossing {
             .collect();
         changed.then_some(values)
     }
-}
-
-/// Whether an address stands in a text by itself, not as a part of a longer one.
-fn contains_word(text: &str, word: &str) -> bool {
-    let ends = |next: Option<char>| !next.is_some_and(|next| next.is_ascii_alphanumeric());
-    text.match_indices(word).any(|(at, _)| {
-        let (before, rest) = text.split_at(at);
-        ends(before.chars().next_back()) && ends(rest.chars().nth(word.len()))
-    })
 }
 
 /// An address as it stands in a URI.

@@ -26,6 +26,9 @@ fn bind_one(address: SocketAddr) -> Result<UdpSocket> {
         if setsockopt(&socket, RcvBufForce, &RECEIVE_BUFFER).is_err() {
             socket.set_recv_buffer_size(RECEIVE_BUFFER)?;
         }
+        if address.is_ipv6() {
+            socket.set_only_v6(true)?;
+        }
         socket.set_nonblocking(true)?;
         socket.bind(&address.into())?;
         UdpSocket::from_std(socket.into())

@@ -71,7 +71,8 @@ impl Sent {
     /// Where media is wanted: address and port of the n-th `m=`.
     pub(crate) fn media(&self, index: usize) -> (String, u16) {
         let body = self.body();
-        let address = body.lines().find_map(|line| line.strip_prefix("c=IN IP4 ")).unwrap().to_owned();
+        let address = |line: &'_ str| line.strip_prefix("c=IN IP").map(|address| address[2..].to_owned());
+        let address = body.lines().find_map(address).unwrap();
         let line = body.lines().filter(|line| line.starts_with("m=")).nth(index).unwrap();
         (address, line.split(' ').nth(1).unwrap().parse().unwrap())
     }
@@ -83,16 +84,24 @@ pub(crate) struct Lab {
     pub(crate) datapath: Fake,
     pub(crate) sent: VecDeque<Sent>,
     pub(crate) records: Vec<Cdr>,
+    /// Where the core's requests come from.
+    pub(crate) softswitch: String,
     /// Whether every datagram is searched for addresses of the other side.
     pub(crate) strict: bool,
 }
 
+/// The networks of the lab over IPv4.
 pub(crate) fn config() -> Config {
+    networks(OWN_ACCESS, OWN_CORE, SOFTSWITCH)
+}
+
+/// Networks with these own addresses and this softswitch.
+pub(crate) fn networks(own_access: &str, own_core: &str, softswitch: &str) -> Config {
     let realm = |name: &str, side, own: &str, softswitch: Option<&str>| Realm {
         name: name.into(),
         side,
         interface: "eth0".into(),
-        signalling: format!("{own}:5060").parse().unwrap(),
+        signalling: SocketAddr::new(own.parse().unwrap(), 5060),
         media: own.parse().unwrap(),
         ports: PortRange { first: 30_000, last: 30_199 },
         vlan: Vec::new(),
@@ -100,8 +109,8 @@ pub(crate) fn config() -> Config {
         softswitch: softswitch.map(|address| address.parse().unwrap()),
     };
     let mut config = Config::new(vec![
-        realm("access", Side::Access, OWN_ACCESS, None),
-        realm("core", Side::Core, OWN_CORE, Some(SOFTSWITCH)),
+        realm("access", Side::Access, own_access, None),
+        realm("core", Side::Core, own_core, Some(softswitch)),
     ]);
     config.keepalive.period = None;
     config
@@ -120,6 +129,7 @@ impl Lab {
 
     pub(crate) fn seeded(config: Config, seed: u8) -> Self {
         let now = Instant::now();
+        let softswitch = config.realms[CORE].softswitch.unwrap().to_string();
         let engine = Engine::new(Arc::new(config), UNIX_EPOCH + Duration::from_secs(1_790_000_000), now, [seed; 32]);
         Self {
             engine: engine.unwrap(),
@@ -127,6 +137,7 @@ impl Lab {
             datapath: Fake::new(),
             sent: VecDeque::new(),
             records: Vec::new(),
+            softswitch,
             strict: true,
         }
     }
@@ -148,7 +159,8 @@ impl Lab {
 
     /// From the softswitch.
     pub(crate) fn core(&mut self, text: &str) -> Vec<Sent> {
-        self.receive(CORE, SOFTSWITCH, text);
+        let softswitch = self.softswitch.clone();
+        self.receive(CORE, &softswitch, text);
         self.take()
     }
 
@@ -219,11 +231,11 @@ impl Lab {
 /// No address of the other side may stand anywhere in a datagram.
 pub(crate) fn assert_hidden(realm: RealmId, text: &str) {
     let foreign: &[&str] = match realm {
-        ACCESS => &["10.9.0."],
-        _ => &["203.0.113.", "198.51.100.", "192.168."],
+        ACCESS => &["10.9.0.", "2001:db8:c"],
+        _ => &["203.0.113.", "198.51.100.", "192.168.", "2001:db8:a"],
     };
     for address in foreign {
-        assert!(!text.contains(address), "{address} leaks into realm {realm}:\n{text}");
+        assert!(!text.to_ascii_lowercase().contains(address), "{address} leaks into realm {realm}:\n{text}");
     }
 }
 
@@ -251,9 +263,20 @@ pub(crate) fn sip(text: &str) -> String {
     format!("{}\r\n{content_type}Content-Length: {length}\r\n\r\n{body}", lines.join("\r\n"))
 }
 
+/// An address as it stands in a URI.
+pub(crate) fn host_text(address: &str) -> String {
+    if address.contains(':') { format!("[{address}]") } else { address.into() }
+}
+
 /// A session description with one audio stream.
 pub(crate) fn sdp(address: &str, port: u16) -> String {
-    format!("v=0\no=- 1 1 IN IP4 {address}\ns=-\nc=IN IP4 {address}\nt=0 0\nm=audio {port} RTP/AVP 0 8\n")
+    sdp_of(address, &format!("m=audio {port} RTP/AVP 0 8\n"))
+}
+
+/// A session description with these media.
+pub(crate) fn sdp_of(address: &str, media: &str) -> String {
+    let version = if address.contains(':') { 6 } else { 4 };
+    format!("v=0\no=- 1 1 IN IP{version} {address}\ns=-\nc=IN IP{version} {address}\nt=0 0\n{media}")
 }
 
 /// A response to a request that the engine sent: Via, From, To, Call-ID and CSeq from it, a tag for To.

@@ -2,10 +2,13 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test ends where it finds what it did not expect")]
 
+mod admission;
 mod calls;
 mod garbage;
 mod hiding;
+mod ipv6;
 mod lab;
+mod negotiation;
 mod phone;
 mod races;
 mod registrations;

@@ -1,11 +1,12 @@
 //! A terminal for simulations: registers, calls, answers, refuses, holds, hangs up, and may vanish at any time. It keeps
 //! its own transactions, so that lost and doubled datagrams reach the engine as they would from a real one.
 
-use crate::lab::{PRIVATE, sdp, sip};
+use crate::lab::{PRIVATE, host_text, sdp, sip};
 use proxy_user::signalling::sip::{Message, Name, NameAddr};
 use rand::{Rng, rngs::StdRng};
 use std::{
     collections::HashMap,
+    net::SocketAddr,
     time::{Duration, Instant},
 };
 
@@ -48,6 +49,8 @@ struct Repeat {
 pub(crate) struct Phone {
     pub(crate) name: String,
     pub(crate) source: String,
+    /// The address that it knows of itself: a private one over IPv4, its own over IPv6, where there is no NAT.
+    host: String,
     pub(crate) dead: bool,
     dialogs: Vec<Dialog>,
     repeats: Vec<Repeat>,
@@ -62,6 +65,10 @@ impl Phone {
         Self {
             name: name.into(),
             source: source.into(),
+            host: match source.parse().unwrap() {
+                SocketAddr::V4(_) => PRIVATE.into(),
+                SocketAddr::V6(address) => address.ip().to_string(),
+            },
             dead: false,
             dialogs: Vec::new(),
             repeats: Vec::new(),
@@ -100,7 +107,7 @@ impl Phone {
         let head = head(&dialog);
         let target = dialog.target.clone();
         self.dialogs.push(dialog);
-        let body = if late { String::new() } else { sdp(PRIVATE, 4000) };
+        let body = if late { String::new() } else { sdp(&self.host, 4000) };
         self.request("INVITE", &target, 1, &branch, &head, &body, now);
     }
 
@@ -157,7 +164,7 @@ impl Phone {
                 let direction = if dialog.held { "a=sendonly\n" } else { "" };
                 let (head, uri, cseq) = (head(dialog), dialog.target.clone(), dialog.cseq);
                 dialog.next = Some(now + Duration::from_millis(random.random_range(1..30_000)));
-                self.request("INVITE", &uri, cseq, &branch, &head, &(sdp(PRIVATE, 4000) + direction), now);
+                self.request("INVITE", &uri, cseq, &branch, &head, &(sdp(&self.host, 4000) + direction), now);
             }
             State::Up => self.bye(at, now),
             State::Cancelled | State::Over => {}
@@ -238,7 +245,7 @@ impl Phone {
     fn accept(&mut self, at: usize, invite: &Message, now: Instant) {
         self.dialogs[at].state = State::Up;
         let call_id = self.dialogs[at].call_id.clone();
-        self.reply(invite, "200 OK", &sdp(PRIVATE, 4002), None);
+        self.reply(invite, "200 OK", &sdp(&self.host, 4002), None);
         let bytes = self.out.last().unwrap().clone();
         self.repeat(format!("200 {call_id}"), bytes, now);
     }
@@ -279,8 +286,9 @@ impl Phone {
             dialog.target = contact(response);
             let branch_of_ack = self.branch();
             let dialog = &self.dialogs[at];
-            let body = if dialog.held || was == State::Up { String::new() } else { sdp(PRIVATE, 4000) };
-            let ack = build("ACK", &dialog.target, number, &branch_of_ack, &head(dialog), &self.name, &body);
+            let body = if dialog.held || was == State::Up { String::new() } else { sdp(&self.host, 4000) };
+            let ack =
+                build("ACK", &dialog.target, number, &branch_of_ack, &head(dialog), (&self.name, &self.host), &body);
             self.acks.insert(format!("{branch} {code}"), ack.clone());
             self.out.push(ack);
             if was == State::Cancelled {
@@ -296,7 +304,7 @@ impl Phone {
                 head = head
                     .replace(&format!("To: {}", dialog.remote), &format!("To: {}", response.value(Name::To).unwrap()));
             }
-            let ack = build("ACK", &dialog.target, number, &branch, &head, &self.name, "");
+            let ack = build("ACK", &dialog.target, number, &branch, &head, (&self.name, &self.host), "");
             self.acks.insert(format!("{branch} {code}"), ack.clone());
             self.out.push(ack);
         }
@@ -313,11 +321,12 @@ impl Phone {
             to = known.map_or_else(|| format!("{to};tag={}{}", self.name, self.serial), |dialog| dialog.local.clone());
         }
         let text = sip(&format!(
-            "SIP/2.0 {status}\nVia: {}\nFrom: {}\nTo: {to}\nCall-ID: {call_id}\nCSeq: {}\nContact: <sip:{}@{PRIVATE}:5060>\n\n{body}",
+            "SIP/2.0 {status}\nVia: {}\nFrom: {}\nTo: {to}\nCall-ID: {call_id}\nCSeq: {}\nContact: <sip:{}@{}:5060>\n\n{body}",
             value(Name::Via),
             value(Name::From),
             value(Name::CSeq),
-            self.name
+            self.name,
+            host_text(&self.host)
         ));
         self.responses.insert(format!("{branch} {method}"), text.clone().into_bytes());
         self.out.push(text.clone().into_bytes());
@@ -328,7 +337,7 @@ impl Phone {
 
     #[allow(clippy::too_many_arguments)]
     fn request(&mut self, method: &str, uri: &str, cseq: u32, branch: &str, head: &str, body: &str, now: Instant) {
-        let bytes = build(method, uri, cseq, branch, head, &self.name, body);
+        let bytes = build(method, uri, cseq, branch, head, (&self.name, &self.host), body);
         self.out.push(bytes.clone());
         self.repeat(format!("{branch} {method}"), bytes, now);
     }
@@ -348,10 +357,19 @@ fn head(dialog: &Dialog) -> String {
     format!("From: {}\nTo: {}\nCall-ID: {}", dialog.local, dialog.remote, dialog.call_id)
 }
 
-fn build(method: &str, uri: &str, cseq: u32, branch: &str, head: &str, name: &str, body: &str) -> Vec<u8> {
+fn build(
+    method: &str,
+    uri: &str,
+    cseq: u32,
+    branch: &str,
+    head: &str,
+    (name, host): (&str, &str),
+    body: &str,
+) -> Vec<u8> {
+    let host = host_text(host);
     sip(&format!(
-        "{method} {uri} SIP/2.0\nVia: SIP/2.0/UDP {PRIVATE}:5060;branch={branch};rport\nMax-Forwards: 70\n{head}
-        CSeq: {cseq} {method}\nContact: <sip:{name}@{PRIVATE}:5060>\n\n{body}"
+        "{method} {uri} SIP/2.0\nVia: SIP/2.0/UDP {host}:5060;branch={branch};rport\nMax-Forwards: 70\n{head}
+        CSeq: {cseq} {method}\nContact: <sip:{name}@{host}:5060>\n\n{body}"
     ))
     .into_bytes()
 }

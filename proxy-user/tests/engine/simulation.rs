@@ -40,12 +40,25 @@ struct World {
 
 impl World {
     fn new(seed: u64) -> Self {
-        let mut config = config();
+        // Every mixture of IP versions.
+        let (access, terminals) = match seed % 2 {
+            0 => (OWN_ACCESS, "198.51.100."),
+            _ => ("2001:db8:a::10", "2001:db8:a:1::"),
+        };
+        let (core, softswitch) = match seed / 2 % 2 {
+            0 => (OWN_CORE, SOFTSWITCH),
+            _ => ("2001:db8:c::10", "[2001:db8:c::20]:5060"),
+        };
+        let mut config = networks(access, core, softswitch);
         config.sip.invite_timeout = Duration::from_secs(40);
         config.keepalive.period = Some(Duration::from_secs(25));
         let mut random = StdRng::seed_from_u64(seed);
         let names = ["alice", "bob", "carol"];
-        let phones = (0..3).map(|n| Phone::new(names[n], &format!("198.51.100.{}:{}", n + 1, 40_000 + n))).collect();
+        let phones = (0..3).map(|n| {
+            let address = host_text(&format!("{terminals}{}", n + 1));
+            Phone::new(names[n], &format!("{address}:{}", 40_000 + n))
+        });
+        let phones = phones.collect();
         let loss = [0, 10, 30][random.random_range(0..3)];
         Self {
             lab: Lab::seeded(config, seed as u8),
@@ -94,7 +107,7 @@ impl World {
             }
             let bytes = sent.text.into_bytes();
             if sent.realm == CORE {
-                assert_eq!(sent.destination.to_string(), SOFTSWITCH);
+                assert_eq!(sent.destination.to_string(), self.lab.softswitch);
                 self.transmit(Event::ToSoftswitch(bytes));
             } else {
                 let source = sent.destination.to_string();
@@ -117,7 +130,10 @@ impl World {
                 let source = self.phones[index].source.parse().unwrap();
                 self.lab.receive_bytes(ACCESS, source, &bytes);
             }
-            Event::FromSoftswitch(bytes) => self.lab.receive_bytes(CORE, SOFTSWITCH.parse().unwrap(), &bytes),
+            Event::FromSoftswitch(bytes) => {
+                let source = self.lab.softswitch.parse().unwrap();
+                self.lab.receive_bytes(CORE, source, &bytes);
+            }
             Event::ToSoftswitch(bytes) => {
                 if let Some(bytes) = self.switch(&bytes) {
                     self.transmit(Event::FromSoftswitch(bytes));
@@ -147,8 +163,8 @@ impl World {
             return Some(message.edit().replace(Name::Via, vias.iter().skip(1)).finish());
         }
         let method = message.method()?.to_owned();
-        let sent =
-            Sent { realm: CORE, destination: SOFTSWITCH.parse().ok()?, text: String::from_utf8(bytes.to_vec()).ok()? };
+        let own: std::net::SocketAddr = self.lab.softswitch.parse().ok()?;
+        let sent = Sent { realm: CORE, destination: own, text: String::from_utf8(bytes.to_vec()).ok()? };
         let uri = Uri::parse(message.request_uri()?).ok()?;
         let user = uri.user().unwrap_or_default().to_owned();
         if method == "REGISTER" {
@@ -166,12 +182,12 @@ impl World {
             };
         }
         if method == "INVITE" {
-            editor.prepend(Name::RecordRoute, "<sip:10.9.0.20;lr>");
+            editor.prepend(Name::RecordRoute, &format!("<sip:{};lr>", host_text(&own.ip().to_string())));
         }
         editor.remove(Name::Route);
         // Without state, the branch has to follow from what came (RFC 3261, section 16.11).
         let branch = message.top_via().ok()?.branch().to_owned();
-        editor.replace(Name::Via, [format!("SIP/2.0/UDP {SOFTSWITCH};branch={branch}s")].iter().chain(&vias));
+        editor.replace(Name::Via, [format!("SIP/2.0/UDP {own};branch={branch}s")].iter().chain(&vias));
         Some(editor.finish())
     }
 }
