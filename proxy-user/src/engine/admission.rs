@@ -99,8 +99,8 @@ impl Admission {
         if (charge.calls, charge.media) == (calls, media) {
             return;
         }
-        for side in 0..2 {
-            let (before, after) = (charge.media[side], media[side]);
+        for (side, after) in media.into_iter().enumerate() {
+            let before = charge.media[side];
             let change = |load: &mut Load| {
                 load.calls = load.calls - charge.calls + calls;
                 load.media.arriving = load.media.arriving - before.arriving + after.arriving;

@@ -13,6 +13,7 @@
 //! | `invite` | INVITE, ACK, CANCEL, BYE: the life of a call |
 //! | `admission` | whether one more call is within the limits |
 //! | `bodies` | which session descriptions are offers and answers |
+//! | `description` | what media descriptions say, and what offer and answer agree on |
 //! | `establish` | what a dialog knows at its beginning, and how long it lasts |
 //! | `keepalive` | requests that keep NAT mappings alive |
 //! | `transactions`, `dialogs`, `registrations`, `calls`, `session` | the state behind them |
@@ -21,6 +22,7 @@
 mod admission;
 mod bodies;
 mod calls;
+mod description;
 mod dialogs;
 mod establish;
 mod inbound;

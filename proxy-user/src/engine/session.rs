@@ -3,14 +3,15 @@
 //! An offer reserves what is new in it and opens nothing but that; only the answer moves a stream that is running, so
 //! that a refused re-INVITE leaves the session as it was (RFC 6141). Reading the same answer twice changes nothing.
 
+use super::description::{Agreed, Description, Exchange};
 use crate::{
     config::Realm,
     media::{
-        Carry, LegCounters, LegPolicy, LegSpec, MediaCommand, PayloadTypes, RealmId, RemoteMedia, StreamId, StreamSpec,
+        Carry, LegCounters, LegPolicy, LegSpec, MediaCommand, RealmId, RemoteMedia, StreamId, StreamSpec,
         allocator::{PortAllocator, PortPair},
-        bandwidth::{self, Codec, Estimate, Format, Stated},
+        bandwidth::{Codec, Estimate},
     },
-    sdp::{MediaPlan, Protocol, Rewrite, Session},
+    sdp::{MediaPlan, Rewrite, Session},
 };
 use std::{
     net::{IpAddr, SocketAddr},
@@ -88,25 +89,6 @@ struct Slot {
     latched: [[Option<(SocketAddr, Instant)>; 2]; 2],
 }
 
-/// What offer and answer made of a slot.
-#[derive(Clone, Debug)]
-struct Agreed {
-    kind: String,
-    remotes: [Option<RemoteMedia>; 2],
-    payload_types: PayloadTypes,
-    /// Of each side, whether RTP and RTCP share a port there.
-    rtcp_mux: [bool; 2],
-    /// What the session descriptions want relayed besides RTP and RTCP.
-    carry: Carry,
-    /// RTP clock, Hz; 0: not known.
-    clock_rate: u32,
-    /// The first that is the media itself.
-    codec: Codec,
-    /// The most that each side sends, where that is known.
-    sends: [Option<Estimate>; 2],
-    on_hold: bool,
-}
-
 /// The latest offer.
 #[derive(Debug)]
 struct Offer {
@@ -119,26 +101,6 @@ struct Offer {
     fresh: Vec<usize>,
     /// What the others agreed on before it.
     before: Vec<(usize, Agreed)>,
-}
-
-/// What one media description says of the party that sent it.
-#[derive(Clone, Debug)]
-struct Description {
-    relayed: bool,
-    /// Besides RTP and RTCP.
-    carry: Carry,
-    /// As SRTP.
-    secured: bool,
-    rtcp_mux: bool,
-    /// Its author wants it: the port is not 0.
-    stated: bool,
-    kind: String,
-    /// `None` keeps the address that was there before: old-style hold, or one that the relay can't send to.
-    remote: Option<RemoteMedia>,
-    payload_types: PayloadTypes,
-    formats: Vec<Format>,
-    bandwidth: Stated,
-    held: bool,
 }
 
 /// Media in the two directions of a realm, bytes a second of IP packets.
@@ -243,7 +205,7 @@ impl MediaSession {
             let slot = self.slots.get_mut(index).and_then(Option::as_mut);
             plans.push(match (slot, offered.get(index)) {
                 (Some(slot), Some(offered)) if agreed => {
-                    slot.agree(from, offered, &answered);
+                    slot.agreed.agree(from, offered, &answered);
                     slot.apply(&self.sides, resources, [true, true]);
                     slot.plan(to, offered, Exchange::Answer)
                 }
@@ -426,17 +388,7 @@ impl MediaSession {
             id: StreamId(*resources.next_stream),
             index,
             ports,
-            agreed: Agreed {
-                kind: description.kind.clone(),
-                remotes: [None; 2],
-                payload_types: description.payload_types,
-                rtcp_mux: [false; 2],
-                carry: description.carry,
-                clock_rate: description.clock_rate(),
-                codec: description.codec(),
-                sends: [description.asks_for(); 2],
-                on_hold: false,
-            },
+            agreed: Agreed::offered(description),
             applied: None,
             silent: None,
             latched: [[None; 2]; 2],
@@ -481,37 +433,6 @@ impl Slot {
             Exchange::Answer if shares => MediaPlan::Relay { rtp_port, rtcp_port: rtp_port, rtcp_mux: true },
             Exchange::Answer => MediaPlan::Relay { rtp_port, rtcp_port, rtcp_mux: false },
         }
-    }
-
-    /// Side `from` answered.
-    fn agree(&mut self, from: usize, offered: &Description, answered: &Description) {
-        let to = 1 - from;
-        let agreed = &mut self.agreed;
-        agreed.set_remote(to, offered.remote);
-        agreed.set_remote(from, answered.remote);
-        agreed.kind.clone_from(&offered.kind);
-        agreed.payload_types = offered.payload_types.union(answered.payload_types);
-        // What was offered to the answerer stands in `plan`.
-        agreed.rtcp_mux[from] = answered.rtcp_mux && (offered.rtcp_mux || agreed.rtcp_mux[from]);
-        agreed.rtcp_mux[to] = offered.rtcp_mux;
-        agreed.carry = Carry {
-            zrtp: offered.carry.zrtp || answered.carry.zrtp,
-            udptl: answered.carry.udptl,
-            dtls: answered.carry.dtls,
-            stun: false,
-        };
-        agreed.clock_rate = answered.clock_rate();
-        agreed.codec = answered.codec();
-        // What a description says, it says of what its author wants to receive.
-        let both = |format: &&Format| {
-            let same = |other: &Format| (other.codec, other.clock_rate) == (format.codec, format.clock_rate);
-            answered.formats.iter().any(same)
-        };
-        let common: Vec<_> = offered.formats.iter().filter(both).copied().collect();
-        let common = if common.is_empty() { &answered.formats } else { &common };
-        agreed.sends[from] = offered.receives(common, answered);
-        agreed.sends[to] = answered.receives(&answered.formats, offered);
-        agreed.on_hold = offered.held || answered.held;
     }
 
     fn local(&self, side: usize, sides: &[Side; 2], resources: &Resources<'_>) -> SocketAddr {
@@ -562,66 +483,5 @@ impl Slot {
             self.silent = None;
             resources.commands.push(MediaCommand::Apply(spec));
         }
-    }
-}
-
-impl Agreed {
-    fn set_remote(&mut self, side: usize, remote: Option<RemoteMedia>) {
-        if let (Some(place), Some(remote)) = (self.remotes.get_mut(side), remote) {
-            *place = Some(remote);
-        }
-    }
-}
-
-/// Whether a session description that goes out is an offer or an answer there.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Exchange {
-    Offer,
-    Answer,
-}
-
-impl Description {
-    fn read(media: &crate::sdp::Media) -> Self {
-        let relayed = media.port != 0 && media.relayable();
-        Self {
-            relayed,
-            carry: Carry {
-                dtls: media.protocol.is_dtls(),
-                zrtp: media.zrtp,
-                udptl: media.protocol == Protocol::Udptl,
-                stun: false,
-            },
-            secured: media.protocol.is_secured(),
-            rtcp_mux: media.rtcp_mux && media.protocol.is_rtp(),
-            stated: media.port != 0,
-            kind: media.kind.as_str().to_owned(),
-            remote: media.remote(),
-            payload_types: media.payload_types,
-            formats: media.formats.clone(),
-            bandwidth: media.bandwidth,
-            held: media.held(),
-        }
-    }
-
-    fn clock_rate(&self) -> u32 {
-        self.formats.first().map_or(0, |format| format.clock_rate)
-    }
-
-    fn codec(&self) -> Codec {
-        self.formats.iter().map(|format| format.codec).find(|codec| !codec.is_aside()).unwrap_or(Codec::Unknown)
-    }
-
-    /// The most that its author gets in these formats from a party with that description.
-    fn receives(&self, formats: &[Format], sender: &Self) -> Option<Estimate> {
-        if self.carry.udptl {
-            return Some(bandwidth::UDPTL);
-        }
-        let ptime_ms = self.bandwidth.ptime_ms.into_iter().chain(sender.bandwidth.ptime_ms).min();
-        bandwidth::estimate(formats, &Stated { ptime_ms, ..self.bandwidth }, self.secured)
-    }
-
-    /// The most that it asks for, before there is an answer.
-    fn asks_for(&self) -> Option<Estimate> {
-        self.receives(&self.formats, self)
     }
 }

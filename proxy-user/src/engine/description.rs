@@ -1,0 +1,154 @@
+//! What media descriptions say, and what an offer and its answer agree on.
+
+use crate::{
+    media::{
+        Carry, PayloadTypes, RemoteMedia,
+        bandwidth::{self, Codec, Estimate, Format, Stated},
+    },
+    sdp::{Media, Protocol},
+};
+
+/// What one media description says of the party that sent it.
+#[derive(Clone, Debug)]
+pub(super) struct Description {
+    pub(super) relayed: bool,
+    /// Besides RTP and RTCP.
+    pub(super) carry: Carry,
+    /// As SRTP.
+    pub(super) secured: bool,
+    pub(super) rtcp_mux: bool,
+    /// Its author wants it: the port is not 0.
+    pub(super) stated: bool,
+    pub(super) kind: String,
+    /// `None` keeps the address that was there before: old-style hold, or one that the relay can't send to.
+    pub(super) remote: Option<RemoteMedia>,
+    pub(super) payload_types: PayloadTypes,
+    pub(super) formats: Vec<Format>,
+    pub(super) bandwidth: Stated,
+    pub(super) held: bool,
+}
+
+/// What offer and answer made of a slot.
+#[derive(Clone, Debug)]
+pub(super) struct Agreed {
+    pub(super) kind: String,
+    pub(super) remotes: [Option<RemoteMedia>; 2],
+    pub(super) payload_types: PayloadTypes,
+    /// Of each side, whether RTP and RTCP share a port there.
+    pub(super) rtcp_mux: [bool; 2],
+    /// What the session descriptions want relayed besides RTP and RTCP.
+    pub(super) carry: Carry,
+    /// RTP clock, Hz; 0: not known.
+    pub(super) clock_rate: u32,
+    /// The first that is the media itself.
+    pub(super) codec: Codec,
+    /// The most that each side sends, where that is known.
+    pub(super) sends: [Option<Estimate>; 2],
+    pub(super) on_hold: bool,
+}
+
+/// Whether a session description that goes out is an offer or an answer there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Exchange {
+    Offer,
+    Answer,
+}
+
+impl Description {
+    pub(super) fn read(media: &Media) -> Self {
+        let relayed = media.port != 0 && media.relayable();
+        Self {
+            relayed,
+            carry: Carry {
+                dtls: media.protocol.is_dtls(),
+                zrtp: media.zrtp,
+                udptl: media.protocol == Protocol::Udptl,
+                stun: false,
+            },
+            secured: media.protocol.is_secured(),
+            rtcp_mux: media.rtcp_mux && media.protocol.is_rtp(),
+            stated: media.port != 0,
+            kind: media.kind.as_str().to_owned(),
+            remote: media.remote(),
+            payload_types: media.payload_types,
+            formats: media.formats.clone(),
+            bandwidth: media.bandwidth,
+            held: media.held(),
+        }
+    }
+
+    pub(super) fn clock_rate(&self) -> u32 {
+        self.formats.first().map_or(0, |format| format.clock_rate)
+    }
+
+    pub(super) fn codec(&self) -> Codec {
+        self.formats.iter().map(|format| format.codec).find(|codec| !codec.is_aside()).unwrap_or(Codec::Unknown)
+    }
+
+    /// The most that its author gets in these formats from a party with that description.
+    pub(super) fn receives(&self, formats: &[Format], sender: &Self) -> Option<Estimate> {
+        if self.carry.udptl {
+            return Some(bandwidth::UDPTL);
+        }
+        let ptime_ms = self.bandwidth.ptime_ms.into_iter().chain(sender.bandwidth.ptime_ms).min();
+        bandwidth::estimate(formats, &Stated { ptime_ms, ..self.bandwidth }, self.secured)
+    }
+
+    /// The most that it asks for, before there is an answer.
+    pub(super) fn asks_for(&self) -> Option<Estimate> {
+        self.receives(&self.formats, self)
+    }
+}
+
+impl Agreed {
+    /// Before there is an answer: what is offered.
+    pub(super) fn offered(description: &Description) -> Self {
+        Self {
+            kind: description.kind.clone(),
+            remotes: [None; 2],
+            payload_types: description.payload_types,
+            rtcp_mux: [false; 2],
+            carry: description.carry,
+            clock_rate: description.clock_rate(),
+            codec: description.codec(),
+            sends: [description.asks_for(); 2],
+            on_hold: false,
+        }
+    }
+
+    pub(super) fn set_remote(&mut self, side: usize, remote: Option<RemoteMedia>) {
+        if let (Some(place), Some(remote)) = (self.remotes.get_mut(side), remote) {
+            *place = Some(remote);
+        }
+    }
+
+    /// Side `from` answered.
+    pub(super) fn agree(&mut self, from: usize, offered: &Description, answered: &Description) {
+        let to = 1 - from;
+        self.set_remote(to, offered.remote);
+        self.set_remote(from, answered.remote);
+        self.kind.clone_from(&offered.kind);
+        self.payload_types = offered.payload_types.union(answered.payload_types);
+        // What was offered to the answerer stands in the session description that it got.
+        self.rtcp_mux[from] = answered.rtcp_mux && (offered.rtcp_mux || self.rtcp_mux[from]);
+        self.rtcp_mux[to] = offered.rtcp_mux;
+        self.carry = Carry {
+            zrtp: offered.carry.zrtp || answered.carry.zrtp,
+            udptl: answered.carry.udptl,
+            dtls: answered.carry.dtls,
+            stun: false,
+        };
+        self.clock_rate = answered.clock_rate();
+        self.codec = answered.codec();
+        // What a description says, it says of what its author wants to receive.
+        let both = |format: &&Format| {
+            let same = |other: &Format| (other.codec, other.clock_rate) == (format.codec, format.clock_rate);
+            answered.formats.iter().any(same)
+        };
+        let common: Vec<_> = offered.formats.iter().filter(both).copied().collect();
+        let common = if common.is_empty() { &answered.formats } else { &common };
+        self.sends[from] = offered.receives(common, answered);
+        self.sends[to] = answered.receives(&answered.formats, offered);
+        self.on_hold = offered.held || answered.held;
+    }
+}
