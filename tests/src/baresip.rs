@@ -34,6 +34,8 @@ pub struct BaresipConfig {
     pub expires_s: u32,
     /// The tone it plays to the other side, in Hz.
     pub tone_hz: u32,
+    /// Offers and takes RTP and RTCP on one port.
+    pub rtcp_mux: bool,
 }
 
 impl BaresipConfig {
@@ -47,6 +49,7 @@ impl BaresipConfig {
             auto_answer: false,
             expires_s: 3600,
             tone_hz: 440,
+            rtcp_mux: false,
         }
     }
 }
@@ -223,7 +226,7 @@ fn configuration(config: &BaresipConfig) -> String {
          call_local_timeout 120\ncall_max_calls 4\n\
          audio_source ausine,{tone}\naudio_player aubridge,sink\naudio_alert aubridge,alert\n\
          ausrc_srate 48000\nausrc_channels 2\nauplay_srate 48000\nauplay_channels 2\n\
-         audio_level no\nrtcp_mux no\njitter_buffer_delay 1-5\nrtp_stats yes\nrtp_ports 16384-16484\n\
+         audio_level no\nrtcp_mux {mux}\njitter_buffer_delay 1-5\nrtp_stats yes\nrtp_ports 16384-16484\n\
          module_path /usr/lib/baresip/modules\n\
          module g711.so\nmodule ausine.so\nmodule aubridge.so\n\
          module_tmp uuid.so\nmodule_tmp account.so\n\
@@ -231,6 +234,7 @@ fn configuration(config: &BaresipConfig) -> String {
          ctrl_tcp_listen {CONTROL}\nringback_disabled yes\nmenu_bell no\n",
         listen = config.listen,
         tone = config.tone_hz,
+        mux = if config.rtcp_mux { "yes" } else { "no" },
     )
 }
 
