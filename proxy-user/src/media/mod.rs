@@ -96,7 +96,7 @@ pub struct Rate {
 }
 
 /// Datagrams that are neither RTP nor RTCP and are relayed all the same, by the first byte of RFC 7983. They never latch
-/// anything, but for UDPTL where the leg carries that.
+/// anything, but for a DTLS handshake and UDPTL where the leg carries that.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Carry {
     /// 0 to 3: STUN.

@@ -37,7 +37,8 @@ fn score(r: f64) -> Mos {
     Mos((mos.clamp(1.0, 4.5) * 100.0).round() as u16)
 }
 
-/// `Ie` and, for losses at random, `Bpl` (ITU-T G.113, appendix I; G.711 with concealment of losses).
+/// `Ie` and, for losses at random, `Bpl` (ITU-T G.113, appendix I; G.711 with concealment of losses). iLBC is not there: its
+/// values are those in common use.
 fn impairment(codec: Codec) -> Option<(f64, f64)> {
     Some(match codec {
         Codec::G711 => (0.0, 25.1),
