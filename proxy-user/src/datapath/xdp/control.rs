@@ -1,12 +1,12 @@
 //! The streams: which entries they hold, what they have counted, and when they fell silent.
 
 use super::{
-    clock::Clock,
     legs::{self, Locals, Placed},
     mapped::{Legs, States},
     next_hops::{Destination, NextHops, UNRESOLVED},
 };
 use crate::{
+    clock::Clock,
     datapath::DatapathError,
     media::{LegCounters, LegSpec, MediaEvent, Quality, StreamId, StreamSpec},
 };

@@ -137,7 +137,7 @@ fn load(maps: &Maps, seed: u32, object: &[u8]) -> Result<Ebpf> {
         .map_max_entries("NEXT_HOPS", maps.max_next_hops)
         .map_max_entries("EVENTS", maps.events_bytes)
         .override_global("LOCALS_SEED", &seed, true)
-        .override_global("NS_PER_TICK", &super::clock::ns_per_tick()?, true)
+        .override_global("NS_PER_TICK", &crate::clock::ns_per_tick()?, true)
         .load(object)
         .context("the kernel does not take the XDP program's maps (is this root, and a Linux of at least 5.12?)")
 }

@@ -3,7 +3,8 @@
 //! - `object` and `loader`: the program from its object file into the kernel and onto the interfaces;
 //! - `control`: streams, their counters and their silence;
 //! - `legs`: what stands in `LEGS` and `LOCALS`; `mapped`: the shared memory it stands in;
-//! - `next_hops`: ways out of the host, as the kernel tells them; `clock`: the program's time;
+//! - `next_hops`: ways out of the host, as the kernel tells them;
+//! - `pins`: what outlives the process; `restore`: taking it up again;
 //! - `watch`: whether the interfaces are still there.
 
 use super::{Datapath, DatapathError};
@@ -31,7 +32,6 @@ use std::{
 };
 use watch::Watch;
 
-mod clock;
 mod control;
 mod legs;
 mod loader;
@@ -40,7 +40,7 @@ mod next_hops;
 pub mod object;
 mod watch;
 
-pub use clock::ns_per_tick;
+pub use crate::clock::ns_per_tick;
 pub use loader::Mode;
 
 /// The XDP program and its maps. Dropped, both are gone from the kernel.
