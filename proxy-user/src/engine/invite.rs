@@ -29,7 +29,8 @@ impl Engine {
             return self.reply(server, 503, Some(("Retry-After", "5")), now);
         }
         self.reply(server, 100, None, now);
-        let call = self.new_call(request, realm, source, &way, now);
+        let mut call = self.new_call(request, realm, source, &way, now);
+        call.record = u128::from(self.random.next_u64()) << 64 | u128::from(self.random.next_u64());
         let Some(id) = self.new_dialog(server, request, &way, source, Some(Box::new(call)), now) else { return };
         self.calls += 1;
         if let Some(call) = self.call_mut(id) {
@@ -308,8 +309,7 @@ impl Engine {
         }
         let late = dialog.forget_at.is_some_and(|at| at <= now);
         if !call.recorded {
-            let record = u128::from(self.random.next_u64()) << 64 | u128::from(self.random.next_u64());
-            if let Some(cdr) = self.cdr(record, id) {
+            if let Some(cdr) = self.cdr(id) {
                 self.outputs.push_back(Output::Record(Box::new(cdr)));
             }
             self.calls -= 1;
@@ -360,6 +360,7 @@ impl Engine {
             trusted: self.side(realm) == Some(Side::Core),
         };
         Call {
+            record: 0,
             media: MediaSession::new([side(realm, source), side(way.realm, way.destination)]),
             caller: uri(Name::From),
             callee: uri(Name::To),

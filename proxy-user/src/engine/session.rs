@@ -5,12 +5,14 @@
 
 use crate::{
     config::Realm,
+    journal::moment,
     media::{
         Carry, LegCounters, LegPolicy, LegSpec, MediaCommand, PayloadTypes, RealmId, RemoteMedia, StreamId, StreamSpec,
         allocator::{PortAllocator, PortPair},
     },
     sdp::{MediaPlan, Protocol, Rewrite, Session},
 };
+use serde::{Deserialize, Serialize};
 use std::{
     net::{IpAddr, SocketAddr},
     time::{Duration, Instant},
@@ -51,7 +53,7 @@ pub(super) enum OfferError {
 }
 
 /// The media of one call. Side 0 is the party that began the call, side 1 the one that was called.
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 pub(super) struct MediaSession {
     sides: [Side; 2],
     /// One for each media description, by position; `None` where it is not relayed.
@@ -64,7 +66,7 @@ pub(super) struct MediaSession {
 }
 
 /// One party, as far as media go.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub(super) struct Side {
     pub(super) realm: RealmId,
     /// Where its signalling comes from.
@@ -73,7 +75,7 @@ pub(super) struct Side {
     pub(super) trusted: bool,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 struct Slot {
     id: StreamId,
     index: usize,
@@ -89,13 +91,15 @@ struct Slot {
     /// As the datapath has it.
     applied: Option<StreamSpec>,
     /// Of the silence that lasts: its first and its last report.
+    #[serde(with = "moment")]
     silent: Option<(Instant, Instant)>,
     /// Of each side the source of RTP and of RTCP.
+    #[serde(with = "moment")]
     latched: [[Option<(SocketAddr, Instant)>; 2]; 2],
 }
 
 /// What offer and answer made of a slot.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 struct Agreed {
     remotes: [Option<RemoteMedia>; 2],
     payload_types: PayloadTypes,
@@ -103,10 +107,13 @@ struct Agreed {
 }
 
 /// The latest offer.
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 struct Offer {
     from: usize,
     answered: bool,
+    /// Its transaction ended with an earlier process: it keeps nobody from offering anew. An ACK may still answer it.
+    #[serde(default)]
+    orphan: bool,
     /// As it came, to know it again.
     body: Vec<u8>,
     media: Vec<Description>,
@@ -117,7 +124,7 @@ struct Offer {
 }
 
 /// What one media description says of the party that sent it.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 struct Description {
     relayed: bool,
     /// Its keys are agreed by DTLS on its own port (RFC 5764).
@@ -133,10 +140,11 @@ struct Description {
 }
 
 /// What became of a stream.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct StreamReport {
     pub(super) index: usize,
     pub(super) kind: String,
+    #[serde(with = "moment")]
     pub(super) latched: [[Option<(SocketAddr, Instant)>; 2]; 2],
     pub(super) counters: [LegCounters; 2],
 }
@@ -148,7 +156,7 @@ impl MediaSession {
 
     /// Whether the last offer waits for its answer, and from whom the offer came.
     pub(super) fn open_offer(&self) -> Option<usize> {
-        self.offer.as_ref().filter(|offer| !offer.answered).map(|offer| offer.from)
+        self.offer.as_ref().filter(|offer| !offer.answered && !offer.orphan).map(|offer| offer.from)
     }
 
     /// Reads an offer that side `from` sent; returns the body for the other side.
@@ -203,7 +211,7 @@ impl MediaSession {
             |slot: &Slot| Agreed { remotes: slot.remotes, payload_types: slot.payload_types, on_hold: slot.on_hold };
         let old = self.slots.iter().enumerate().filter(|(index, _)| !fresh.contains(index));
         let before = old.filter_map(|(index, slot)| Some((index, agreed(slot.as_ref()?)))).collect();
-        self.offer = Some(Offer { from, answered: false, body: body.to_vec(), media, fresh, before });
+        self.offer = Some(Offer { from, answered: false, orphan: false, body: body.to_vec(), media, fresh, before });
         Ok(self.rewrite(to, session, plans, resources))
     }
 
@@ -347,6 +355,48 @@ impl MediaSession {
         self.ended.push(StreamReport { index: slot.index, kind: slot.kind, latched: slot.latched, counters });
         self.ended.sort_by_key(|report| report.index);
         true
+    }
+
+    /// Every stream that is relayed or whose last counters have not come.
+    pub(super) fn streams(&self) -> impl Iterator<Item = StreamId> {
+        self.held().map(|slot| slot.id)
+    }
+
+    /// The same as the datapath was told.
+    pub(super) fn specs(&self) -> impl Iterator<Item = &StreamSpec> {
+        self.held().filter_map(|slot| slot.applied.as_ref())
+    }
+
+    /// Streams that were given up and whose last counters have not come.
+    pub(super) fn leaving(&self) -> impl Iterator<Item = StreamId> {
+        self.leaving.iter().map(|slot| slot.id)
+    }
+
+    /// The ports in use, with their realms.
+    pub(super) fn ports(&self) -> impl Iterator<Item = (RealmId, PortPair)> {
+        self.held().flat_map(|slot| self.sides.iter().map(|side| side.realm).zip(slot.ports))
+    }
+
+    /// The transaction of the last offer ended with an earlier process.
+    pub(super) fn orphan_offer(&mut self) {
+        self.offer.iter_mut().for_each(|offer| offer.orphan = true);
+    }
+
+    /// All streams are gone, and nobody knows what they counted.
+    pub(super) fn lose(&mut self) {
+        let lost = self.slots.drain(..).flatten().chain(self.leaving.drain(..));
+        self.ended.extend(lost.map(|slot| StreamReport {
+            index: slot.index,
+            kind: slot.kind,
+            latched: slot.latched,
+            counters: Default::default(),
+        }));
+        self.ended.sort_by_key(|report| report.index);
+        self.offer = None;
+    }
+
+    fn held(&self) -> impl Iterator<Item = &Slot> {
+        self.slots.iter().flatten().chain(&self.leaving)
     }
 
     fn slot_mut(&mut self, stream: StreamId) -> Option<&mut Slot> {

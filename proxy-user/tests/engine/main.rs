@@ -9,4 +9,5 @@ mod lab;
 mod phone;
 mod races;
 mod registrations;
+mod restart;
 mod simulation;
