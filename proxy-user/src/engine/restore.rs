@@ -47,6 +47,8 @@ pub struct Restored {
     pub ended: usize,
     /// As the datapath has or is to have them.
     pub streams: Vec<StreamSpec>,
+    /// Those whose last counters the datapath has to tell.
+    pub leaving: Vec<StreamSpec>,
 }
 
 /// A record of the journal is not what it should be.
@@ -192,7 +194,8 @@ impl Engine {
         };
         self.timers.set(at, Alarm::Dialog(id));
         let Some(call) = dialog.call() else { return };
-        restored.streams.extend(call.media.specs().cloned());
+        restored.streams.extend(call.media.live_specs().cloned());
+        restored.leaving.extend(call.media.leaving_specs().cloned());
         let (over, answered) = (call.ended.is_some(), call.answered.is_some());
         // Their last counters had not come, or had not been taken note of.
         for stream in call.media.leaving() {

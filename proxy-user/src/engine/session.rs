@@ -362,9 +362,14 @@ impl MediaSession {
         self.held().map(|slot| slot.id)
     }
 
-    /// The same as the datapath was told.
-    pub(super) fn specs(&self) -> impl Iterator<Item = &StreamSpec> {
-        self.held().filter_map(|slot| slot.applied.as_ref())
+    /// Those that are relayed, as the datapath was told.
+    pub(super) fn live_specs(&self) -> impl Iterator<Item = &StreamSpec> {
+        self.slots.iter().flatten().filter_map(|slot| slot.applied.as_ref())
+    }
+
+    /// Those whose last counters have not come.
+    pub(super) fn leaving_specs(&self) -> impl Iterator<Item = &StreamSpec> {
+        self.leaving.iter().filter_map(|slot| slot.applied.as_ref())
     }
 
     /// Streams that were given up and whose last counters have not come.

@@ -180,6 +180,23 @@ impl Journal {
         Ok(true)
     }
 
+    /// Whether a process has the journal in `directory` open.
+    ///
+    /// # Errors
+    ///
+    /// The file system's.
+    pub fn in_use(directory: &Path) -> Result<bool> {
+        let path = directory.join(FILE);
+        match OpenOptions::new().read(true).write(true).open(&path) {
+            Ok(file) => {
+                let lock = Unsynced::lock(file);
+                Ok(lock.with_context(|| format!("cannot lock the journal {}", path.display()))?.is_none())
+            }
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(false),
+            Err(error) => Err(error).with_context(|| format!("cannot open the journal {}", path.display())),
+        }
+    }
+
     /// The file.
     pub fn path(&self) -> &Path {
         &self.path
@@ -194,15 +211,6 @@ impl Journal {
         let Some(bytes) = self.meta(HEAD_KEY)? else { return Ok(None) };
         let head = serde_json::from_slice(&bytes);
         head.map(Some).with_context(|| format!("the journal {} has an unknown head; {REMEDY}", self.path.display()))
-    }
-
-    /// From now on it is kept for this one.
-    ///
-    /// # Errors
-    ///
-    /// The file system's.
-    pub fn set_head(&self, head: &Head) -> Result<()> {
-        self.set_meta(HEAD_KEY, &serde_json::to_vec(head)?)
     }
 
     /// All records.
@@ -230,17 +238,18 @@ impl Journal {
         read().with_context(|| format!("the journal {} cannot be read; {REMEDY}", self.path.display()))
     }
 
-    /// Makes all of these changes or, whatever happens, none.
+    /// Makes all of these changes or, whatever happens, none. Where there is a head, the journal is kept for it from
+    /// now on.
     ///
     /// # Errors
     ///
     /// The file system's.
-    pub fn commit(&self, changes: &[Change]) -> Result<()> {
-        if changes.is_empty() {
-            return Ok(());
-        }
+    pub fn commit(&self, head: Option<&Head>, changes: &[Change]) -> Result<()> {
         let write = || -> Result<()> {
             let transaction = self.database.begin_write()?;
+            if let Some(head) = head {
+                transaction.open_table(META)?.insert(HEAD_KEY, serde_json::to_vec(head)?.as_slice())?;
+            }
             for table in Table::ALL {
                 let mut of_table = changes.iter().filter(|change| change.table == table).peekable();
                 if of_table.peek().is_none() {

@@ -42,10 +42,9 @@ fn what_was_committed_is_found_again() {
     let directory = Directory::new("round-trip");
     let journal = Journal::open(&directory.0).unwrap();
     assert_eq!((journal.head().unwrap(), journal.entries().unwrap()), (None, Vec::new()));
-    journal.set_head(&head()).unwrap();
-    journal.commit(&[put(Table::Registrations, "t", b"1"), put(Table::Dialogs, "7", b"2")]).unwrap();
-    journal.commit(&[put(Table::Streams, "1", b"3"), put(Table::Dialogs, "7", b"4")]).unwrap();
-    journal.commit(&[Change { table: Table::Registrations, key: "t".into(), value: None }]).unwrap();
+    journal.commit(Some(&head()), &[put(Table::Registrations, "t", b"1"), put(Table::Dialogs, "7", b"2")]).unwrap();
+    journal.commit(None, &[put(Table::Streams, "1", b"3"), put(Table::Dialogs, "7", b"4")]).unwrap();
+    journal.commit(None, &[Change { table: Table::Registrations, key: "t".into(), value: None }]).unwrap();
     drop(journal);
     let journal = Journal::open(&directory.0).unwrap();
     assert_eq!(journal.head().unwrap(), Some(head()));
@@ -64,7 +63,7 @@ fn every_commit_outlives_the_process() {
     std::fs::create_dir_all(&copy.0).unwrap();
     for n in 0..200u32 {
         let value = vec![b'x'; 1 + (n as usize * 97) % 5_000];
-        journal.commit(&[put(Table::Dialogs, &(n % 50).to_string(), &value)]).unwrap();
+        journal.commit(None, &[put(Table::Dialogs, &(n % 50).to_string(), &value)]).unwrap();
         if n % 20 == 19 {
             std::fs::copy(directory.0.join(FILE), copy.0.join(FILE)).unwrap();
             let found = Journal::open(&copy.0).unwrap().entries().unwrap();
@@ -94,7 +93,7 @@ fn two_processes_do_not_share_one() {
     let _journal = Journal::open(&directory.0).unwrap();
     let error = Journal::open(&directory.0).err().unwrap().to_string();
     assert!(error.contains("another Latch"), "{error}");
-    assert!(Journal::remove(&directory.0).is_err());
+    assert!(Journal::remove(&directory.0).is_err() && Journal::in_use(&directory.0).unwrap());
 }
 
 #[test]
