@@ -194,7 +194,7 @@ fn stale(before: &Head, now: &Head, resume: bool) -> Vec<Table> {
 fn tell(restored: &Restored, resumed: bool, closed: usize) {
     if resumed {
         eprintln!(
-            "resumed: {} calls and {} registrations go on, {} calls that were being set up end, {closed} legs closed",
+            "resumed: {} calls and {} registrations go on, {} calls that were being set up or hung up end, {closed} legs closed",
             restored.calls, restored.registrations, restored.ended
         );
     } else if restored.ended + restored.registrations > 0 {

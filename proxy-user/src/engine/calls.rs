@@ -1,6 +1,6 @@
 //! One call: who, when, why it ended, and its media; and the record of it.
 
-use super::{Engine, session::MediaSession};
+use super::{Engine, dialogs::Role, session::MediaSession};
 use crate::{
     accounting::{CallDirection, Cdr, FlowRecord, Latched, RecordId, SCHEMA, StreamRecord, Terminal},
     config::Side,
@@ -33,6 +33,9 @@ pub(super) struct Call {
     /// The INVITE that began it, until it has a final response.
     #[serde(skip)]
     pub(super) invite: Option<u64>,
+    /// The BYE that is under way, from and to: whoever takes up the call ends it.
+    #[serde(default)]
+    pub(super) bye: Option<(Role, Role)>,
     /// Nothing was relayed when it was looked at last.
     pub(super) idle: bool,
     /// The caller cancelled it.

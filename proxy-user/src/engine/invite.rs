@@ -62,6 +62,9 @@ impl Engine {
                 _ => return self.reply(server, 481, None, now),
             }
         }
+        if let ("BYE", Some(to), Some(call)) = (method, place.to, self.call_mut(place.id)) {
+            call.bye = Some((place.from, to));
+        }
         let mut phase = MediaPhase::None;
         if matches!(method, "INVITE" | "UPDATE" | "PRACK") {
             if method == "INVITE" {
@@ -194,15 +197,21 @@ impl Engine {
                 self.hang_up(place.id, EndCause::Timeout, now);
             }
             // A challenge is answered with the same request once more.
-            "BYE" if !matches!(code, 401 | 407) => self.hung_up(place, now),
+            "BYE" if matches!(code, 401 | 407) => {
+                if let Some(call) = self.call_mut(place.id) {
+                    call.bye = None;
+                }
+            }
+            "BYE" => self.hung_up(place, now),
             _ => {}
         }
     }
 
     /// A BYE ended the dialog of one answerer: the call, where it was the last (RFC 3261, section 13.2.2.4). One in an
     /// early dialog leaves the rest to the INVITE's final response.
-    fn hung_up(&mut self, place: &InDialog, now: Instant) {
+    pub(super) fn hung_up(&mut self, place: &InDialog, now: Instant) {
         let Some(call) = self.call_mut(place.id) else { return };
+        call.bye = None;
         let index = match (place.from, place.to) {
             (Role::Answerer(index), _) | (_, Some(Role::Answerer(index))) => Some(index),
             _ => None,
@@ -371,6 +380,7 @@ impl Engine {
             confirmed: Vec::new(),
             ended: None,
             invite: None,
+            bye: None,
             idle: false,
             cancelled: false,
             recorded: false,

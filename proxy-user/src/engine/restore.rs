@@ -3,7 +3,7 @@
 //! Registrations, dialogs and calls are journalled; transactions are not: they are short, and whoever asked sends again.
 //! So a call goes on if it was answered, and one that was still being set up ends with its record.
 
-use super::{Alarm, Engine, Output, Token, calls::EndCause, dialogs::Dialog, dialogs::Role, dialogs::Usage};
+use super::{Alarm, Engine, InDialog, Output, Token, calls::EndCause, dialogs::Dialog, dialogs::Role, dialogs::Usage};
 use crate::{
     accounting::RecordId,
     clock::Clock,
@@ -43,7 +43,7 @@ pub struct Restored {
     pub registrations: usize,
     /// Calls that go on.
     pub calls: usize,
-    /// Calls that end now: they were still being set up, or their media is gone.
+    /// Calls that end now: they were being set up or hung up, or their media is gone.
     pub ended: usize,
     /// As the datapath has or is to have them.
     pub streams: Vec<StreamSpec>,
@@ -204,8 +204,16 @@ impl Engine {
         match (over, answered, media) {
             (true, ..) => self.record_if_over(id, now),
             (false, true, Media::Kept) => {
+                let bye = call.bye;
                 self.with_media(id, now, |media, _| media.orphan_offer());
-                restored.calls += 1;
+                if let Some((from, to)) = bye {
+                    // Nobody else may be there to say it again.
+                    self.send_bye(id, to, from, now);
+                    self.hung_up(&InDialog { id, from, to: Some(to), target: None }, now);
+                }
+                let goes_on = self.call(id).is_some_and(|call| call.ended.is_none());
+                restored.calls += usize::from(goes_on);
+                restored.ended += usize::from(!goes_on);
             }
             (false, ..) => {
                 restored.ended += 1;

@@ -146,6 +146,24 @@ fn a_call_that_was_being_set_up_ends_with_its_record_and_holds_nothing() {
 }
 
 #[test]
+fn a_call_that_was_being_hung_up_is_hung_up() {
+    let mut lab = Lab::default();
+    let (_, ok) = established(&mut lab);
+    let bye = in_dialog("BYE", &ok, 2, "k2");
+    lab.access(ALICE, &bye);
+    // Killed before the answer came, which nobody repeats.
+    let restored = lab.restart(Media::Kept);
+    assert_eq!((restored.calls, restored.ended), (0, 1));
+    let sent = lab.take();
+    let again = only(&sent, "BYE");
+    assert_eq!((again.realm, again.header(Name::CSeq).as_str()), (CORE, "3 BYE"));
+    lab.core(&answer(again, "481 Call/Transaction Does Not Exist", "", "", ""));
+    assert_eq!(kinds(&lab.access(ALICE, &bye)), ["access 200"]);
+    assert_eq!((lab.records.len(), lab.records[0].end_cause), (1, EndCause::ByeCaller));
+    lab.assert_empty();
+}
+
+#[test]
 fn where_the_media_are_gone_both_sides_are_told() {
     let mut lab = Lab::default();
     established(&mut lab);
