@@ -100,7 +100,12 @@ impl Legacy {
         now: Instant,
     ) -> Result<(Keeper, Pins)> {
         let media = if self.resume.is_some() { Media::Kept } else { Media::Lost };
-        let restored = engine.restore(&self.entries, self.clock, media, recorded, now)?;
+        let restored = engine.restore(&self.entries, self.clock, media, recorded, now);
+        if restored.is_err() && self.resume.is_none() {
+            // Nobody goes on from what was only just made.
+            self.pins.remove()?;
+        }
+        let restored = restored?;
         let closed = if self.resume.is_some() {
             let taken = datapath.restore(&restored.streams, &restored.leaving, &self.entries, now);
             taken.context("the streams of calls cannot be taken up; `latch run --fresh` starts without them")?
@@ -159,7 +164,7 @@ fn signalling(realm: &config::Realm) -> String {
     format!("{side} {}", realm.signalling)
 }
 
-fn side(line: &String) -> &str {
+fn side(line: &str) -> &str {
     line.split(' ').next().unwrap_or_default()
 }
 
@@ -184,7 +189,7 @@ fn stale(before: &Head, now: &Head, resume: bool) -> Vec<Table> {
         tracing::warn!("the signalling addresses are others than before: registrations are forgotten");
         stale.push(Table::Registrations);
     }
-    if !before.signalling.iter().map(side).eq(now.signalling.iter().map(side)) {
+    if !before.signalling.iter().map(|line| side(line)).eq(now.signalling.iter().map(|line| side(line))) {
         tracing::error!("the realms are others than before: calls that were going on have no record");
         stale.push(Table::Dialogs);
     }
