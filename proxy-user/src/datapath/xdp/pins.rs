@@ -185,11 +185,11 @@ fn is_link(path: &Path) -> bool {
     path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(LINK.as_bytes()))
 }
 
-/// The name of the interface with this index, where there is one.
+/// The name of the interface with this index, where there is one in this network namespace.
 fn interface_name(index: &str) -> String {
     let name = index.parse().ok().and_then(|index| nix::net::if_::if_indextoname(index).ok());
     let name = name.and_then(|name| name.into_string().ok()).filter(|name| !name.is_empty());
-    name.unwrap_or_else(|| format!("interface {index}"))
+    name.map_or_else(|| format!("interface {index}"), |name| format!("{name} (interface {index})"))
 }
 
 /// The directories of all layouts.
