@@ -14,8 +14,11 @@ pub(crate) struct Cli {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Run the proxy on this host, until SIGTERM or SIGINT. Takes root.
+    /// Run the proxy on this host, until SIGTERM or SIGINT. Takes root. Goes on with the calls of a process that was
+    /// killed.
     Run(Run),
+    /// Remove what a process that is gone left in the kernel: program, maps, and with them the media of its calls.
+    Down(Down),
     /// Say what is wrong with a configuration file.
     CheckConfig(CheckConfig),
 }
@@ -27,6 +30,11 @@ pub(crate) struct Run {
     pub(crate) config: PathBuf,
     #[command(flatten)]
     pub(crate) maps: Maps,
+    #[command(flatten)]
+    pub(crate) state: State,
+    /// Begin without anything that an earlier process left: neither calls nor registrations.
+    #[arg(long)]
+    pub(crate) fresh: bool,
     /// What is logged to standard error: error, warn, info, debug or trace. Overrides RUST_LOG.
     #[arg(long, value_name = "LEVEL")]
     pub(crate) log: Option<tracing::Level>,
@@ -50,6 +58,42 @@ impl Maps {
     pub(crate) fn overrides(&self) -> Overrides {
         Overrides { max_legs: self.max_legs, max_next_hops: self.max_next_hops, events_bytes: self.events_bytes }
     }
+}
+
+/// What outlives the process; they win over the file's.
+#[derive(Debug, Args)]
+pub(crate) struct State {
+    /// Directory of the journal.
+    #[arg(long = "state", value_name = "DIR")]
+    directory: Option<PathBuf>,
+    /// Directory for the maps and links, in a BPF file system.
+    #[arg(long, value_name = "DIR")]
+    pins: Option<PathBuf>,
+}
+
+impl State {
+    pub(crate) fn override_in(&self, state: &mut proxy_user::config::State) {
+        for (given, place) in [(&self.directory, &mut state.directory), (&self.pins, &mut state.pins)] {
+            if let Some(given) = given {
+                // Where it is relative, to where the command was given.
+                *place = std::path::absolute(given).unwrap_or_else(|_| given.clone());
+            }
+        }
+    }
+
+    /// Whether nothing of the file is needed.
+    pub(crate) fn is_whole(&self) -> bool {
+        self.directory.is_some() && self.pins.is_some()
+    }
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Down {
+    /// The configuration file, for its [state].
+    #[arg(long, value_name = "FILE", default_value = "/etc/latch/latch.toml")]
+    pub(crate) config: PathBuf,
+    #[command(flatten)]
+    pub(crate) state: State,
 }
 
 #[derive(Debug, Args)]
@@ -80,5 +124,12 @@ mod tests {
         let Command::Run(run) = cli.command else { panic!("not run") };
         assert_eq!(run.maps.overrides(), Overrides { max_legs: Some(7), ..Overrides::default() });
         assert_eq!(run.log, Some(tracing::Level::DEBUG));
+        let down = Cli::try_parse_from(["latch", "down", "--state", "/s", "--pins", "/sys/fs/bpf/x"]).unwrap();
+        let Command::Down(down) = down.command else { panic!("not down") };
+        let mut state = proxy_user::config::State::default();
+        down.state.override_in(&mut state);
+        let expected = proxy_user::config::State { directory: "/s".into(), pins: "/sys/fs/bpf/x".into(), keep: false };
+        assert!(down.state.is_whole());
+        assert_eq!(state, expected);
     }
 }

@@ -8,14 +8,17 @@
 //! - [`netlink`]: questions to the kernel about interfaces, addresses, routes and neighbours.
 //! - [`io`]: sockets, clocks and signals.
 //! - [`accounting`]: call detail records.
+//! - [`journal`]: what a later process needs to go on, in a file; [`clock`]: its times.
 //! - [`signalling`]: the protocols' messages.
 
 pub mod accounting;
 mod addresses;
+pub mod clock;
 pub mod config;
 pub mod datapath;
 pub mod engine;
 pub mod io;
+pub mod journal;
 pub mod media;
 pub mod netlink;
 pub mod sdp;

@@ -8,11 +8,13 @@ use proxy_user::config::{Config, Problems, host};
 use std::process::ExitCode;
 
 mod cli;
+mod resume;
 mod run;
 
 fn main() -> ExitCode {
     let done = match Cli::parse().command {
         Command::Run(options) => run::run(&options),
+        Command::Down(options) => resume::down(&options),
         Command::CheckConfig(options) => check_config(&options),
     };
     match done {

@@ -1,13 +1,16 @@
 //! `latch run`: everything in its order at the start, the loop, and the account at the end.
 
-use crate::cli::Run;
+use crate::{
+    cli::Run,
+    resume::{self, Legacy},
+};
 use anyhow::{Context as _, Result};
 use proxy_user::{
     accounting::CdrSink,
     config::{Config, Problems, Side, host},
-    datapath::xdp::{Mode, Xdp, object},
+    datapath::xdp::{Mode, Pins, Xdp, object},
     engine::Engine,
-    io::{Loop, sockets},
+    io::{Loop, Stop, sockets},
 };
 use std::{
     fs::File,
@@ -20,27 +23,36 @@ use tracing_subscriber::{EnvFilter, filter::LevelFilter};
 
 pub(crate) fn run(options: &Run) -> Result<()> {
     log_to_stderr(options.log);
-    let config = Config::load(&options.config, options.maps.overrides())?;
+    let mut config = Config::load(&options.config, options.maps.overrides())?;
+    options.state.override_in(&mut config.state);
     fits_this_host(&config, options)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start")?;
-    runtime.block_on(serve(Arc::new(config)))
+    runtime.block_on(serve(Arc::new(config), options.fresh))
 }
 
-async fn serve(config: Arc<Config>) -> Result<()> {
+async fn serve(config: Arc<Config>, fresh: bool) -> Result<()> {
     announce(&config);
     let (object, origin) = object::find()?;
     let records = config.cdr.file.as_deref().map(CdrSink::open).transpose()?;
     let sockets = sockets::bind(&config)?;
-    let stop = stop_signal()?;
-    let datapath = Xdp::start(&config, &object)?;
+    let legacy = Legacy::find(&config, fresh)?;
+    let stop = stop_signal(Pins::new(&config.state.pins), config.state.keep)?;
+    let mut datapath = Xdp::start(&config, &object, &legacy.life())?;
     announce_datapath(&datapath, &origin);
-    let engine = Engine::new(Arc::clone(&config), SystemTime::now(), Instant::now(), seed()?)?;
-    let mut proxy = Loop::new(engine, datapath, records, sockets);
+    let now = Instant::now();
+    let mut engine = Engine::new(Arc::clone(&config), SystemTime::now(), now, seed()?)?;
+    let recorded = records.as_ref().map(CdrSink::latest).unwrap_or_default();
+    let (keeper, pins) = legacy.take_up(&mut engine, &mut datapath, &recorded, now)?;
+    let mut proxy = Loop::new(engine, datapath, records, sockets).journalled(keeper);
     eprintln!("latch is ready");
 
     let done = proxy.run(stop).await;
     account(&proxy);
-    done
+    let (_, datapath, keeper) = proxy.into_parts();
+    match (done?, keeper) {
+        (Stop::End, Some(keeper)) => resume::end(&keeper, &pins, datapath),
+        _ => Ok(()),
+    }
 }
 
 fn log_to_stderr(level: Option<tracing::Level>) {
@@ -106,8 +118,10 @@ fn announce_datapath(datapath: &Xdp, origin: &str) {
     }
 }
 
-/// Ready at the first SIGTERM or SIGINT; the second one ends the process at once.
-fn stop_signal() -> Result<impl Future<Output = ()>> {
+/// Ready at the first SIGTERM or SIGINT, or at SIGUSR2, which leaves the calls to the next process; a second one of the
+/// first two ends the process at once.
+fn stop_signal(pins: Pins, keep: bool) -> Result<impl Future<Output = Stop>> {
+    let mut follow = signal(SignalKind::user_defined2()).context("cannot listen for SIGUSR2")?;
     let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for SIGINT")?;
     let mut next = async move || {
@@ -117,12 +131,20 @@ fn stop_signal() -> Result<impl Future<Output = ()>> {
         }
     };
     Ok(async move {
-        next().await;
+        tokio::select! {
+            () = next() => {}
+            _ = follow.recv() => return Stop::Keep,
+        }
+        if keep {
+            return Stop::Keep;
+        }
         tokio::spawn(async move {
             next().await;
-            // The kernel takes the program off the interfaces when the process is gone.
+            // The kernel takes the program off the interfaces when its pins and the process are gone.
+            let _ = pins.remove();
             std::process::exit(1);
         });
+        Stop::End
     })
 }
 

@@ -12,6 +12,7 @@ use proxy_common::verdict::Counters;
 use serde_json::Value;
 
 use crate::leftovers::BpfObjects;
+use crate::netns::run;
 use crate::peer::Peer;
 use crate::topology::{Lab, address};
 
@@ -74,12 +75,34 @@ impl Latch {
         std::fs::write(&file, toml(config, &cdr)?).context("write latch.toml")?;
         let binary = binary()?;
         let mut command = lab.latch().command(&binary.to_string_lossy())?;
-        command.args(["run", "--config"]).arg(&file).args(&config.arguments);
+        command.args(["run", "--config"]).arg(&file).args(state(lab)).args(&config.arguments);
         // A restarted Latch has a log of its own.
         let name = (1..).map(|n| format!("latch-{n}")).find(|name| !lab.logs().join(format!("{name}.log")).exists());
         let mut peer = Peer::start(&name.unwrap_or_default(), command, &lab.logs())?;
         peer.wait_for_line(READY, Duration::from_secs(15))?;
         Ok(Self { peer, cdr })
+    }
+
+    /// Ends it at once, as a crash would.
+    pub fn kill(mut self) -> Result<()> {
+        self.peer.kill()
+    }
+
+    /// Runs `latch down` in the lab's place for Latch; what it wrote.
+    pub fn down(lab: &Lab) -> Result<String> {
+        run(lab.latch().command(&binary()?.to_string_lossy())?.arg("down").args(state(lab)))
+    }
+
+    /// Starts `latch run` as [`Latch::start`] does, and waits until it has refused; what it wrote.
+    pub fn start_in_vain(lab: &Lab, config: &LatchConfig) -> Result<String> {
+        let file = lab.directory().join("latch.toml");
+        std::fs::write(&file, toml(config, &lab.directory().join("cdr.jsonl"))?).context("write latch.toml")?;
+        let mut command = lab.latch().command(&binary()?.to_string_lossy())?;
+        command.args(["run", "--config"]).arg(&file).args(state(lab)).args(&config.arguments);
+        let output = command.output().context("start Latch")?;
+        let text = String::from_utf8_lossy(&output.stderr).into_owned();
+        ensure!(output.status.code() == Some(1), "Latch ended with {}: {text}", output.status);
+        Ok(text)
     }
 
     /// The call detail records written so far, oldest first.
@@ -135,6 +158,12 @@ impl Latch {
         crate::leftovers::no_xdp(lab.latch())?;
         self.cdrs()
     }
+}
+
+/// Each lab's Latch has its own place for what outlives it.
+fn state(lab: &Lab) -> [std::ffi::OsString; 4] {
+    let journal = lab.directory().join("state");
+    ["--state".into(), journal.into(), "--pins".into(), lab.pins().into()]
 }
 
 /// The lines that have their end already.

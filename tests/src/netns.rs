@@ -12,9 +12,13 @@ use anyhow::{Context, Result, anyhow, bail, ensure};
 use nix::sched::{CloneFlags, setns};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use proxy_user::datapath::xdp::Pins;
 
 /// What every namespace and temporary directory of a lab begins with; the process id follows.
 pub(crate) const PREFIX: &str = "latchlab-";
+
+/// Where Latch mounts the BPF file system.
+const BPFFS: &str = "/sys/fs/bpf";
 
 /// A network namespace in `/run/netns`; dropped, it is removed together with every process in it.
 #[derive(Debug)]
@@ -154,6 +158,9 @@ pub(crate) fn prune() {
         // Another lab may prune at the same time: then it is gone already.
         let _ = remove(name);
     }
+    for name in names(BPFFS).iter().filter(|name| dead(name)) {
+        let _ = Pins::new(&pins(name)).remove();
+    }
     let temporary = std::env::temp_dir();
     for name in names(&temporary.to_string_lossy()).iter().filter(|name| dead(name)) {
         let _ = std::fs::remove_dir_all(temporary.join(name));
@@ -163,6 +170,11 @@ pub(crate) fn prune() {
 /// Namespaces in `/run/netns` whose name begins with `prefix`.
 pub(crate) fn with_prefix(prefix: &str) -> Vec<String> {
     names("/run/netns").into_iter().filter(|name| name.starts_with(prefix)).collect()
+}
+
+/// Where the Latch of a lab with this prefix pins its maps and links.
+pub(crate) fn pins(prefix: &str) -> PathBuf {
+    PathBuf::from(BPFFS).join(prefix)
 }
 
 /// Runs a command to its end; its standard output, or an error with all it wrote.

@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow};
+use proxy_user::datapath::xdp::Pins;
 
 use crate::nat::{Nat, NatKind};
 use crate::netns::{self, Namespace, link};
@@ -181,6 +182,11 @@ impl Lab {
         &self.directory
     }
 
+    /// Where its Latch pins its maps and links; removed with the lab.
+    pub fn pins(&self) -> PathBuf {
+        netns::pins(&self.prefix)
+    }
+
     /// Where the peers' logs are.
     pub fn logs(&self) -> PathBuf {
         self.directory.join("logs")
@@ -293,6 +299,10 @@ impl Drop for Lab {
     fn drop(&mut self) {
         if std::thread::panicking() {
             self.print_logs(80);
+        }
+        // A Latch that was killed left them.
+        if let Err(error) = Pins::new(&self.pins()).remove() {
+            eprintln!("lab: {error:#}");
         }
         if std::env::var_os("LATCH_LAB_KEEP_FILES").is_none() {
             let _ = std::fs::remove_dir_all(&self.directory);

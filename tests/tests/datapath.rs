@@ -6,7 +6,7 @@ use proxy_user::{
     config::{Config, PortRange, Realm, RealmPolicy, Side},
     datapath::{
         Datapath,
-        xdp::{Xdp, object},
+        xdp::{Life, Xdp, object},
     },
     media::{LegCounters, LegPolicy, LegSpec, MediaEvent, RemoteMedia, StreamId, StreamSpec},
 };
@@ -55,7 +55,7 @@ fn relay(terminal: &Host, softswitch: &Host) -> Result<u64> {
     let mut config = Config::new(realms());
     config.maps.max_legs = 32;
     config.maps.max_next_hops = 16;
-    let mut datapath = Xdp::start(&config, &object)?;
+    let mut datapath = Xdp::start(&config, &object, &Life::Process)?;
     let objects = leftovers::BpfObjects::of(std::process::id())?;
     ensure!(open_legs(&objects)?.is_empty(), "closed at the start");
 

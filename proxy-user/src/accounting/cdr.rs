@@ -9,7 +9,7 @@ use crate::media::{
     bandwidth::Codec,
     quality::{Mos, mos},
 };
-use serde::{Serialize, Serializer};
+use serde::{Deserialize, Serialize, Serializer};
 use std::{fmt, net::SocketAddr};
 
 /// Version of the record's form.
@@ -63,7 +63,7 @@ pub enum CallDirection {
 }
 
 /// A terminal's signalling addresses at the time of the call.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Terminal {
     /// Source of the IP and UDP headers: its NAT's, where there is one.
     pub source: SocketAddr,
@@ -72,7 +72,7 @@ pub struct Terminal {
 }
 
 /// Why a call ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum EndCause {
     /// The caller hung up.

@@ -1,9 +1,10 @@
 //! Where records go: a file or standard output, one line each.
 
-use super::Cdr;
+use super::{Cdr, RecordId};
 use std::{
+    collections::HashSet,
     fs::{File, OpenOptions},
-    io::{self, Write},
+    io::{self, Read as _, Seek as _, SeekFrom, Write},
     os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
 };
@@ -47,6 +48,25 @@ impl CdrSink {
             }
             Target::File(path) => append(path)?.write_all(&line).map_err(|error| self.failed(error)),
         }
+    }
+
+    /// Ids of the records at the file's end: as many as fit in a megabyte. None on standard output.
+    pub fn latest(&self) -> HashSet<RecordId> {
+        const END: u64 = 1 << 20;
+        let Target::File(path) = &self.target else { return HashSet::new() };
+        let read = || -> io::Result<Vec<u8>> {
+            let mut file = File::open(path)?;
+            let length = file.metadata()?.len();
+            file.seek(SeekFrom::Start(length.saturating_sub(END)))?;
+            let mut end = Vec::new();
+            file.take(END).read_to_end(&mut end)?;
+            Ok(end)
+        };
+        let id = |line: &[u8]| {
+            let record: serde_json::Value = serde_json::from_slice(line).ok()?;
+            u128::from_str_radix(record.get("id")?.as_str()?, 16).ok().map(RecordId)
+        };
+        read().unwrap_or_default().split(|byte| *byte == b'\n').filter_map(id).collect()
     }
 
     fn failed(&self, error: io::Error) -> SinkError {

@@ -2,7 +2,7 @@
 
 use super::{
     AdmissionLimits, CdrFile, Config, KeepAlive, Limits, Maps, Media, PortRange, Problem, Problems, Realm, RealmPolicy,
-    Side, Sip, VlanTag, check, reader::Section, report::Report,
+    Side, Sip, State, VlanTag, check, reader::Section, report::Report,
 };
 use crate::media::Carry;
 use std::{
@@ -91,12 +91,13 @@ fn read(text: &str, overrides: Overrides, report: &mut Report<'_>) -> Option<Con
     let media = media(root.table("media", report), report);
     let sip = sip(root.table("sip", report), report);
     let cdr = cdr(root.table("cdr", report), report);
+    let state = state(root.table("state", report), report);
     let maps = maps(root.table("maps", report), overrides, report);
     let limits = limits(root.table("limits", report), report);
     root.finish(report);
     // What the realms are to each other can only be told when each is whole.
     let realms = realms.into_iter().collect::<Option<Vec<_>>>()?;
-    let config = Config { realms, keepalive, media, sip, cdr, maps, limits };
+    let config = Config { realms, keepalive, media, sip, cdr, state, maps, limits };
     check::check(&config, report);
     Some(config)
 }
@@ -365,6 +366,32 @@ fn cdr(mut section: Section<'_>, report: &mut Report<'_>) -> CdrFile {
     }
     section.finish(report);
     CdrFile { file }
+}
+
+fn state(mut section: Section<'_>, report: &mut Report<'_>) -> State {
+    let default = State::default();
+    let mut directory = |name: &'static str, default: PathBuf, report: &mut Report<'_>| {
+        let Some(path) = section.string(name, report).map(PathBuf::from) else { return default };
+        if !path.is_absolute() {
+            let remedy = format!("write it from the root, such as {name} = \"{}\"", default.display());
+            report.problem(&section.path(name), "is not an absolute path", remedy);
+        }
+        path
+    };
+    let (journal, pins) = (directory("directory", default.directory, report), directory("pins", default.pins, report));
+    let keep = match section.string("on_stop", report).as_deref() {
+        None => default.keep,
+        Some("end") => false,
+        Some("keep") => true,
+        Some(other) => {
+            let message = format!("\"{other}\" is not known");
+            let remedy = "write \"end\" (calls end with the process) or \"keep\" (the next one goes on with them)";
+            report.problem(&section.path("on_stop"), message, remedy);
+            default.keep
+        }
+    };
+    section.finish(report);
+    State { directory: journal, pins, keep }
 }
 
 fn maps(mut section: Section<'_>, overrides: Overrides, report: &mut Report<'_>) -> Maps {

@@ -37,6 +37,8 @@ pub struct Config {
     pub sip: Sip,
     /// Call detail records.
     pub cdr: CdrFile,
+    /// What outlives the process.
+    pub state: State,
     /// Sizes of the BPF maps.
     pub maps: Maps,
     /// How much state the control plane may hold.
@@ -52,6 +54,7 @@ impl Config {
             media: Media::default(),
             sip: Sip::default(),
             cdr: CdrFile::default(),
+            state: State::default(),
             maps: Maps::default(),
             limits: Limits::default(),
         }
@@ -281,6 +284,23 @@ impl Default for Sip {
 pub struct CdrFile {
     /// One JSON line a call is appended here, or written to standard output where it is `-`; `None` writes none.
     pub file: Option<PathBuf>,
+}
+
+/// What outlives the process, so that the next one goes on with the calls.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct State {
+    /// Directory of the journal.
+    pub directory: PathBuf,
+    /// Directory in a BPF file system: maps and links are pinned in one below it that is named after their layout.
+    pub pins: PathBuf,
+    /// SIGTERM and SIGINT end the process only; calls are left to the next one.
+    pub keep: bool,
+}
+
+impl Default for State {
+    fn default() -> Self {
+        Self { directory: "/var/lib/latch".into(), pins: "/sys/fs/bpf/latch".into(), keep: false }
+    }
 }
 
 /// Sizes of the BPF maps, fixed while the program runs.

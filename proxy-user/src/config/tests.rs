@@ -48,6 +48,19 @@ fn the_example_that_is_shipped_is_right() {
 }
 
 #[test]
+fn what_outlives_the_process_can_be_elsewhere() {
+    let state = "[state]\ndirectory = \"/srv/latch\"\npins = \"/sys/fs/bpf/a\"\non_stop = \"keep\"\n";
+    let config = parse(&format!("{GOOD}\n{state}")).unwrap();
+    let expected = State { directory: "/srv/latch".into(), pins: "/sys/fs/bpf/a".into(), keep: true };
+    assert_eq!(config.state, expected);
+    let wrong = state.replace("\"/srv/latch\"", "\"srv\"").replace("keep", "stay");
+    let error = parse(&format!("{GOOD}\n{wrong}")).unwrap_err().to_string();
+    for words in ["state.directory: is not an absolute path", "state.on_stop: \"stay\" is not known"] {
+        assert!(error.contains(words), "{error}");
+    }
+}
+
+#[test]
 fn a_realm_says_how_its_media_is_tagged_marked_learned_and_limited() {
     let text = GOOD.replacen(
         "side = \"access\"",

@@ -4,7 +4,10 @@
 //! - [`xdp`]: the one in the kernel;
 //! - [`fake`]: one that only remembers, for tests.
 
-use crate::media::{MediaEvent, StreamId, StreamSpec};
+use crate::{
+    journal::Change,
+    media::{MediaEvent, StreamId, StreamSpec},
+};
 use std::{os::fd::BorrowedFd, time::Instant};
 
 pub mod fake;
@@ -21,6 +24,11 @@ pub trait Datapath {
 
     /// Appends what happened since the last call, and does the work that is due.
     fn poll_events(&mut self, now: Instant, events: &mut Vec<MediaEvent>);
+
+    /// What changed since the last call that a later process has to know.
+    fn take_changes(&mut self) -> Vec<Change> {
+        Vec::new()
+    }
 
     /// When [`Datapath::poll_events`] must be called at the latest.
     fn poll_timeout(&self, now: Instant) -> Option<Instant>;

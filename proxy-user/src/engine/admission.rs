@@ -10,6 +10,7 @@ use crate::{
     sdp::Session,
     signalling::sip::{Message, Name},
 };
+use serde::{Deserialize, Serialize};
 use std::{
     collections::HashMap,
     net::SocketAddr,
@@ -25,12 +26,15 @@ struct Load {
 }
 
 /// What a call is counted with. Side 0 is the party that began it.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct Charge {
     realms: [RealmId; 2],
     /// The side of its terminal, and whose that is; `None` where nobody counts.
     user: Option<(usize, String)>,
+    /// Of this engine: a later one counts anew.
+    #[serde(skip)]
     calls: u32,
+    #[serde(skip)]
     media: [Flows; 2],
 }
 
@@ -132,6 +136,15 @@ impl Engine {
                 Ok(())
             }
             Err(excess) => Err(self.not_admitted(id, excess, now)),
+        }
+    }
+
+    /// Counts a call that an earlier engine had admitted, whatever the limits are now.
+    pub(super) fn charge_again(&mut self, id: u64) {
+        let Some(call) = self.dialogs.get_mut(&id).and_then(|dialog| dialog.call_mut()) else { return };
+        if call.ended.is_none() {
+            let media = call.media.demand(&self.config.realms);
+            self.admission.charge(&mut call.charge, 1, media);
         }
     }
 

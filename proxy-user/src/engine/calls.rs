@@ -1,16 +1,20 @@
 //! One call: who, when, why it ended, and its media; and the record of it.
 
-use super::{Engine, admission::Charge, session::MediaSession};
+use super::{Engine, admission::Charge, dialogs::Role, session::MediaSession};
 use crate::{
     accounting::{CallDirection, Cdr, FlowRecord, Latched, RecordId, SCHEMA, StreamRecord, Terminal},
     config::Side,
+    journal::moment,
 };
+use serde::{Deserialize, Serialize};
 use std::{net::SocketAddr, time::Instant};
 
 pub(super) use crate::accounting::EndCause;
 
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Call {
+    /// Names its record.
+    pub(super) record: u128,
     pub(super) media: MediaSession,
     /// What it is counted with.
     pub(super) charge: Charge,
@@ -21,13 +25,19 @@ pub(super) struct Call {
     pub(super) terminal: Terminal,
     /// Number in CSeq of its INVITE.
     pub(super) cseq: u32,
+    #[serde(with = "moment")]
     pub(super) started: Instant,
+    #[serde(with = "moment")]
     pub(super) answered: Option<Instant>,
     /// The answerers that sent a 2xx.
     pub(super) confirmed: Vec<usize>,
     pub(super) ended: Option<Ending>,
     /// The INVITE that began it, until it has a final response.
+    #[serde(skip)]
     pub(super) invite: Option<u64>,
+    /// The BYE that is under way, from and to: whoever takes up the call ends it.
+    #[serde(default)]
+    pub(super) bye: Option<(Role, Role)>,
     /// Nothing was relayed when it was looked at last.
     pub(super) idle: bool,
     /// The caller cancelled it.
@@ -36,8 +46,9 @@ pub(super) struct Call {
     pub(super) recorded: bool,
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub(super) struct Ending {
+    #[serde(with = "moment")]
     pub(super) at: Instant,
     pub(super) cause: EndCause,
     /// Status code of the final response to the first INVITE.
@@ -46,7 +57,7 @@ pub(super) struct Ending {
 
 impl Engine {
     /// The record of a call that has ended.
-    pub(super) fn cdr(&self, record: u128, dialog: u64) -> Option<Cdr> {
+    pub(super) fn cdr(&self, dialog: u64) -> Option<Cdr> {
         let dialog = self.dialogs.get(&dialog)?;
         let call = dialog.call()?;
         let ended = call.ended?;
@@ -77,7 +88,7 @@ impl Engine {
         let duration = call.answered.map(|answered| ended.at.saturating_duration_since(answered));
         Some(Cdr {
             schema: SCHEMA,
-            id: RecordId(record),
+            id: RecordId(call.record),
             call_id: dialog.call_id.clone(),
             caller: call.caller.clone(),
             callee: call.callee.clone(),

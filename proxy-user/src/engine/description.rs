@@ -7,9 +7,10 @@ use crate::{
     },
     sdp::{Media, Protocol},
 };
+use serde::{Deserialize, Serialize};
 
 /// What one media description says of the party that sent it.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct Description {
     pub(super) relayed: bool,
     /// Besides RTP and RTCP.
@@ -29,7 +30,7 @@ pub(super) struct Description {
 }
 
 /// What offer and answer made of a slot.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct Agreed {
     pub(super) kind: String,
     pub(super) remotes: [Option<RemoteMedia>; 2],

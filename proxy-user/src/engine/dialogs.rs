@@ -4,11 +4,12 @@
 //! a request with that token in its Request-URI is for that party. Call-ID and tags pass unchanged.
 
 use super::calls::Call;
-use crate::{media::RealmId, signalling::sip::NameAddr};
+use crate::{journal::moment, media::RealmId, signalling::sip::NameAddr};
+use serde::{Deserialize, Serialize};
 use std::{net::SocketAddr, time::Instant};
 
 /// Which party of a dialog.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum Role {
     /// Sent the request that began it.
     Originator,
@@ -26,7 +27,7 @@ impl Role {
     }
 }
 
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Party {
     /// User part of the contact by which the other side reaches this party.
     pub(super) token: String,
@@ -63,21 +64,24 @@ impl Party {
 }
 
 /// From and To of the first request as one side knows them, without the To tag.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Identities {
     pub(super) originator: String,
     pub(super) answerer: String,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 pub(super) enum Usage {
     /// Begun by INVITE.
     Call(Box<Call>),
     /// Begun by another method that makes a dialog (SUBSCRIBE, REFER); ends by itself.
-    Subscription { ends_at: Instant },
+    Subscription {
+        #[serde(with = "moment")]
+        ends_at: Instant,
+    },
 }
 
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Dialog {
     pub(super) call_id: String,
     pub(super) realms: [RealmId; 2],
@@ -88,6 +92,7 @@ pub(super) struct Dialog {
     pub(super) identities: [Identities; 2],
     pub(super) usage: Usage,
     /// Ended: kept for stragglers until then.
+    #[serde(with = "moment")]
     pub(super) forget_at: Option<Instant>,
 }
 

@@ -139,7 +139,13 @@ impl Engine {
 
     /// A terminal registered again from another address: its NAT gave it another mapping. Its dialogs follow.
     pub(super) fn move_terminal(&mut self, realm: RealmId, before: SocketAddr, now: SocketAddr) {
-        for dialog in self.dialogs.values_mut() {
+        let concerns = |dialog: &Dialog| {
+            let parties = std::iter::once(&dialog.originator).chain(&dialog.answerers);
+            dialog.realms.contains(&realm) && parties.into_iter().any(|party| party.destination == before)
+        };
+        let ids: Vec<_> = self.dialogs.iter().filter(|(_, dialog)| concerns(dialog)).map(|(id, _)| *id).collect();
+        for id in ids {
+            let Some(dialog) = self.dialogs.get_mut(&id) else { continue };
             let [first, second] = dialog.realms.map(|other| other == realm);
             let originator = std::iter::once(&mut dialog.originator).filter(|_| first);
             let answerers = dialog.answerers.iter_mut().filter(|_| second);

@@ -30,7 +30,8 @@ impl Engine {
             return self.reply(server, 503, Some(("Retry-After", "5")), now);
         }
         self.reply(server, 100, None, now);
-        let call = self.new_call(request, realm, source, &way, now);
+        let mut call = self.new_call(request, realm, source, &way, now);
+        call.record = u128::from(self.random.next_u64()) << 64 | u128::from(self.random.next_u64());
         let Some(id) = self.new_dialog(server, request, &way, source, Some(Box::new(call)), now) else { return };
         self.calls += 1;
         if let Some(call) = self.call_mut(id) {
@@ -62,6 +63,9 @@ impl Engine {
                 "NOTIFY" | "SUBSCRIBE" => {}
                 _ => return self.reply(server, 481, None, now),
             }
+        }
+        if let ("BYE", Some(to), Some(call)) = (method, place.to, self.call_mut(place.id)) {
+            call.bye = Some((place.from, to));
         }
         let mut phase = MediaPhase::None;
         if matches!(method, "INVITE" | "UPDATE" | "PRACK") {
@@ -195,15 +199,21 @@ impl Engine {
                 self.hang_up(place.id, EndCause::Timeout, now);
             }
             // A challenge is answered with the same request once more.
-            "BYE" if !matches!(code, 401 | 407) => self.hung_up(place, now),
+            "BYE" if matches!(code, 401 | 407) => {
+                if let Some(call) = self.call_mut(place.id) {
+                    call.bye = None;
+                }
+            }
+            "BYE" => self.hung_up(place, now),
             _ => {}
         }
     }
 
     /// A BYE ended the dialog of one answerer: the call, where it was the last (RFC 3261, section 13.2.2.4). One in an
     /// early dialog leaves the rest to the INVITE's final response.
-    fn hung_up(&mut self, place: &InDialog, now: Instant) {
+    pub(super) fn hung_up(&mut self, place: &InDialog, now: Instant) {
         let Some(call) = self.call_mut(place.id) else { return };
+        call.bye = None;
         let index = match (place.from, place.to) {
             (Role::Answerer(index), _) | (_, Some(Role::Answerer(index))) => Some(index),
             _ => None,
@@ -311,8 +321,7 @@ impl Engine {
         }
         let late = dialog.forget_at.is_some_and(|at| at <= now);
         if !call.recorded {
-            let record = u128::from(self.random.next_u64()) << 64 | u128::from(self.random.next_u64());
-            if let Some(cdr) = self.cdr(record, id) {
+            if let Some(cdr) = self.cdr(id) {
                 self.outputs.push_back(Output::Record(Box::new(cdr)));
             }
             self.calls -= 1;
@@ -369,6 +378,7 @@ impl Engine {
         let realms = [realm, way.realm];
         Call {
             charge: Charge::new(realms, self.user_of(realms, request, source, binding)),
+            record: 0,
             media: MediaSession::new([side(realm, source), side(way.realm, way.destination)]),
             caller: uri(Name::From),
             callee: uri(Name::To),
@@ -379,6 +389,7 @@ impl Engine {
             confirmed: Vec::new(),
             ended: None,
             invite: None,
+            bye: None,
             idle: false,
             cancelled: false,
             recorded: false,

@@ -18,6 +18,7 @@
 //! | `keepalive` | requests that keep NAT mappings alive |
 //! | `transactions`, `dialogs`, `registrations`, `calls`, `session` | the state behind them |
 //! | `topology` | addresses that must not cross |
+//! | `tracked`, `restore` | what is journalled, and how a later engine takes it up |
 
 mod admission;
 mod bodies;
@@ -33,9 +34,11 @@ mod registrar;
 mod registrations;
 mod requests;
 mod responses;
+mod restore;
 mod session;
 mod timers;
 mod topology;
+mod tracked;
 mod transactions;
 
 use crate::{
@@ -56,9 +59,11 @@ use std::{
     time::{Instant, SystemTime},
 };
 use timers::Timers;
+use tracked::Tracked;
 use transactions::{Client, Server, ServerKey, Timing};
 
 pub use registrations::Binding;
+pub use restore::{Media, NotRestored, Restored};
 
 /// Something that happened.
 #[allow(clippy::large_enum_variant, reason = "made where it is handled")]
@@ -157,7 +162,9 @@ pub struct Engine {
     client_ids: HashMap<String, u64>,
     next_id: u64,
     registrations: Registrations,
-    dialogs: HashMap<u64, Dialog>,
+    dialogs: Tracked<Dialog>,
+    /// What stands in the journal.
+    journalled: restore::Journalled,
     calls: usize,
     /// Dialogs that are no calls.
     subscriptions: usize,
@@ -260,7 +267,8 @@ impl Engine {
             client_ids: HashMap::new(),
             next_id: 0,
             registrations: Registrations::default(),
-            dialogs: HashMap::new(),
+            dialogs: Tracked::default(),
+            journalled: restore::Journalled::default(),
             calls: 0,
             subscriptions: 0,
             by_call_id: HashMap::new(),

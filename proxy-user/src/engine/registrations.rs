@@ -3,7 +3,9 @@
 //! A binding records both addresses of a terminal: the one that it loaded into Contact and the one in the IP header of
 //! its REGISTER. The softswitch sees neither but a contact of the proxy's own with a token in it.
 
-use crate::media::RealmId;
+use super::tracked::Tracked;
+use crate::{journal::moment, media::RealmId};
+use serde::{Deserialize, Serialize};
 use std::{
     collections::HashMap,
     net::SocketAddr,
@@ -11,7 +13,7 @@ use std::{
 };
 
 /// One contact of one user, as the softswitch accepted it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Binding {
     /// The user, `user@host`.
     pub aor: String,
@@ -28,9 +30,12 @@ pub struct Binding {
     /// Call-ID of its REGISTERs.
     pub call_id: String,
     /// When the softswitch forgets it.
+    #[serde(with = "moment")]
     pub expires_at: Instant,
     /// Keep-alives in a row without an answer.
+    #[serde(skip)]
     pub unanswered: u32,
+    #[serde(skip)]
     pub(super) keepalive_at: Option<Instant>,
 }
 
@@ -64,7 +69,7 @@ pub(super) struct Pending {
 /// All bindings.
 #[derive(Debug, Default)]
 pub(super) struct Registrations {
-    bindings: HashMap<u64, Binding>,
+    bindings: Tracked<Binding>,
     by_aor: HashMap<String, Vec<u64>>,
     next: u64,
 }
@@ -80,6 +85,11 @@ impl Registrations {
 
     pub(super) fn get_mut(&mut self, id: u64) -> Option<&mut Binding> {
         self.bindings.get_mut(&id)
+    }
+
+    /// Those that may have changed since the last call, by the token that they had.
+    pub(super) fn take_touched(&mut self) -> Vec<u64> {
+        self.bindings.take_touched()
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = &Binding> {

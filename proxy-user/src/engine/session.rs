@@ -6,6 +6,7 @@
 use super::description::{Agreed, Description, Exchange};
 use crate::{
     config::Realm,
+    journal::moment,
     media::{
         Carry, LegCounters, LegPolicy, LegSpec, MediaCommand, RealmId, RemoteMedia, StreamId, StreamSpec,
         allocator::{PortAllocator, PortPair},
@@ -13,6 +14,7 @@ use crate::{
     },
     sdp::{MediaPlan, Rewrite, Session},
 };
+use serde::{Deserialize, Serialize};
 use std::{
     net::{IpAddr, SocketAddr},
     time::{Duration, Instant},
@@ -53,7 +55,7 @@ pub(super) enum OfferError {
 }
 
 /// The media of one call. Side 0 is the party that began the call, side 1 the one that was called.
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 pub(super) struct MediaSession {
     sides: [Side; 2],
     /// One for each media description, by position; `None` where it is not relayed.
@@ -66,7 +68,7 @@ pub(super) struct MediaSession {
 }
 
 /// One party, as far as media go.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub(super) struct Side {
     pub(super) realm: RealmId,
     /// Where its signalling comes from.
@@ -75,7 +77,7 @@ pub(super) struct Side {
     pub(super) trusted: bool,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 struct Slot {
     id: StreamId,
     index: usize,
@@ -84,16 +86,21 @@ struct Slot {
     /// As the datapath has it.
     applied: Option<StreamSpec>,
     /// Of the silence that lasts: its first and its last report.
+    #[serde(with = "moment")]
     silent: Option<(Instant, Instant)>,
     /// Of each side the source of RTP and of RTCP.
+    #[serde(with = "moment")]
     latched: [[Option<(SocketAddr, Instant)>; 2]; 2],
 }
 
 /// The latest offer.
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 struct Offer {
     from: usize,
     answered: bool,
+    /// Its transaction ended with an earlier process: it keeps nobody from offering anew. An ACK may still answer it.
+    #[serde(default)]
+    orphan: bool,
     /// As it came, to know it again.
     body: Vec<u8>,
     media: Vec<Description>,
@@ -111,11 +118,12 @@ pub(super) struct Flows {
 }
 
 /// What became of a stream.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct StreamReport {
     pub(super) index: usize,
     pub(super) kind: String,
     pub(super) codec: Codec,
+    #[serde(with = "moment")]
     pub(super) latched: [[Option<(SocketAddr, Instant)>; 2]; 2],
     pub(super) counters: [LegCounters; 2],
 }
@@ -127,7 +135,7 @@ impl MediaSession {
 
     /// Whether the last offer waits for its answer, and from whom the offer came.
     pub(super) fn open_offer(&self) -> Option<usize> {
-        self.offer.as_ref().filter(|offer| !offer.answered).map(|offer| offer.from)
+        self.offer.as_ref().filter(|offer| !offer.answered && !offer.orphan).map(|offer| offer.from)
     }
 
     /// Reads an offer that side `from` sent; returns the body for the other side.
@@ -180,7 +188,7 @@ impl MediaSession {
         let plans = self.plans(to, &media, Exchange::Offer);
         let old = self.slots.iter().enumerate().filter(|(index, _)| !fresh.contains(index));
         let before = old.filter_map(|(index, slot)| Some((index, slot.as_ref()?.agreed.clone()))).collect();
-        self.offer = Some(Offer { from, answered: false, body: body.to_vec(), media, fresh, before });
+        self.offer = Some(Offer { from, answered: false, orphan: false, body: body.to_vec(), media, fresh, before });
         Ok(self.rewrite(to, session, plans, resources))
     }
 
@@ -262,7 +270,7 @@ impl MediaSession {
 
     /// Media of each side, bytes a second of IP packets, as [`Flows`]; those that an open offer asks for are among them.
     pub(super) fn demand(&self, realms: &[Realm]) -> [Flows; 2] {
-        let offer = self.offer.as_ref().filter(|offer| !offer.answered);
+        let offer = self.offer.as_ref().filter(|offer| !offer.answered && !offer.orphan);
         self.demand_beside(offer.map_or(&[], |offer| &offer.media), realms)
     }
 
@@ -362,6 +370,54 @@ impl MediaSession {
         self.ended.push(StreamReport { index, kind, codec, latched, counters });
         self.ended.sort_by_key(|report| report.index);
         true
+    }
+
+    /// Every stream that is relayed or whose last counters have not come.
+    pub(super) fn streams(&self) -> impl Iterator<Item = StreamId> {
+        self.held().map(|slot| slot.id)
+    }
+
+    /// Those that are relayed, as the datapath was told.
+    pub(super) fn live_specs(&self) -> impl Iterator<Item = &StreamSpec> {
+        self.slots.iter().flatten().filter_map(|slot| slot.applied.as_ref())
+    }
+
+    /// Those whose last counters have not come.
+    pub(super) fn leaving_specs(&self) -> impl Iterator<Item = &StreamSpec> {
+        self.leaving.iter().filter_map(|slot| slot.applied.as_ref())
+    }
+
+    /// Streams that were given up and whose last counters have not come.
+    pub(super) fn leaving(&self) -> impl Iterator<Item = StreamId> {
+        self.leaving.iter().map(|slot| slot.id)
+    }
+
+    /// The ports in use, with their realms.
+    pub(super) fn ports(&self) -> impl Iterator<Item = (RealmId, PortPair)> {
+        self.held().flat_map(|slot| self.sides.iter().map(|side| side.realm).zip(slot.ports))
+    }
+
+    /// The transaction of the last offer ended with an earlier process.
+    pub(super) fn orphan_offer(&mut self) {
+        self.offer.iter_mut().for_each(|offer| offer.orphan = true);
+    }
+
+    /// All streams are gone, and nobody knows what they counted.
+    pub(super) fn lose(&mut self) {
+        let lost = self.slots.drain(..).flatten().chain(self.leaving.drain(..));
+        self.ended.extend(lost.map(|slot| StreamReport {
+            index: slot.index,
+            kind: slot.agreed.kind,
+            codec: slot.agreed.codec,
+            latched: slot.latched,
+            counters: Default::default(),
+        }));
+        self.ended.sort_by_key(|report| report.index);
+        self.offer = None;
+    }
+
+    fn held(&self) -> impl Iterator<Item = &Slot> {
+        self.slots.iter().flatten().chain(&self.leaving)
     }
 
     fn slot_mut(&mut self, stream: StreamId) -> Option<&mut Slot> {

@@ -7,13 +7,16 @@
 //! ```
 //!
 //! Everything happens on one thread, one step at a time: what woke the loop goes into the engine, then everything that
-//! the engine puts out is carried out. Whatever goes wrong with one datagram is counted and at most once a second
+//! the engine puts out is carried out: streams and records first, then the journal is told, then datagrams leave. So
+//! a peer knows nothing that a later process would not know. Whatever goes wrong with one datagram is counted and at most once a second
 //! logged.
 
 use crate::{
     accounting::CdrSink,
+    clock::Clock,
     datapath::Datapath,
     engine::{Engine, Input, Output},
+    journal::{Change, Head, Journal},
     media::{MediaCommand, MediaEvent, RealmId},
 };
 use anyhow::{Context as _, Result};
@@ -48,6 +51,10 @@ pub trait Core {
     fn poll_output(&mut self) -> Option<Output>;
     /// When [`Core::handle_timeout`] is to be called.
     fn poll_timeout(&self) -> Option<Instant>;
+    /// What changed since the last call that a later process has to know. Its times are readings of `clock`.
+    fn take_changes(&mut self, _clock: &Clock) -> Vec<Change> {
+        Vec::new()
+    }
     /// Ends every call.
     fn shutdown(&mut self, now: Instant);
     /// Whether nothing is under way any more.
@@ -69,6 +76,10 @@ impl Core for Engine {
 
     fn poll_timeout(&self) -> Option<Instant> {
         self.poll_timeout()
+    }
+
+    fn take_changes(&mut self, clock: &Clock) -> Vec<Change> {
+        self.take_changes(clock)
     }
 
     fn shutdown(&mut self, now: Instant) {
@@ -95,6 +106,48 @@ pub struct Statistics {
     pub media_errors: u64,
     /// Records that could not be written.
     pub record_errors: u64,
+    /// Changes that the journal did not take at once.
+    pub journal_errors: u64,
+}
+
+/// How the loop is to end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stop {
+    /// Every call is ended first.
+    End,
+    /// At once: another process goes on with the calls.
+    Keep,
+}
+
+/// The journal, and what it does not know yet.
+pub struct Keeper {
+    journal: Journal,
+    clock: Clock,
+    /// Written together with the first changes: from then on they are read by its clock.
+    head: Option<Head>,
+    pending: Vec<Change>,
+}
+
+impl Keeper {
+    /// Keeps `journal` for `head`; its times are readings of `clock`.
+    pub fn new(journal: Journal, clock: Clock, head: Head) -> Self {
+        Self { journal, clock, head: Some(head), pending: Vec::new() }
+    }
+
+    /// The journal.
+    pub fn journal(&self) -> &Journal {
+        &self.journal
+    }
+
+    fn commit(&mut self) -> Result<()> {
+        if self.pending.is_empty() && self.head.is_none() {
+            return Ok(());
+        }
+        self.journal.commit(self.head.as_ref(), &self.pending)?;
+        self.head = None;
+        self.pending.clear();
+        Ok(())
+    }
 }
 
 /// Engine, datapath and records, and the sockets between them and the world.
@@ -102,6 +155,9 @@ pub struct Loop<C, D> {
     core: C,
     datapath: D,
     records: Option<CdrSink>,
+    keeper: Option<Keeper>,
+    /// Datagrams of this turn.
+    unsent: Vec<(RealmId, SocketAddr, Vec<u8>)>,
     /// By realm.
     sockets: Vec<UdpSocket>,
     statistics: Statistics,
@@ -119,12 +175,25 @@ impl<C: Core, D: Datapath> Loop<C, D> {
             core,
             datapath,
             records,
+            keeper: None,
+            unsent: Vec::new(),
             sockets,
             statistics: Statistics::default(),
             events: Vec::new(),
             throttle: Throttle::new(Duration::from_secs(1)),
             alarms: Throttle::new(Duration::from_secs(1)),
         }
+    }
+
+    /// Keeps a journal.
+    #[must_use]
+    pub fn journalled(self, keeper: Keeper) -> Self {
+        Self { keeper: Some(keeper), ..self }
+    }
+
+    /// Ends: what the loop worked with.
+    pub fn into_parts(self) -> (C, D, Option<Keeper>) {
+        (self.core, self.datapath, self.keeper)
     }
 
     /// The engine.
@@ -142,12 +211,13 @@ impl<C: Core, D: Datapath> Loop<C, D> {
         self.statistics
     }
 
-    /// Runs until `stop` is ready, and then until every call has ended in order or 3 seconds have passed.
+    /// Runs until `stop` is ready, and then, with [`Stop::End`], until every call has ended in order or 3 seconds have
+    /// passed. Returns how it was told to stop.
     ///
     /// # Errors
     ///
     /// The operating system does not let the loop wait. No input from the network is an error.
-    pub async fn run(&mut self, stop: impl Future<Output = ()>) -> Result<()> {
+    pub async fn run(&mut self, stop: impl Future<Output = Stop>) -> Result<Stop> {
         let mut stop = pin!(stop);
         let datapath_events: Vec<_> = self
             .datapath
@@ -163,7 +233,7 @@ impl<C: Core, D: Datapath> Loop<C, D> {
             let now = Instant::now();
             self.carry_out(now);
             if end.is_some_and(|end| end <= now || self.core.is_idle()) {
-                return Ok(());
+                return Ok(Stop::End);
             }
             let timeouts = [self.core.poll_timeout(), self.datapath.poll_timeout(now), end];
             let woken = {
@@ -174,8 +244,10 @@ impl<C: Core, D: Datapath> Loop<C, D> {
                     .map(|at| Box::pin(tokio::time::sleep_until(tokio::time::Instant::from_std(at))));
                 poll_fn(|context| {
                     let mut woken = Woken::default();
-                    if end.is_none() && stop.as_mut().poll(context).is_ready() {
-                        woken.stop = true;
+                    if end.is_none()
+                        && let Poll::Ready(stop) = stop.as_mut().poll(context)
+                    {
+                        woken.stop = Some(stop);
                     }
                     for (realm, socket) in self.sockets.iter().enumerate() {
                         if socket.poll_recv_ready(context).is_ready() {
@@ -207,7 +279,12 @@ impl<C: Core, D: Datapath> Loop<C, D> {
             if self.core.poll_timeout().is_some_and(|at| at <= now) {
                 self.core.handle_timeout(now);
             }
-            if woken.stop {
+            if woken.stop == Some(Stop::Keep) {
+                tracing::info!("stopping: calls go on without signalling until the next start");
+                self.carry_out(now);
+                return Ok(Stop::Keep);
+            }
+            if woken.stop == Some(Stop::End) {
                 tracing::info!("stopping: ending calls");
                 self.core.shutdown(now);
                 end = Some(now + FAREWELL);
@@ -236,6 +313,21 @@ impl<C: Core, D: Datapath> Loop<C, D> {
 
     /// Carries out what the engine wants, hands it what the datapath tells, and so on until both are quiet.
     fn carry_out(&mut self, now: Instant) {
+        self.settle(now);
+        if let Some(keeper) = &mut self.keeper {
+            keeper.pending.extend(self.core.take_changes(&keeper.clock));
+            keeper.pending.extend(self.datapath.take_changes());
+            if let Err(error) = keeper.commit() {
+                self.statistics.journal_errors += 1;
+                self.alarms.error(now, || format!("{error:#}"));
+            }
+        }
+        for (realm, destination, bytes) in std::mem::take(&mut self.unsent) {
+            self.send(realm, destination, &bytes, now);
+        }
+    }
+
+    fn settle(&mut self, now: Instant) {
         loop {
             while let Some(output) = self.core.poll_output() {
                 self.execute(output, now);
@@ -255,7 +347,7 @@ impl<C: Core, D: Datapath> Loop<C, D> {
 
     fn execute(&mut self, output: Output, now: Instant) {
         match output {
-            Output::Send { realm, destination, bytes } => self.send(realm, destination, &bytes, now),
+            Output::Send { realm, destination, bytes } => self.unsent.push((realm, destination, bytes)),
             Output::Media(MediaCommand::Apply(spec)) => {
                 let stream = spec.id;
                 if let Err(error) = self.datapath.apply(spec, now) {
@@ -293,12 +385,12 @@ struct Woken {
     realms: Vec<RealmId>,
     datapath: bool,
     timeout: bool,
-    stop: bool,
+    stop: Option<Stop>,
 }
 
 impl Woken {
     fn is_empty(&self) -> bool {
-        self.realms.is_empty() && !self.datapath && !self.timeout && !self.stop
+        self.realms.is_empty() && !self.datapath && !self.timeout && self.stop.is_none()
     }
 }
 

@@ -100,8 +100,14 @@ async fn datagrams_timeouts_and_streams_go_round_until_the_last_call_ended() {
         tokio::time::sleep(Duration::from_millis(100)).await;
         stop.send(()).unwrap();
     };
-    let (result, ()) = tokio::join!(run.run(async move { stopped.await.unwrap() }), client);
-    result.unwrap();
+    let (result, ()) = tokio::join!(
+        run.run(async move {
+            stopped.await.unwrap();
+            Stop::End
+        }),
+        client
+    );
+    assert_eq!(result.unwrap(), Stop::End);
     assert_eq!(run.core().timeouts, 1);
     assert_eq!(run.core().released, [StreamId(1)]);
     assert_eq!(run.datapath().applied, [spec()]);
@@ -127,8 +133,14 @@ async fn what_icmp_reports_is_counted_and_survived() {
         assert_eq!(receive(&phone).await.0, b"still there?");
         stop.send(()).unwrap();
     };
-    let (result, ()) = tokio::join!(run.run(async move { stopped.await.unwrap() }), client);
-    result.unwrap();
+    let (result, ()) = tokio::join!(
+        run.run(async move {
+            stopped.await.unwrap();
+            Stop::End
+        }),
+        client
+    );
+    assert_eq!(result.unwrap(), Stop::End);
     assert_eq!(run.statistics().received, 4);
 }
 
@@ -180,6 +192,15 @@ async fn calls_that_do_not_end_are_not_waited_for_for_ever() {
     }
     let mut run = Loop::new(Stuck, Fake::new(), None, sockets);
     let begun = Instant::now();
-    run.run(std::future::ready(())).await.unwrap();
+    run.run(std::future::ready(Stop::End)).await.unwrap();
     assert!((FAREWELL..FAREWELL * 2).contains(&begun.elapsed()));
+}
+
+#[tokio::test]
+async fn whoever_is_to_be_followed_ends_nothing() {
+    let (sockets, _) = pair().await;
+    let mut run = Loop::new(Echo::default(), Fake::new(), None, sockets);
+    run.core.outputs.push_back(Output::Media(MediaCommand::Apply(spec())));
+    assert_eq!(run.run(std::future::ready(Stop::Keep)).await.unwrap(), Stop::Keep);
+    assert!(run.datapath().streams.contains_key(&StreamId(1)) && run.core().released.is_empty());
 }

@@ -5,13 +5,14 @@
 //! order, from which the drawn one is taken by moving the last into its place; resting pairs wait in a queue.
 
 use crate::config::PortRange;
+use serde::{Deserialize, Serialize};
 use std::{
-    collections::VecDeque,
+    collections::{HashSet, VecDeque},
     time::{Duration, Instant},
 };
 
 /// Two neighbouring ports: an even one for RTP and the next for RTCP (RFC 3550 §11).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct PortPair(u16);
 
 impl PortPair {
@@ -97,6 +98,20 @@ impl PortAllocator {
         Ok(())
     }
 
+    /// Takes those of these pairs that are free: they are in use by calls that began in an earlier process. Tells how
+    /// many were not free.
+    pub fn claim(&mut self, pairs: &[PortPair]) -> usize {
+        let wanted: HashSet<u16> =
+            pairs.iter().filter_map(|pair| Some(pair.0.checked_sub(self.ports.first)? / 2)).collect();
+        let before = self.free.len();
+        self.free.retain(|pair| !wanted.contains(pair));
+        let claimed = before - self.free.len();
+        let taken = (0u16..).zip(&mut self.in_use).filter(|(pair, in_use)| !**in_use && wanted.contains(pair));
+        taken.for_each(|(_, in_use)| *in_use = true);
+        self.in_use_count += claimed;
+        pairs.len() - claimed
+    }
+
     /// How many pairs are in use.
     pub fn in_use(&self) -> usize {
         self.in_use_count
@@ -151,7 +166,7 @@ pub struct NotInUse(pub PortPair);
 mod tests {
     use super::*;
     use proptest::prelude::*;
-    use std::collections::{HashMap, HashSet};
+    use std::collections::HashMap;
 
     const HOLD: Duration = Duration::from_secs(10);
 
@@ -205,6 +220,21 @@ mod tests {
         assert_eq!(allocator.release(pair, now), Ok(()));
         assert_eq!(allocator.release(pair, now), Err(NotInUse(pair)));
         assert_eq!(allocator.in_use(), 0);
+    }
+
+    #[test]
+    fn claimed_pairs_are_in_use() {
+        let now = Instant::now();
+        let mut allocator = allocator(30_000, 30_007).unwrap();
+        let pairs = [PortPair(30_002), PortPair(30_006)];
+        assert_eq!(allocator.claim(&pairs), 0);
+        assert_eq!(allocator.claim(&pairs), 2, "once");
+        assert_eq!(allocator.claim(&[PortPair(29_998), PortPair(30_008)]), 2, "not of the range");
+        assert_eq!(allocator.in_use(), 2);
+        let others: HashSet<_> = (0..2).map(|_| allocator.allocate(7, now).unwrap().rtp()).collect();
+        assert_eq!(others, [30_000, 30_004].into());
+        assert!(allocator.allocate(7, now).is_err());
+        assert_eq!(allocator.release(pairs[0], now), Ok(()));
     }
 
     #[test]

@@ -3,10 +3,11 @@
 //! Two things follow: what a leg lets in (a rate, with a margin), and what a call is counted with when it asks to be
 //! admitted (the same without the margin). Both are of the most demanding format that was agreed on.
 
+use serde::{Deserialize, Serialize};
 use std::net::IpAddr;
 
 /// A codec by its name in `a=rtpmap`, as far as it is known here.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Codec {
     /// PCMU and PCMA.
     G711,
@@ -57,7 +58,7 @@ pub enum Codec {
 }
 
 /// One format of an `m=` line.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Format {
     /// Its payload type.
     pub payload_type: u8,
@@ -72,7 +73,7 @@ pub struct Format {
 }
 
 /// What a media description says of bandwidth and packets, in the eyes of its author as a receiver.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Stated {
     /// `b=AS` (RFC 8866), kbit/s with the headers of IP, UDP and RTP.
     pub as_kbps: Option<u32>,
@@ -85,7 +86,7 @@ pub struct Stated {
 }
 
 /// Media of one direction: payload, and how many packets it is cut into.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Estimate {
     /// Bytes a second above IP and UDP: RTP headers are among them.
     pub bytes_per_s: u32,

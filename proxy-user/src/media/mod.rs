@@ -2,6 +2,7 @@
 //!
 //! Commands are declarative: [`MediaCommand::Apply`] says how a stream is to be from now on, whatever it was before.
 
+use serde::{Deserialize, Serialize};
 use std::{
     net::{IpAddr, SocketAddr},
     time::Instant,
@@ -17,11 +18,11 @@ pub use payload_types::PayloadTypes;
 pub type RealmId = usize;
 
 /// Names a stream for the life of the process.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct StreamId(pub u64);
 
 /// One media description of a call: two legs that are each other's peer.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StreamSpec {
     /// The stream.
     pub id: StreamId,
@@ -30,7 +31,7 @@ pub struct StreamSpec {
 }
 
 /// One side of a stream in one realm.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LegSpec {
     /// The realm that `local` belongs to.
     pub realm: RealmId,
@@ -53,7 +54,7 @@ pub struct LegSpec {
 }
 
 /// How a leg learns, what it lets through and what its packets are marked with.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LegPolicy {
     /// An address that neither session description nor signalling named may latch too, after four packets in sequence
     /// of one SSRC over at least 20 ms.
@@ -87,7 +88,7 @@ impl Default for LegPolicy {
 }
 
 /// A token bucket, over IP total lengths.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Rate {
     /// Bytes a second that fill it.
     pub bytes_per_s: u32,
@@ -97,7 +98,7 @@ pub struct Rate {
 
 /// Datagrams that are neither RTP nor RTCP and are relayed all the same, by the first byte of RFC 7983. They never latch
 /// anything, but for a DTLS handshake and UDPTL where the leg carries that.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Carry {
     /// 0 to 3: STUN.
     pub stun: bool,
@@ -110,7 +111,7 @@ pub struct Carry {
 }
 
 /// Where the remote side wants its media.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RemoteMedia {
     /// RTP.
     pub rtp: SocketAddr,
@@ -175,7 +176,7 @@ pub enum MediaEvent {
 }
 
 /// What arrived at a leg since its stream began. Octets are IP total lengths.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LegCounters {
     /// RTP packets forwarded.
     pub rtp_packets: u64,
@@ -202,7 +203,7 @@ pub struct LegCounters {
 }
 
 /// How RTP arrived at a leg (RFC 3550, section 6.4.1 and appendix A).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Quality {
     /// Packets that the sequence numbers promise and that did not come.
     pub lost: u64,

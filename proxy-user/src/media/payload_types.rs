@@ -1,7 +1,9 @@
 //! A set of RTP payload types.
 
+use serde::{Deserialize, Serialize};
+
 /// A set of RTP payload types, 0 to 127.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PayloadTypes(u128);
 
 impl PayloadTypes {

@@ -3,14 +3,16 @@
 
 use proxy_user::{
     accounting::Cdr,
+    clock::Clock,
     config::{Config, PortRange, Realm, RealmPolicy, Side},
     datapath::{Datapath, DatapathError, fake::Fake},
-    engine::{Engine, Input, Output},
+    engine::{Engine, Input, Media, Output, Restored},
+    journal::{Entry, Table},
     media::{MediaCommand, MediaEvent, RealmId},
     signalling::sip::{Message, Name, NameAddr},
 };
 use std::{
-    collections::VecDeque,
+    collections::{BTreeMap, VecDeque},
     net::SocketAddr,
     sync::Arc,
     time::{Duration, Instant, UNIX_EPOCH},
@@ -25,6 +27,9 @@ pub(crate) const SOFTSWITCH: &str = "10.9.0.20:5060";
 pub(crate) const PRIVATE: &str = "192.168.1.10";
 pub(crate) const ALICE: &str = "198.51.100.1:40001";
 pub(crate) const BOB: &str = "198.51.100.2:40002";
+
+/// The time of day at which a lab begins.
+const SINCE_1970: Duration = Duration::from_secs(1_790_000_000);
 
 /// A datagram that the engine sent.
 #[derive(Clone, Debug)]
@@ -86,6 +91,11 @@ pub(crate) struct Lab {
     pub(crate) records: Vec<Cdr>,
     /// Where the core's requests come from.
     pub(crate) softswitch: String,
+    /// What a later process would find.
+    pub(crate) journal: BTreeMap<(Table, String), Vec<u8>>,
+    clock: Clock,
+    config: Arc<Config>,
+    starts: u64,
     /// Whether every datagram is searched for addresses of the other side.
     pub(crate) strict: bool,
 }
@@ -130,9 +140,14 @@ impl Lab {
     pub(crate) fn seeded(config: Config, seed: u8) -> Self {
         let now = Instant::now();
         let softswitch = config.realms[CORE].softswitch.unwrap().to_string();
-        let engine = Engine::new(Arc::new(config), UNIX_EPOCH + Duration::from_secs(1_790_000_000), now, [seed; 32]);
+        let config = Arc::new(config);
+        let engine = Engine::new(Arc::clone(&config), UNIX_EPOCH + SINCE_1970, now, [seed; 32]);
         Self {
             engine: engine.unwrap(),
+            journal: BTreeMap::new(),
+            clock: Clock::new(now, 1_000_000_000_000),
+            config,
+            starts: 0,
             now,
             datapath: Fake::new(),
             sent: VecDeque::new(),
@@ -182,8 +197,39 @@ impl Lab {
         self.settle();
     }
 
+    /// The process is killed, and another one goes on.
+    pub(crate) fn restart(&mut self, media: Media) -> Restored {
+        let wall = UNIX_EPOCH + SINCE_1970 + (self.now - self.clock.instant(1_000_000_000_000));
+        self.starts += 1;
+        let mut seed = [0x5a; 32];
+        seed[..8].copy_from_slice(&self.starts.to_ne_bytes());
+        self.engine = Engine::new(Arc::clone(&self.config), wall, self.now, seed).unwrap();
+        let entry = |((table, key), value): (&(Table, String), &Vec<u8>)| Entry {
+            table: *table,
+            key: key.clone(),
+            value: value.clone(),
+        };
+        let entries: Vec<_> = self.journal.iter().map(entry).collect();
+        let recorded = self.records.iter().map(|record| record.id).collect();
+        let restored = self.engine.restore(&entries, self.clock, media, &recorded, self.now).unwrap();
+        let kept = |spec: &&proxy_user::media::StreamSpec| media == Media::Kept && restored.streams.contains(spec);
+        self.datapath.streams = self.datapath.streams.values().filter(kept).map(|s| (s.id, s.clone())).collect();
+        self.settle();
+        restored
+    }
+
     /// Carries out what the engine wants done.
     pub(crate) fn settle(&mut self) {
+        self.carry_out();
+        for change in self.engine.take_changes(&self.clock) {
+            match change.value {
+                Some(value) => self.journal.insert((change.table, change.key), value),
+                None => self.journal.remove(&(change.table, change.key)),
+            };
+        }
+    }
+
+    fn carry_out(&mut self) {
         let mut events = Vec::new();
         loop {
             while let Some(output) = self.engine.poll_output() {
@@ -225,6 +271,8 @@ impl Lab {
         assert_eq!((load.calls, load.dialogs, load.transactions, load.port_pairs), (0, 0, 0, 0));
         assert!(self.datapath.streams.is_empty(), "{:?}", self.datapath.streams);
         assert!(self.engine.is_idle());
+        let dialogs: Vec<_> = self.journal.keys().filter(|(table, _)| *table == Table::Dialogs).collect();
+        assert!(dialogs.is_empty(), "{dialogs:?}");
     }
 }
 

@@ -12,4 +12,5 @@ mod negotiation;
 mod phone;
 mod races;
 mod registrations;
+mod restart;
 mod simulation;

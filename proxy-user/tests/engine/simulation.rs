@@ -5,7 +5,10 @@
 //! address to the side that must not see it (the lab looks at each).
 
 use crate::{lab::*, phone::Phone};
-use proxy_user::signalling::sip::{Message, Name, Uri};
+use proxy_user::{
+    engine::Media,
+    signalling::sip::{Message, Name, Uri},
+};
 use rand::{Rng, SeedableRng, rngs::StdRng};
 use std::{
     cmp::Reverse,
@@ -22,6 +25,7 @@ enum Event {
     Register(usize),
     Call(usize, usize, bool),
     Die(usize),
+    Restart,
     Tick,
 }
 
@@ -146,6 +150,7 @@ impl World {
                 let whom = self.phones.get(to).map_or("nobody".into(), |phone| phone.name.clone());
                 self.phones[from].call(&whom, late, &mut self.random, now);
             }
+            Event::Restart => drop(self.lab.restart(Media::Kept)),
             Event::Die(index) => self.phones[index].dead = true,
             Event::Tick => {
                 for phone in self.phones.iter_mut().filter(|phone| !phone.dead) {
@@ -195,7 +200,7 @@ impl World {
 /// So many networks.
 const SEEDS: u64 = 120;
 
-fn simulate(seed: u64) -> (usize, usize) {
+fn simulate(seed: u64, restarts: usize) -> (usize, usize) {
     let mut world = World::new(seed);
     let start = world.lab.now;
     for index in 0..3 {
@@ -216,6 +221,10 @@ fn simulate(seed: u64) -> (usize, usize) {
         let when = Duration::from_millis(world.random.random_range(2_000..90_000));
         let victim = world.random.random_range(0..3);
         world.at(start + when, Event::Die(victim));
+    }
+    for _ in 0..restarts {
+        let when = Duration::from_millis(world.random.random_range(2_000..100_000));
+        world.at(start + when, Event::Restart);
     }
     for tick in 0..800 {
         world.at(start + Duration::from_millis(250 * tick), Event::Tick);
@@ -252,9 +261,18 @@ fn simulate(seed: u64) -> (usize, usize) {
 
 #[test]
 fn nothing_is_left_whatever_the_network_does() {
+    simulate_all(0);
+}
+
+#[test]
+fn nothing_is_left_whenever_the_process_is_killed() {
+    simulate_all(3);
+}
+
+fn simulate_all(restarts: usize) {
     let (mut steps, mut answered) = (0, 0);
     for seed in 0..SEEDS {
-        let outcome = std::panic::catch_unwind(|| simulate(seed));
+        let outcome = std::panic::catch_unwind(|| simulate(seed, restarts));
         let (some, calls) = outcome.unwrap_or_else(|_| panic!("seed {seed}"));
         steps += some;
         answered += calls;

@@ -1,12 +1,12 @@
 //! The streams: which entries they hold, what they have counted, and when they fell silent.
 
 use super::{
-    clock::Clock,
     legs::{self, Locals, Placed},
     mapped::{Legs, States},
     next_hops::{Destination, NextHops, UNRESOLVED},
 };
 use crate::{
+    clock::Clock,
     datapath::DatapathError,
     media::{LegCounters, LegSpec, MediaEvent, Quality, StreamId, StreamSpec},
 };
@@ -26,41 +26,43 @@ const SCAN: Duration = Duration::from_secs(1);
 pub(super) struct Control {
     pub(super) hops: NextHops,
     locals: Locals,
-    legs: Legs,
-    states: States,
+    pub(super) legs: Legs,
+    pub(super) states: States,
     clock: Clock,
     learning_window: Duration,
     silence_timeout: Duration,
-    streams: HashMap<StreamId, Stream>,
+    pub(super) streams: HashMap<StreamId, Stream>,
     /// Which streams use a way.
-    users: BTreeSet<(Destination, StreamId)>,
+    pub(super) users: BTreeSet<(Destination, StreamId)>,
     /// Who has each pair of ports, by index in `LEGS`.
-    owners: HashMap<u32, (StreamId, usize)>,
+    pub(super) owners: HashMap<u32, (StreamId, usize)>,
     /// The last generation of each index; 0 where there was none yet.
-    generations: Vec<u16>,
-    closing: VecDeque<Closing>,
-    ready: Vec<MediaEvent>,
+    pub(super) generations: Vec<u16>,
+    pub(super) closing: VecDeque<Closing>,
+    pub(super) ready: Vec<MediaEvent>,
     scan_at: Option<Instant>,
+    /// Streams that changed since the journal was told.
+    pub(super) touched: BTreeSet<StreamId>,
 }
 
-struct Stream {
-    spec: StreamSpec,
-    placed: [Placed; 2],
-    ways: Vec<Destination>,
-    window_end_ns: u64,
+pub(super) struct Stream {
+    pub(super) spec: StreamSpec,
+    pub(super) placed: [Placed; 2],
+    pub(super) ways: Vec<Destination>,
+    pub(super) window_end_ns: u64,
     /// The counters when the stream began.
-    baseline: [LegState; 2],
+    pub(super) baseline: [LegState; 2],
     /// Packets of strangers that were told of, by leg.
-    strangers: [u64; 2],
+    pub(super) strangers: [u64; 2],
     /// Packets forwarded at the last scan, and since when that has been so.
-    packets: u64,
-    quiet_since: Instant,
+    pub(super) packets: u64,
+    pub(super) quiet_since: Instant,
 }
 
-struct Closing {
-    id: StreamId,
-    stream: Stream,
-    at: Instant,
+pub(super) struct Closing {
+    pub(super) id: StreamId,
+    pub(super) stream: Stream,
+    pub(super) at: Instant,
 }
 
 impl Control {
@@ -86,6 +88,7 @@ impl Control {
             closing: VecDeque::new(),
             ready: Vec::new(),
             scan_at: None,
+            touched: BTreeSet::new(),
         }
     }
 
@@ -141,8 +144,9 @@ impl Control {
         let stream = Stream { spec, placed, ways, window_end_ns, baseline, strangers, packets, quiet_since: now };
         self.write(&stream);
         self.users.extend(stream.ways.iter().map(|way| (*way, stream.spec.id)));
+        self.touched.insert(stream.spec.id);
         self.streams.insert(stream.spec.id, stream);
-        self.scan_at.get_or_insert(now + SCAN);
+        self.scan_soon(now);
         Ok(())
     }
 
@@ -180,6 +184,7 @@ impl Control {
         events.append(&mut self.ready);
         while self.closing.front().is_some_and(|closing| closing.at <= now) {
             let Some(Closing { id, stream, .. }) = self.closing.pop_front() else { break };
+            self.touched.insert(id);
             events.push(MediaEvent::Released { stream: id, counters: self.counters(&stream) });
             self.give_back(&stream);
         }
@@ -200,7 +205,7 @@ impl Control {
     }
 
     /// Where both legs stand, if they may.
-    fn admit(&self, spec: &StreamSpec) -> Result<[u32; 2], DatapathError> {
+    pub(super) fn admit(&self, spec: &StreamSpec) -> Result<[u32; 2], DatapathError> {
         let [one, other] = &spec.legs;
         let indices = [self.locals.index_of(one)?, self.locals.index_of(other)?];
         for (leg, index) in spec.legs.iter().zip(indices) {
@@ -237,7 +242,7 @@ impl Control {
         *generation
     }
 
-    fn place(&self, spec: &StreamSpec, placed: &mut [Placed; 2]) {
+    pub(super) fn place(&self, spec: &StreamSpec, placed: &mut [Placed; 2]) {
         for (leg, placed) in spec.legs.iter().zip(placed) {
             let way = |destination: Option<Destination>| destination.map_or(UNRESOLVED, |way| self.hops.of(way));
             placed.to_remote = way(to_remote(leg));
@@ -245,7 +250,7 @@ impl Control {
         }
     }
 
-    fn write(&self, stream: &Stream) {
+    pub(super) fn write(&self, stream: &Stream) {
         for (leg, placed) in stream.placed.iter().enumerate() {
             self.legs
                 .put(placed.index, &legs::entry(&self.locals, &stream.spec, leg, &stream.placed, stream.window_end_ns));
@@ -271,6 +276,7 @@ impl Control {
             let before = stream.placed;
             self.place(&stream.spec, &mut stream.placed);
             if stream.placed != before {
+                self.touched.insert(id);
                 self.write(&stream);
             }
             self.streams.insert(id, stream);
@@ -289,6 +295,10 @@ impl Control {
 
     fn users_of(&self, way: Destination) -> impl Iterator<Item = StreamId> + '_ {
         self.users.range((way, StreamId(0))..=(way, StreamId(u64::MAX))).map(|(_, stream)| *stream)
+    }
+
+    pub(super) fn scan_soon(&mut self, now: Instant) {
+        self.scan_at.get_or_insert(now + SCAN);
     }
 
     fn scan(&mut self, now: Instant, events: &mut Vec<MediaEvent>) {
@@ -314,7 +324,7 @@ impl Control {
         }
     }
 
-    fn counters(&self, stream: &Stream) -> [LegCounters; 2] {
+    pub(super) fn counters(&self, stream: &Stream) -> [LegCounters; 2] {
         let [one, other] = &stream.placed;
         let [first, second] = &stream.baseline;
         let clock = |leg: usize| stream.spec.legs.get(leg).map_or(0, |leg| leg.policy.clock_rate);
@@ -365,7 +375,7 @@ fn quality(state: &LegState, baseline: &LegState, clock_rate: u32) -> Quality {
     }
 }
 
-fn ways(spec: &StreamSpec) -> Vec<Destination> {
+pub(super) fn ways(spec: &StreamSpec) -> Vec<Destination> {
     spec.legs.iter().flat_map(|leg| to_remote(leg).into_iter().chain(to_signalling(leg))).collect()
 }
 
@@ -382,4 +392,4 @@ fn destination(leg: &LegSpec, address: Option<IpAddr>) -> Option<Destination> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

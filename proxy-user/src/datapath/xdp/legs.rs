@@ -10,6 +10,7 @@ use proxy_common::{
     layout::{GENERATION_MASK, Leg, leg_flags},
     locals::{self, Local},
 };
+use serde::{Deserialize, Serialize};
 use std::net::IpAddr;
 
 /// The relay's own addresses, and where the entries of their ports begin.
@@ -76,7 +77,7 @@ impl Locals {
 }
 
 /// What an entry says beyond its stream's specification.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Placed {
     /// Index in `LEGS`.
     pub(super) index: u32,

@@ -4,6 +4,7 @@ use super::{
     legs::Locals,
     mapped::{Legs, States},
     next_hops::{Egress, Tags},
+    pins::Pins,
 };
 use crate::{
     config::{Config, Maps},
@@ -13,7 +14,11 @@ use anyhow::{Context as _, Result, anyhow, bail};
 use aya::{
     Ebpf, EbpfLoader,
     maps::{Array, DevMap, Map, MapData, PerCpuArray, RingBuf},
-    programs::{Xdp, XdpMode, links::FdLink},
+    programs::{
+        Xdp, XdpMode,
+        links::{FdLink, PinnedLink},
+        xdp::XdpLink,
+    },
 };
 use std::net::IpAddr;
 
@@ -23,7 +28,7 @@ use proxy_common::{
     verdict::Counters,
 };
 
-const PROGRAM: &str = "latch";
+pub(super) const PROGRAM: &str = "latch";
 
 /// How the program is attached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,7 +39,28 @@ pub enum Mode {
     Generic,
 }
 
-/// The program in the kernel, attached to its interfaces, and its maps. Dropped, all of it is gone.
+/// Where program and maps live.
+#[derive(Clone, Debug)]
+pub enum Life {
+    /// With the process.
+    Process,
+    /// In these pins, which are made now.
+    Begin(Pins),
+    /// In these pins, which an earlier process made, attached in this mode.
+    Resume(Pins, Mode),
+}
+
+impl Life {
+    fn pins(&self) -> Option<&Pins> {
+        match self {
+            Self::Process => None,
+            Self::Begin(pins) | Self::Resume(pins, _) => Some(pins),
+        }
+    }
+}
+
+/// The program in the kernel, attached to its interfaces, and its maps. Dropped, all of it is gone, but for what is
+/// pinned.
 pub(super) struct Loaded {
     pub(super) legs: Legs,
     pub(super) states: States,
@@ -47,7 +73,7 @@ pub(super) struct Loaded {
     pub(super) attached: Attached,
 }
 
-/// Keeps the program attached: closing the links takes it off its interfaces.
+/// Keeps the program attached: closing the links takes it off its interfaces, unless they are pinned.
 pub(super) struct Attached {
     _links: Vec<FdLink>,
     /// Maps that nothing more is done with. Their descriptors stay open to show whose they are.
@@ -56,19 +82,35 @@ pub(super) struct Attached {
 }
 
 impl Loaded {
-    pub(super) fn load(config: &Config, locals: &Locals, object: &[u8], netlink: &mut Netlink) -> Result<Self> {
+    pub(super) fn load(
+        config: &Config,
+        locals: &Locals,
+        object: &[u8],
+        netlink: &mut Netlink,
+        life: &Life,
+    ) -> Result<Self> {
+        match life {
+            Life::Process => {}
+            Life::Begin(pins) => pins.prepare()?,
+            Life::Resume(pins, _) => pins.verify(object, &config.maps)?,
+        }
         let interfaces = interfaces(config, &netlink.links().context("cannot list the network interfaces")?)?;
         let addresses = netlink.addresses().context("cannot list the addresses of this host")?;
         let egress = egress(config, &interfaces, &addresses)?;
-        let mut program = load(&config.maps, locals.seed, object)?;
+        let mut program = load(&config.maps, locals.seed, object, life.pins())?;
 
         let mut table = Array::<_, Local>::try_from(take(&mut program, "LOCALS")?)?;
         for (slot, local) in locals.table(egress.iter().map(|egress| egress.interface)) {
-            table.set(slot, local, 0).context("cannot write LOCALS")?;
+            // Packets may be looking at it.
+            if table.get(&slot, 0).context("cannot read LOCALS")? != local {
+                table.set(slot, local, 0).context("cannot write LOCALS")?;
+            }
         }
         let mut devices = DevMap::try_from(take(&mut program, "DEVICES")?)?;
         for (slot, link) in (0u32..).zip(&interfaces) {
-            devices.set(slot, link.index, None, 0).context("cannot write DEVICES")?;
+            if devices.get(slot, 0).ok().is_none_or(|device| device.if_index != link.index) {
+                devices.set(slot, link.index, None, 0).context("cannot write DEVICES")?;
+            }
         }
         let legs_map = mapped::<Leg>(&mut program, "LEGS")?;
         let states_map = mapped::<LegState>(&mut program, "LEG_STATE")?;
@@ -80,7 +122,7 @@ impl Loaded {
         let counters = PerCpuArray::try_from(take(&mut program, "COUNTERS")?)?;
 
         // Every map is ready: now packets may come.
-        let (links, mode) = attach(&mut program, &interfaces)?;
+        let (links, mode) = attach(&mut program, &interfaces, life)?;
         Ok(Self {
             legs,
             states,
@@ -96,7 +138,7 @@ impl Loaded {
 }
 
 /// The interfaces of the realms, each once; the position is the slot in `DEVICES`.
-fn interfaces(config: &Config, links: &[Link]) -> Result<Vec<Link>> {
+pub(super) fn interfaces(config: &Config, links: &[Link]) -> Result<Vec<Link>> {
     let mut interfaces: Vec<Link> = Vec::new();
     for realm in &config.realms {
         if interfaces.iter().any(|link| link.name == realm.interface) {
@@ -130,14 +172,19 @@ fn egress(config: &Config, interfaces: &[Link], addresses: &[(u32, IpAddr)]) -> 
     config.realms.iter().map(one).collect()
 }
 
-fn load(maps: &Maps, seed: u32, object: &[u8]) -> Result<Ebpf> {
-    EbpfLoader::new()
+fn load(maps: &Maps, seed: u32, object: &[u8], pins: Option<&Pins>) -> Result<Ebpf> {
+    let ns_per_tick = crate::clock::ns_per_tick()?;
+    let mut loader = EbpfLoader::new();
+    for (name, path) in pins.into_iter().flat_map(Pins::maps) {
+        loader.map_pin_path(name, path);
+    }
+    loader
         .map_max_entries("LEGS", maps.max_legs)
         .map_max_entries("LEG_STATE", maps.max_legs)
         .map_max_entries("NEXT_HOPS", maps.max_next_hops)
         .map_max_entries("EVENTS", maps.events_bytes)
         .override_global("LOCALS_SEED", &seed, true)
-        .override_global("NS_PER_TICK", &super::clock::ns_per_tick()?, true)
+        .override_global("NS_PER_TICK", &ns_per_tick, true)
         .load(object)
         .context("the kernel does not take the XDP program's maps (is this root, and a Linux of at least 5.12?)")
 }
@@ -160,20 +207,49 @@ fn mapped<V>(program: &mut Ebpf, name: &str) -> Result<MapData> {
 
 /// Attaches to all interfaces in native mode, or else to all in generic mode: a frame that one interface received
 /// natively cannot be redirected to one whose driver knows nothing of XDP.
-fn attach(program: &mut Ebpf, interfaces: &[Link]) -> Result<(Vec<FdLink>, Mode)> {
+fn attach(program: &mut Ebpf, interfaces: &[Link], life: &Life) -> Result<(Vec<FdLink>, Mode)> {
     let xdp: &mut Xdp = program
         .program_mut(PROGRAM)
         .with_context(|| format!("the object has no program {PROGRAM}"))?
         .try_into()
         .with_context(|| format!("{PROGRAM} is no XDP program"))?;
     xdp.load().context("the kernel refuses the XDP program")?;
-    match attach_all(xdp, interfaces, XdpMode::Driver) {
-        Ok(links) => Ok((links, Mode::Native)),
+    if let Life::Resume(pins, mode) = life {
+        return Ok((replace_all(xdp, interfaces, pins)?, *mode));
+    }
+    let (links, mode) = match attach_all(xdp, interfaces, XdpMode::Driver) {
+        Ok(links) => (links, Mode::Native),
         Err(native) => {
             tracing::warn!("no native XDP: {native:#}; trying generic XDP, which is slower");
-            Ok((attach_all(xdp, interfaces, XdpMode::Skb)?, Mode::Generic))
+            (attach_all(xdp, interfaces, XdpMode::Skb)?, Mode::Generic)
         }
+    };
+    let Some(pins) = life.pins() else { return Ok((links, mode)) };
+    let pin = |(link, interface): (FdLink, &Link)| {
+        let pinned = link.pin(pins.link(interface.index));
+        pinned.map(FdLink::from).with_context(|| format!("cannot pin the link on {}", interface.name))
+    };
+    Ok((links.into_iter().zip(interfaces).map(pin).collect::<Result<_>>()?, mode))
+}
+
+/// Puts the program in the place of the one that the pinned links have: from one packet to the next.
+fn replace_all(xdp: &mut Xdp, interfaces: &[Link], pins: &Pins) -> Result<Vec<FdLink>> {
+    let mut links = Vec::new();
+    for interface in interfaces {
+        let mut replace = || -> Result<FdLink> {
+            let link = FdLink::from(PinnedLink::from_pin(pins.link(interface.index))?);
+            let id = xdp.attach_to_link(XdpLink::try_from(link)?)?;
+            Ok(xdp.take_link(id)?.try_into()?)
+        };
+        links.push(replace().with_context(|| {
+            format!(
+                "cannot replace the program on {} by its link in {}; `latch run --fresh` starts anew and ends the calls",
+                interface.name,
+                pins.directory().display()
+            )
+        })?);
     }
+    Ok(links)
 }
 
 /// What the kernel means by refusing, where it is known.

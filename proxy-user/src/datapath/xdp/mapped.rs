@@ -47,6 +47,11 @@ impl Legs {
         }
     }
 
+    /// Whether an entry is open, or belongs to a stream with one that is.
+    pub(super) fn is_used(&self, index: u32) -> bool {
+        self.0.words(index).is_some_and(|[head, ..]| head.load(Ordering::Acquire) != 0)
+    }
+
     /// What stands there.
     #[cfg(test)]
     pub(super) fn get(&self, index: u32) -> Leg {
@@ -135,14 +140,15 @@ fn leg_of_words(words: [u64; LEG_WORDS]) -> Leg {
     unsafe { std::mem::transmute(words) }
 }
 
-fn state_of_words(words: [u64; STATE_WORDS]) -> LegState {
+/// The inverse of [`words_of_state`].
+pub(super) fn state_of_words(words: [u64; STATE_WORDS]) -> LegState {
     // SAFETY: `LegState` is `repr(C)`, made of integers and byte arrays without padding, and every bit pattern is one;
     // transmute checks the size.
     unsafe { std::mem::transmute(words) }
 }
 
-#[cfg(test)]
-fn words_of_state(state: &LegState) -> [u64; STATE_WORDS] {
+/// A state as it is journalled.
+pub(super) fn words_of_state(state: &LegState) -> [u64; STATE_WORDS] {
     // SAFETY: as above.
     unsafe { std::mem::transmute(*state) }
 }

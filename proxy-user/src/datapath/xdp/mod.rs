@@ -3,12 +3,14 @@
 //! - `object` and `loader`: the program from its object file into the kernel and onto the interfaces;
 //! - `control`: streams, their counters and their silence;
 //! - `legs`: what stands in `LEGS` and `LOCALS`; `mapped`: the shared memory it stands in;
-//! - `next_hops`: ways out of the host, as the kernel tells them; `clock`: the program's time;
+//! - `next_hops`: ways out of the host, as the kernel tells them;
+//! - `pins`: what outlives the process; `restore`: taking it up again;
 //! - `watch`: whether the interfaces are still there.
 
 use super::{Datapath, DatapathError};
 use crate::{
     config::Config,
+    journal::{Change, Entry},
     media::{MediaEvent, StreamId, StreamSpec},
     netlink::{
         Netlink,
@@ -31,19 +33,21 @@ use std::{
 };
 use watch::Watch;
 
-mod clock;
 mod control;
 mod legs;
 mod loader;
 mod mapped;
 mod next_hops;
 pub mod object;
+mod pins;
+mod restore;
 mod watch;
 
-pub use clock::ns_per_tick;
-pub use loader::Mode;
+pub use crate::clock::ns_per_tick;
+pub use loader::{Life, Mode};
+pub use pins::Pins;
 
-/// The XDP program and its maps. Dropped, both are gone from the kernel.
+/// The XDP program and its maps. Dropped, both are gone from the kernel, unless they are pinned.
 pub struct Xdp {
     control: Control,
     kernel: Worker,
@@ -58,16 +62,26 @@ pub struct Xdp {
 
 impl Xdp {
     /// Loads `object` and attaches it to the realms' interfaces, which begins to drop what arrives at their media ports.
+    /// `life` says whether it ends with the process.
     ///
     /// # Errors
     ///
     /// What the kernel does not grant, or an object of another version.
-    pub fn start(config: &Config, object: &[u8]) -> Result<Self> {
+    pub fn start(config: &Config, object: &[u8], life: &Life) -> Result<Self> {
+        let started = Self::load(config, object, life);
+        if let (Err(_), Life::Begin(pins)) = (&started, life) {
+            // Half of it is of no use to anybody.
+            pins.remove()?;
+        }
+        started
+    }
+
+    fn load(config: &Config, object: &[u8], life: &Life) -> Result<Self> {
         let locals = Locals::new(config)?;
         let mut netlink = Netlink::open().context("cannot open a netlink socket")?;
         // Before the interfaces are looked at, so that no change of theirs is missed.
         let kernel = Worker::start().context("cannot follow the kernel's routes and neighbours")?;
-        let loaded = Loaded::load(config, &locals, object, &mut netlink)?;
+        let loaded = Loaded::load(config, &locals, object, &mut netlink, life)?;
         let hops = NextHops::new(locals.clone(), loaded.egress, config.maps.max_next_hops);
         let memory = (loaded.legs, loaded.states);
         Ok(Self {
@@ -81,6 +95,50 @@ impl Xdp {
             mode: loaded.mode,
             _attached: loaded.attached,
         })
+    }
+
+    /// What the maps of a configuration are made for on this host, a line for each realm.
+    ///
+    /// # Errors
+    ///
+    /// An interface is not there, or the kernel's.
+    pub fn made_for(config: &Config) -> Result<Vec<String>> {
+        let links = Netlink::open().and_then(|mut netlink| netlink.links());
+        let interfaces = loader::interfaces(config, &links.context("cannot list the network interfaces")?)?;
+        let line = |realm: &crate::config::Realm| {
+            let link = interfaces.iter().find(|link| link.name == realm.interface);
+            let vlan: Vec<_> = realm.vlan.iter().map(|tag| tag.id.to_string()).collect();
+            let vlan = if vlan.is_empty() { String::new() } else { format!(" VLAN {}", vlan.join(".")) };
+            format!(
+                "media {} ports {}-{} on {}{vlan} (interface {})",
+                realm.media,
+                realm.ports.first,
+                realm.ports.last,
+                realm.interface,
+                link.map_or(0, |link| link.index),
+            )
+        };
+        Ok(config.realms.iter().map(line).collect())
+    }
+
+    /// Takes up the streams that an earlier process left in the pinned maps: those of calls that go on, and those whose
+    /// last counters have not been told. Every other leg is closed; returns how many were.
+    ///
+    /// # Errors
+    ///
+    /// The journal says what cannot be.
+    pub fn restore(
+        &mut self,
+        live: &[StreamSpec],
+        leaving: &[StreamSpec],
+        entries: &[Entry],
+        now: Instant,
+    ) -> Result<usize> {
+        let held = &self.next_hops;
+        let hop = |index: u16| held.get(&u32::from(index), 0).unwrap_or_default();
+        let closed = self.control.restore((live, leaving), entries, hop, now)?;
+        self.write_next_hops()?;
+        Ok(closed)
     }
 
     /// The interfaces that the program is attached to.
@@ -149,6 +207,10 @@ impl Datapath for Xdp {
         }
         let links = self.watch.poll(now).then_some(Question::Links);
         self.kernel.ask(self.control.hops.take_questions().into_iter().chain(links));
+    }
+
+    fn take_changes(&mut self) -> Vec<Change> {
+        self.control.take_changes()
     }
 
     fn poll_timeout(&self, now: Instant) -> Option<Instant> {

@@ -18,12 +18,14 @@ use crate::{
 };
 use proxy_common::layout::{NextHop, next_hop_kind};
 use refresh::Refresh;
+use serde::{Deserialize, Serialize};
 use std::{
     collections::{BTreeSet, HashMap, VecDeque},
     net::IpAddr,
     time::{Duration, Instant},
 };
 
+mod adopt;
 mod refresh;
 
 /// Index of the entry for what is not known yet.
@@ -98,8 +100,9 @@ pub(super) struct NextHops {
     refused: Vec<Destination>,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-enum Key {
+/// What an entry is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub(super) enum Key {
     Local,
     Neighbour { interface: u32, address: IpAddr },
 }

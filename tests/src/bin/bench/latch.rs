@@ -10,7 +10,7 @@ use proxy_user::{
     config::{Config, PortRange, Realm, RealmPolicy, Side},
     datapath::{
         Datapath,
-        xdp::{Mode, Xdp, object},
+        xdp::{Life, Mode, Xdp, object},
     },
     media::{LegPolicy, LegSpec, MediaEvent, RemoteMedia, StreamId, StreamSpec},
 };
@@ -29,7 +29,7 @@ impl Relay {
     /// Loads the program and opens the streams, in the namespace of the calling thread.
     pub(crate) fn start() -> Result<Self> {
         let (object, _) = object::find()?;
-        let mut datapath = Xdp::start(&config(), &object).context("Latch's datapath")?;
+        let mut datapath = Xdp::start(&config(), &object, &Life::Process).context("Latch's datapath")?;
         ensure!(datapath.mode() == Mode::Native, "Latch's program is not in native mode");
         for number in 0..STREAMS {
             datapath.apply(stream(number), Instant::now())?;

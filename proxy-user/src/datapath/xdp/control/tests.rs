@@ -5,10 +5,10 @@ use super::{
 use crate::media::{LegPolicy, RemoteMedia};
 use proxy_common::layout::{self, Component, Drops, Remote, RtcpComponent};
 
-const ACCESS: u32 = 1;
-const CORE: u32 = 12;
+pub(in super::super) const ACCESS: u32 = 1;
+pub(in super::super) const CORE: u32 = 12;
 
-fn control() -> Control {
+pub(in super::super) fn control() -> Control {
     let config = config();
     let locals = Locals::new(&config).unwrap();
     let hops = NextHops::new(locals.clone(), egress(), 16);
@@ -44,7 +44,7 @@ fn offered() -> StreamSpec {
     StreamSpec { id: StreamId(1), legs: [access, core] }
 }
 
-fn answered() -> StreamSpec {
+pub(in super::super) fn answered() -> StreamSpec {
     let mut spec = offered();
     spec.legs[0].open = true;
     spec.legs[1].remote = remote("10.9.0.30:16384");
@@ -59,7 +59,7 @@ fn poll(control: &mut Control, now: Instant) -> Vec<MediaEvent> {
 }
 
 /// Lets the kernel answer, and the entries be told.
-fn settle(control: &mut Control, kernel: &FakeKernel, now: Instant) -> Vec<MediaEvent> {
+pub(in super::super) fn settle(control: &mut Control, kernel: &FakeKernel, now: Instant) -> Vec<MediaEvent> {
     kernel.answer(&mut control.hops, now);
     poll(control, now)
 }

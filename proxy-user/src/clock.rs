@@ -1,4 +1,7 @@
-//! The clock of the XDP program, `CLOCK_MONOTONIC` in nanoseconds, beside that of [`Instant`].
+//! The clock of the XDP program and of the journal, `CLOCK_MONOTONIC` in nanoseconds, beside that of [`Instant`].
+//!
+//! An [`Instant`] means nothing to another process; the kernel's reading means the same to all of them until the host
+//! starts anew.
 
 use std::{
     io,
@@ -7,19 +10,24 @@ use std::{
 
 /// Both clocks at one moment.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Clock {
+pub struct Clock {
     instant: Instant,
     ns: u64,
 }
 
 impl Clock {
     /// Reads both.
-    pub(super) fn now() -> Self {
-        Self { instant: Instant::now(), ns: monotonic_ns() }
+    pub fn now() -> Self {
+        Self::new(Instant::now(), monotonic_ns())
+    }
+
+    /// One on which `instant` is the moment of the reading `ns`.
+    pub fn new(instant: Instant, ns: u64) -> Self {
+        Self { instant, ns }
     }
 
     /// The kernel's reading at `at`.
-    pub(super) fn ns(&self, at: Instant) -> u64 {
+    pub fn ns(&self, at: Instant) -> u64 {
         let whole = |duration: Duration| u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);
         match at.checked_duration_since(self.instant) {
             Some(later) => self.ns.saturating_add(whole(later)),
@@ -28,7 +36,7 @@ impl Clock {
     }
 
     /// The moment of the kernel's reading `ns`.
-    pub(super) fn instant(&self, ns: u64) -> Instant {
+    pub fn instant(&self, ns: u64) -> Instant {
         match ns.checked_sub(self.ns) {
             Some(later) => self.instant + Duration::from_nanos(later),
             None => self.instant.checked_sub(Duration::from_nanos(self.ns - ns)).unwrap_or(self.instant),

@@ -1,0 +1,81 @@
+//! A map that knows what was touched, so that whoever changes something need not say so.
+
+use std::collections::{BTreeSet, HashMap};
+
+/// A map by number. Whatever was lent to be changed counts as touched.
+#[derive(Debug)]
+pub(super) struct Tracked<V> {
+    values: HashMap<u64, V>,
+    touched: BTreeSet<u64>,
+}
+
+impl<V> Default for Tracked<V> {
+    fn default() -> Self {
+        Self { values: HashMap::new(), touched: BTreeSet::new() }
+    }
+}
+
+impl<V> Tracked<V> {
+    pub(super) fn len(&self) -> usize {
+        self.values.len()
+    }
+
+    pub(super) fn get(&self, id: &u64) -> Option<&V> {
+        self.values.get(id)
+    }
+
+    pub(super) fn get_mut(&mut self, id: &u64) -> Option<&mut V> {
+        let value = self.values.get_mut(id)?;
+        self.touched.insert(*id);
+        Some(value)
+    }
+
+    pub(super) fn insert(&mut self, id: u64, value: V) {
+        self.touched.insert(id);
+        self.values.insert(id, value);
+    }
+
+    pub(super) fn remove(&mut self, id: &u64) -> Option<V> {
+        let value = self.values.remove(id)?;
+        self.touched.insert(*id);
+        Some(value)
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = (&u64, &V)> {
+        self.values.iter()
+    }
+
+    pub(super) fn keys(&self) -> impl Iterator<Item = &u64> {
+        self.values.keys()
+    }
+
+    pub(super) fn values(&self) -> impl Iterator<Item = &V> {
+        self.values.values()
+    }
+
+    /// What was touched since the last call, in order.
+    pub(super) fn take_touched(&mut self) -> Vec<u64> {
+        std::mem::take(&mut self.touched).into_iter().collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn looking_is_not_touching() {
+        let mut map = Tracked::default();
+        for id in [3, 1, 2] {
+            map.insert(id, 'a');
+        }
+        assert_eq!(map.take_touched(), [1, 2, 3]);
+        assert_eq!((map.get(&1), map.len()), (Some(&'a'), 3));
+        assert_eq!(map.get_mut(&9), None);
+        assert_eq!(map.remove(&9), None);
+        assert!(map.take_touched().is_empty());
+        *map.get_mut(&2).unwrap() = 'b';
+        map.remove(&3);
+        assert_eq!(map.take_touched(), [2, 3]);
+    }
+}

@@ -1,0 +1,229 @@
+//! A process is killed and another one goes on from the journal.
+
+use crate::lab::*;
+use proxy_user::{
+    accounting::{EndCause, Timestamp},
+    engine::Media,
+    media::{LegCounters, StreamId},
+    signalling::sip::Name,
+};
+use std::time::Duration;
+
+/// Alice, registered, has called and the softswitch has answered: her side's and the core's contact of the other.
+fn established(lab: &mut Lab) -> (Sent, Sent) {
+    let invite = sip(&format!(
+        "INVITE sip:bob@example.test SIP/2.0
+         Via: SIP/2.0/UDP {PRIVATE}:5060;branch=z9hG4bKi1;rport
+         Max-Forwards: 70
+         From: <sip:alice@example.test>;tag=a
+         To: <sip:bob@example.test>
+         Call-ID: c1
+         CSeq: 1 INVITE
+         Contact: <sip:alice@{PRIVATE}:5060>
+
+{}",
+        sdp(PRIVATE, 4_000)
+    ));
+    let sent = lab.access(ALICE, &invite);
+    let invite = only(&sent, "INVITE").clone();
+    let ok = answer(&invite, "200 OK", "b", "Contact: <sip:bob@10.9.0.30:5060>\n", &sdp("10.9.0.30", 6_000));
+    let sent = lab.core(&ok);
+    let ok = only(&sent, "200").clone();
+    lab.access(ALICE, &in_dialog("ACK", &ok, 1, "k1"));
+    (invite, ok)
+}
+
+/// A request of alice inside the dialog that `ok` made.
+fn in_dialog(method: &str, ok: &Sent, cseq: u32, branch: &str) -> String {
+    sip(&format!(
+        "{method} {} SIP/2.0
+         Via: SIP/2.0/UDP {PRIVATE}:5060;branch=z9hG4bK{branch};rport
+         Max-Forwards: 70
+         From: <sip:alice@example.test>;tag=a
+         To: <sip:bob@example.test>;tag=b
+         Call-ID: c1
+         CSeq: {cseq} {method}
+         Contact: <sip:alice@{PRIVATE}:5060>",
+        ok.contact()
+    ))
+}
+
+fn stream(lab: &Lab) -> StreamId {
+    *lab.datapath.streams.keys().next().expect("a stream")
+}
+
+#[test]
+fn a_call_goes_on_and_ends_with_one_whole_record() {
+    let mut lab = Lab::default();
+    let (_, ok) = established(&mut lab);
+    let id = stream(&lab);
+    lab.datapath.latch(id, 0, false, "198.51.100.1:40100".parse().unwrap(), lab.now);
+    lab.settle();
+    let before = lab.datapath.streams.clone();
+    for _ in 0..10 {
+        lab.wait(Duration::from_secs(1));
+        let restored = lab.restart(Media::Kept);
+        assert_eq!((restored.calls, restored.ended, restored.streams.len()), (1, 0, 1));
+    }
+    assert_eq!(lab.datapath.streams, before, "nothing of the stream changed");
+    assert_eq!(lab.engine.load().port_pairs, 2);
+    lab.datapath.count(id, [LegCounters { rtp_packets: 500, ..LegCounters::default() }, LegCounters::default()]);
+    let sent = lab.access(ALICE, &in_dialog("BYE", &ok, 2, "k2"));
+    let bye = only(&sent, "BYE");
+    assert_eq!(bye.uri(), "sip:bob@10.9.0.30:5060");
+    let sent = lab.core(&answer(bye, "200 OK", "", "", ""));
+    assert_eq!(only(&sent, "200").realm, ACCESS);
+    lab.assert_empty();
+    let [record] = lab.records.as_slice() else { panic!("{:?}", lab.records) };
+    assert_eq!((record.duration_ms, record.end_cause), (10_000, EndCause::ByeCaller));
+    assert_eq!(record.start, Timestamp(1_790_000_000_000));
+    let flow = &record.streams[0].access_to_core;
+    assert_eq!(flow.rtp_packets, 500);
+    assert_eq!(flow.rtp_source.unwrap().address, "198.51.100.1:40100".parse().unwrap());
+}
+
+#[test]
+fn the_other_side_may_hang_up_and_both_may_change_the_session() {
+    let mut lab = Lab::default();
+    let (invite, ok) = established(&mut lab);
+    lab.restart(Media::Kept);
+    let offer = in_dialog("INVITE", &ok, 2, "k2").replace("Content-Length: 0\r\n\r\n", "");
+    let body = sdp(PRIVATE, 4_000).replace('\n', "\r\n");
+    let offer = format!(
+        "{offer}Content-Type: application/sdp\r\nContent-Length: {}\r\n\r\n{body}a=sendonly\r\n",
+        body.len() + 12
+    );
+    let sent = lab.access(ALICE, &offer);
+    let again = only(&sent, "INVITE").clone();
+    assert_eq!(again.media(0), invite.media(0), "the same relay port");
+    // Killed before the answer: nobody is kept from offering anew.
+    lab.restart(Media::Kept);
+    let sent = lab.access(ALICE, &offer.replace("CSeq: 2", "CSeq: 3").replace("z9hG4bKk2", "z9hG4bKk3"));
+    assert_eq!(only(&sent, "INVITE").media(0), invite.media(0));
+    let bye = sip(&format!(
+        "BYE {} SIP/2.0
+         Via: SIP/2.0/UDP {SOFTSWITCH};branch=z9hG4bKs
+         Max-Forwards: 70
+         From: <sip:bob@example.test>;tag=b
+         To: {}
+         Call-ID: c1
+         CSeq: 1 BYE",
+        invite.contact(),
+        invite.header(Name::From)
+    ));
+    let sent = lab.core(&bye);
+    let bye = only(&sent, "BYE");
+    assert_eq!((bye.realm, bye.destination.to_string().as_str()), (ACCESS, ALICE));
+    let response = answer(bye, "200 OK", "", "", "");
+    lab.access(ALICE, &response);
+    lab.wait(Duration::from_secs(200));
+    assert_eq!(lab.records.len(), 1);
+    assert_eq!(lab.records[0].end_cause, EndCause::ByeCallee);
+}
+
+#[test]
+fn a_call_that_was_being_set_up_ends_with_its_record_and_holds_nothing() {
+    let mut lab = Lab::default();
+    let invite = sip(&format!(
+        "INVITE sip:bob@example.test SIP/2.0
+         Via: SIP/2.0/UDP {PRIVATE}:5060;branch=z9hG4bKi1;rport
+         Max-Forwards: 70
+         From: <sip:alice@example.test>;tag=a
+         To: <sip:bob@example.test>
+         Call-ID: c1
+         CSeq: 1 INVITE
+         Contact: <sip:alice@{PRIVATE}:5060>
+
+{}",
+        sdp(PRIVATE, 4_000)
+    ));
+    lab.access(ALICE, &invite);
+    let restored = lab.restart(Media::Kept);
+    assert_eq!((restored.calls, restored.ended), (0, 1));
+    lab.assert_empty();
+    assert_eq!(lab.records.len(), 1);
+    assert_eq!(lab.records[0].end_cause, EndCause::Error);
+}
+
+#[test]
+fn a_call_that_was_being_hung_up_is_hung_up() {
+    let mut lab = Lab::default();
+    let (_, ok) = established(&mut lab);
+    let bye = in_dialog("BYE", &ok, 2, "k2");
+    lab.access(ALICE, &bye);
+    // Killed before the answer came, which nobody repeats.
+    let restored = lab.restart(Media::Kept);
+    assert_eq!((restored.calls, restored.ended), (0, 1));
+    let sent = lab.take();
+    let again = only(&sent, "BYE");
+    assert_eq!((again.realm, again.header(Name::CSeq).as_str()), (CORE, "3 BYE"));
+    lab.core(&answer(again, "481 Call/Transaction Does Not Exist", "", "", ""));
+    assert_eq!(kinds(&lab.access(ALICE, &bye)), ["access 200"]);
+    assert_eq!((lab.records.len(), lab.records[0].end_cause), (1, EndCause::ByeCaller));
+    lab.assert_empty();
+}
+
+#[test]
+fn where_the_media_are_gone_both_sides_are_told() {
+    let mut lab = Lab::default();
+    established(&mut lab);
+    lab.wait(Duration::from_secs(3));
+    let restored = lab.restart(Media::Lost);
+    assert_eq!((restored.calls, restored.ended), (0, 1));
+    assert_eq!(kinds(&lab.take()), ["access BYE", "core BYE"]);
+    assert_eq!((lab.records.len(), lab.records[0].duration_ms), (1, 3_000));
+    assert_eq!(lab.engine.load().port_pairs, 0);
+}
+
+#[test]
+fn a_record_that_was_written_is_not_written_again() {
+    let mut lab = Lab::default();
+    let (_, ok) = established(&mut lab);
+    let journal = lab.journal.clone();
+    let sent = lab.access(ALICE, &in_dialog("BYE", &ok, 2, "k2"));
+    lab.core(&answer(only(&sent, "BYE"), "200 OK", "", "", ""));
+    assert_eq!(lab.records.len(), 1);
+    // Killed after the record was written and before the journal knew.
+    lab.journal = journal;
+    assert_eq!(lab.restart(Media::Kept).calls, 0);
+    lab.assert_empty();
+    assert_eq!(lab.records.len(), 1);
+}
+
+#[test]
+fn a_registered_terminal_can_be_called() {
+    let mut lab = Lab::default();
+    let register = sip(&format!(
+        "REGISTER sip:example.test SIP/2.0
+         Via: SIP/2.0/UDP {PRIVATE}:5060;branch=z9hG4bKr1;rport
+         Max-Forwards: 70
+         From: <sip:alice@example.test>;tag=a
+         To: <sip:alice@example.test>
+         Call-ID: r1
+         CSeq: 1 REGISTER
+         Contact: <sip:alice@{PRIVATE}:5060>"
+    ));
+    let sent = lab.access(ALICE, &register);
+    let register = only(&sent, "REGISTER").clone();
+    let contact = format!("Contact: <{}>;expires=60\n", register.contact());
+    lab.core(&answer(&register, "200 OK", "s", &contact, ""));
+    lab.wait(Duration::from_secs(30));
+    assert_eq!(lab.restart(Media::Lost).registrations, 1);
+    let options = sip(&format!(
+        "OPTIONS {} SIP/2.0
+         Via: SIP/2.0/UDP {SOFTSWITCH};branch=z9hG4bKo
+         Max-Forwards: 70
+         From: <sip:s@example.test>;tag=s
+         To: <sip:alice@example.test>
+         Call-ID: o1
+         CSeq: 1 OPTIONS",
+        register.contact()
+    ));
+    let sent = lab.core(&options);
+    let options = only(&sent, "OPTIONS");
+    assert_eq!((options.destination.to_string().as_str(), options.uri()), (ALICE, format!("sip:alice@{PRIVATE}:5060")));
+    // Its time goes on where it was.
+    lab.wait(Duration::from_secs(36));
+    assert_eq!(lab.engine.load().registrations, 0);
+    assert!(lab.journal.is_empty());
+}
