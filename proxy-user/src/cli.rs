@@ -89,7 +89,7 @@ impl State {
 
 #[derive(Debug, Args)]
 pub(crate) struct Down {
-    /// The configuration file, for its [state].
+    /// The configuration file, for its section state.
     #[arg(long, value_name = "FILE", default_value = "/etc/latch/latch.toml")]
     pub(crate) config: PathBuf,
     #[command(flatten)]

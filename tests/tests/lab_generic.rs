@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use lab::{KamailioConfig, Lab, LabConfig, LatchConfig, Scene, address, lab_test};
+use lab::{KamailioConfig, Lab, LabConfig, Latch, LatchConfig, Scene, address, lab_test};
 
 /// Puts a bridge, which has no native XDP, in the place of Latch's access interface.
 fn bridge_the_access_interface(lab: &Lab) -> Result<()> {
@@ -45,5 +45,17 @@ fn where_native_mode_is_refused_generic_mode_relays_and_latch_says_so() {
             }
         }
         Ok(())
+    });
+}
+
+#[test]
+fn generic_mode_is_taken_up_as_it_was() {
+    lab_test(LabConfig { nats: Vec::new(), ..LabConfig::default() }, |lab| {
+        bridge_the_access_interface(lab)?;
+        Latch::start(lab, &LatchConfig::default())?.kill()?;
+        let latch = Latch::start(lab, &LatchConfig::default())?;
+        let log = latch.peer.output();
+        ensure!(log.contains("resumed: ") && log.contains("GENERIC mode on access, core"), "{log}");
+        latch.stop(lab).map(drop)
     });
 }

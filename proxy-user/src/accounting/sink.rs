@@ -30,7 +30,11 @@ impl CdrSink {
         if path == Path::new("-") {
             return Ok(Self { target: Target::Stdout });
         }
-        append(path)?;
+        let mut file = append(path)?;
+        if is_cut_off(path) {
+            // A process was killed while it wrote; what it had to say is said again on a line of its own.
+            file.write_all(b"\n").map_err(|error| SinkError::Write { path: path.to_owned(), error })?;
+        }
         Ok(Self { target: Target::File(path.to_owned()) })
     }
 
@@ -108,6 +112,18 @@ pub enum SinkError {
     },
 }
 
+/// Whether the last line has no end.
+fn is_cut_off(path: &Path) -> bool {
+    let last = || -> io::Result<u8> {
+        let mut file = File::open(path)?;
+        file.seek(SeekFrom::End(-1))?;
+        let mut last = [0];
+        file.read_exact(&mut last)?;
+        Ok(last[0])
+    };
+    last().is_ok_and(|last| last != b'\n')
+}
+
 fn append(path: &Path) -> Result<File, SinkError> {
     // Who called whom is nobody else's business: a new file is for its owner and group.
     OpenOptions::new().create(true).append(true).mode(0o640).open(path).map_err(|error| match path.parent() {
@@ -180,6 +196,26 @@ mod tests {
         let mut expected: Vec<String> = (0..200).map(|n| RecordId(n).to_string()).collect();
         expected.push("before".into());
         assert_eq!(ids, expected);
+    }
+
+    #[test]
+    fn what_a_killed_process_wrote_is_known_and_its_last_line_spoils_no_other() {
+        let scratch = Scratch::new("killed");
+        let path = scratch.0.join("cdr.jsonl");
+        let sink = CdrSink::open(&path).unwrap();
+        assert!(sink.latest().is_empty());
+        // Longer than what is looked at.
+        for id in 0..2_000 {
+            sink.write(&cdr(id)).unwrap();
+        }
+        let whole = fs::read(&path).unwrap();
+        let line = whole.len() / 2_000;
+        fs::write(&path, &whole[..whole.len() - line / 2]).unwrap();
+        let sink = CdrSink::open(&path).unwrap();
+        let latest = sink.latest();
+        assert!(latest.contains(&RecordId(1_998)) && !latest.contains(&RecordId(1_999)) && latest.len() > 500);
+        sink.write(&cdr(1_999)).unwrap();
+        assert!(sink.latest().contains(&RecordId(1_999)));
     }
 
     #[test]

@@ -21,6 +21,7 @@ use crate::{
 };
 use anyhow::{Context as _, Result};
 use std::{
+    collections::BTreeMap,
     future::{Future, poll_fn},
     net::SocketAddr,
     pin::pin,
@@ -143,10 +144,20 @@ impl Keeper {
         if self.pending.is_empty() && self.head.is_none() {
             return Ok(());
         }
-        self.journal.commit(self.head.as_ref(), &self.pending)?;
-        self.head = None;
-        self.pending.clear();
-        Ok(())
+        let done = self.journal.commit(self.head.as_ref(), &self.pending);
+        match done {
+            Ok(()) => {
+                self.head = None;
+                self.pending.clear();
+            }
+            // To be tried again with the next turn's: of each record only the last form counts.
+            Err(_) => {
+                let last = self.pending.drain(..).map(|change| ((change.table, change.key.clone()), change));
+                let last: BTreeMap<_, _> = last.collect();
+                self.pending = last.into_values().collect();
+            }
+        }
+        done
     }
 }
 
