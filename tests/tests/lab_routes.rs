@@ -199,28 +199,28 @@ fn media_follow_a_changed_route_without_a_loss() {
 
 #[test]
 fn media_go_on_when_an_interface_comes_back() {
-    routes_test(30, |lab, call| {
+    routes_test(40, |lab, call| {
         let latch = lab.latch();
-        let lost = call.talk(4, || {
+        let lost = call.talk(8, || {
             latch.ip("link set core down")?;
             std::thread::sleep(Duration::from_secs(1));
             latch.ip("link set core up")?;
             // The kernel forgets it with the interface; whatever sets the host's network up adds it again.
             latch.ip(&format!("route add 10.77.0.0/24 via {GATEWAY}")).map(drop)
         })?;
-        // While it was down, and at most a second more.
-        ensure!((40..=100).contains(&lost.to_carol) && (40..=100).contains(&lost.to_alice), "{lost:?}");
-        ensure!(call.talk(1, || Ok(()))? == NOTHING, "not all arrives after the interface came back");
+        // While it was down, and as long as the kernel looks for its neighbours again: seconds, of which it has five here.
+        ensure!((40..350).contains(&lost.to_carol) && (40..350).contains(&lost.to_alice), "{lost:?}");
+        wait_until("all arrives again", TIMEOUT, || Ok(call.talk(1, || Ok(()))? == NOTHING))?;
         let output = call.scene.latch.peer.output();
         ensure!(output.contains("interface core is up again"), "nothing is said of the interface: {output}");
 
         // Only the carrier: the cable.
-        let lost = call.talk(4, || {
+        let lost = call.talk(8, || {
             lab.softswitch().ip("link set latch down")?;
             std::thread::sleep(Duration::from_secs(1));
             lab.softswitch().ip("link set latch up").map(drop)
         })?;
-        ensure!(lost.to_carol <= 100 && lost.to_alice <= 100, "{lost:?}");
+        ensure!(lost.to_carol < 350 && lost.to_alice < 350, "{lost:?}");
         wait_until("all arrives again", TIMEOUT, || Ok(call.talk(1, || Ok(()))? == NOTHING))
     });
 }
