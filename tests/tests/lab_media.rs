@@ -323,7 +323,7 @@ fn a_stranger_who_sprays_the_relay_gets_nothing_and_brings_nothing() {
 fn a_nat_that_gives_a_running_stream_another_port_costs_seconds_not_the_call() {
     lab_test(LabConfig::default(), |lab| {
         let scene = Scene::start(lab, &KamailioConfig::default(), &LatchConfig::default())?;
-        let call = MediaCall::start(&scene, seconds(15))?;
+        let call = MediaCall::start(&scene, seconds(20))?;
         let (alice, bob) = (&call.alice, &call.bob);
         call.latch(&scene)?;
         let first = Stream { packets: 50, ssrc: 1, sequence: 100, ..Stream::default() };
