@@ -4,9 +4,12 @@
 //! Header fields are read as whole words, because a header as a struct of byte arrays (`network-types`, which defines
 //! the offsets) compiles to one load a byte. Words are in memory order: `from_be`/`to_be` where a number is meant.
 
-use aya_ebpf::{helpers::bpf_xdp_adjust_head, programs::XdpContext};
-use core::arch::asm;
+use aya_ebpf::helpers::bpf_xdp_adjust_head;
+use core::{arch::asm, marker::PhantomData};
 use proxy_common::address::Address;
+
+/// What a frame comes in.
+pub(crate) use aya_ebpf::programs::XdpContext as Context;
 
 /// One load of `$size` at `$start + $offset`, zero-extended.
 macro_rules! load {
@@ -41,20 +44,21 @@ macro_rules! store {
 
 /// A frame, Ethernet header first.
 #[derive(Clone, Copy)]
-pub(crate) struct Frame {
+pub(crate) struct Frame<'a> {
     start: usize,
     end: usize,
+    context: PhantomData<&'a Context>,
 }
 
-impl Frame {
+impl<'a> Frame<'a> {
     #[inline(always)]
-    pub(crate) fn of(context: &XdpContext) -> Self {
+    pub(crate) fn of(context: &'a Context) -> Self {
         // Read anew each time: what the verifier learned of an earlier frame would make it tell ways apart.
         // SAFETY: the context is the one that the kernel gave; both are words of it.
         let (start, end) = unsafe {
             ((&raw const (*context.ctx).data).read_volatile(), (&raw const (*context.ctx).data_end).read_volatile())
         };
-        Self { start: start as usize, end: end as usize }
+        Self { start: start as usize, end: end as usize, context: PhantomData }
     }
 
     /// The same frame, of which the compiler does not know that it is: else it leaves out a check that it sees is implied by
@@ -75,9 +79,9 @@ impl Frame {
 
     /// `N` bytes from `offset` on, if there are as many. `offset` is small.
     #[inline(always)]
-    pub(crate) fn window<const N: usize>(self, offset: usize) -> Option<Window<N>> {
+    pub(crate) fn window<const N: usize>(self, offset: usize) -> Option<Window<'a, N>> {
         let start = self.start + offset;
-        (start + N <= self.end).then_some(Window { start: start as *mut u8 })
+        (start + N <= self.end).then_some(Window::at(start))
     }
 
     /// The one's complement sum, not folded, of `length` bytes from `offset` on, taken as words in memory order; `None`
@@ -97,7 +101,7 @@ impl Frame {
             if place + 4 > self.end {
                 return None;
             }
-            sum += Window::<4> { start: place as *mut u8 }.u32::<0>() as u64;
+            sum += Window::<4>::at(place).u32::<0>() as u64;
             place += 4;
             rest -= 4;
         }
@@ -105,7 +109,7 @@ impl Frame {
             if place + 2 > self.end {
                 return None;
             }
-            sum += Window::<2> { start: place as *mut u8 }.u16::<0>() as u64;
+            sum += Window::<2>::at(place).u16::<0>() as u64;
             place += 2;
         }
         if rest & 1 != 0 {
@@ -113,7 +117,7 @@ impl Frame {
                 return None;
             }
             // Padded with zero: the byte that comes first in memory.
-            sum += u16::from_ne_bytes([Window::<1> { start: place as *mut u8 }.u8::<0>(), 0]) as u64;
+            sum += u16::from_ne_bytes([Window::<1>::at(place).u8::<0>(), 0]) as u64;
         }
         Some(sum)
     }
@@ -125,7 +129,7 @@ const SUMMED: usize = 1_520;
 /// Makes the frame longer by `by` bytes at its front, or shorter where it is negative; false where there is no room.
 /// Everything that was known of where its bytes are is void afterwards.
 #[inline(always)]
-pub(crate) fn grow(context: &XdpContext, by: i32) -> bool {
+pub(crate) fn grow(context: &Context, by: i32) -> bool {
     // SAFETY: the context is the one that the kernel gave, and no `Frame` or `Window` is used after the call.
     unsafe { bpf_xdp_adjust_head(context.ctx, -by) == 0 }
 }
@@ -133,11 +137,17 @@ pub(crate) fn grow(context: &XdpContext, by: i32) -> bool {
 /// `N` bytes of a frame; made by [`Frame::window`] alone. A frame belongs to the program for its whole run, and only
 /// [`grow`] moves it, so a window stays good until then.
 #[derive(Clone, Copy)]
-pub(crate) struct Window<const N: usize> {
+pub(crate) struct Window<'a, const N: usize> {
     start: *mut u8,
+    context: PhantomData<&'a Context>,
 }
 
-impl<const N: usize> Window<N> {
+impl<const N: usize> Window<'_, N> {
+    #[inline(always)]
+    fn at(start: usize) -> Self {
+        Self { start: start as *mut u8, context: PhantomData }
+    }
+
     #[inline(always)]
     pub(crate) fn u8<const OFFSET: usize>(self) -> u8 {
         const { assert!(OFFSET < N) }

@@ -6,9 +6,11 @@
 //! Up to two VLAN tags may stand before the IP header; they move everything behind them, so offsets are counted from the
 //! IP header.
 
-use crate::frame::Frame;
-use crate::maps::{self, LocalEntry, Spot};
-use crate::note::Datagram;
+use super::{
+    entries::{self, LocalEntry, Spot},
+    frame::Frame,
+    note::Datagram,
+};
 use core::mem::offset_of;
 use network_types::{
     eth::{EthHdr, EtherType},
@@ -77,7 +79,7 @@ pub(crate) struct Arrival {
 
 /// Finds the relay's datagrams among what arrives by the interface `ingress`; any other frame has its verdict.
 #[inline(always)]
-pub(crate) fn parse(frame: &Frame, ingress: u32) -> Result<Arrival, Verdict> {
+pub(crate) fn parse(frame: &Frame<'_>, ingress: u32) -> Result<Arrival, Verdict> {
     let link = frame.window::<{ EthHdr::LEN }>(0).ok_or(Verdict::PassedOther)?;
     match link.u16::<{ offset_of!(EthHdr, ether_type) }>() {
         IPV4 => ipv4(frame, [0; 2], 0, ingress),
@@ -88,7 +90,7 @@ pub(crate) fn parse(frame: &Frame, ingress: u32) -> Result<Arrival, Verdict> {
 }
 
 #[inline(always)]
-fn tagged(frame: &Frame, ingress: u32) -> Result<Arrival, Verdict> {
+fn tagged(frame: &Frame<'_>, ingress: u32) -> Result<Arrival, Verdict> {
     let outer = frame.window::<TAG_LENGTH>(EthHdr::LEN).ok_or(Verdict::PassedOther)?;
     let id = u16::from_be(outer.u16::<0>()) & VLAN_ID;
     match outer.u16::<2>() {
@@ -108,7 +110,7 @@ fn tagged(frame: &Frame, ingress: u32) -> Result<Arrival, Verdict> {
 }
 
 #[inline(always)]
-fn ipv4(frame: &Frame, vlan: [u16; 2], tags: u16, ingress: u32) -> Result<Arrival, Verdict> {
+fn ipv4(frame: &Frame<'_>, vlan: [u16; 2], tags: u16, ingress: u32) -> Result<Arrival, Verdict> {
     let start = EthHdr::LEN + TAG_LENGTH * tags as usize;
     let network = frame.window::<{ v4::UDP }>(start).ok_or(Verdict::PassedOther)?;
     let version = network.u8::<{ v4::VERSION }>();
@@ -118,7 +120,7 @@ fn ipv4(frame: &Frame, vlan: [u16; 2], tags: u16, ingress: u32) -> Result<Arriva
     if network.u8::<{ v4::PROTOCOL }>() != IpProto::Udp as u8 {
         return Err(Verdict::PassedHost);
     }
-    let local = maps::local_v4(network.u32::<{ v4::DESTINATION }>()).ok_or(Verdict::PassedHost)?;
+    let local = entries::local_v4(network.u32::<{ v4::DESTINATION }>()).ok_or(Verdict::PassedHost)?;
     if network.u16::<{ v4::FRAGMENT }>() & FRAGMENTED != 0 {
         return Err(Verdict::PassedFragment);
     }
@@ -149,7 +151,7 @@ fn ipv4(frame: &Frame, vlan: [u16; 2], tags: u16, ingress: u32) -> Result<Arriva
 }
 
 #[inline(always)]
-fn ipv6(frame: &Frame, vlan: [u16; 2], tags: u16, ingress: u32) -> Result<Arrival, Verdict> {
+fn ipv6(frame: &Frame<'_>, vlan: [u16; 2], tags: u16, ingress: u32) -> Result<Arrival, Verdict> {
     let start = EthHdr::LEN + TAG_LENGTH * tags as usize;
     let network = frame.window::<{ v6::UDP }>(start).ok_or(Verdict::PassedOther)?;
     if network.u8::<{ v6::VERSION }>() >> 4 != 6 {
@@ -159,7 +161,7 @@ fn ipv6(frame: &Frame, vlan: [u16; 2], tags: u16, ingress: u32) -> Result<Arriva
     if next_header != IpProto::Udp as u8 && !is_extension(next_header) {
         return Err(Verdict::PassedHost);
     }
-    let local = maps::local_v6(network.address::<{ v6::DESTINATION }>()).ok_or(Verdict::PassedHost)?;
+    let local = entries::local_v6(network.address::<{ v6::DESTINATION }>()).ok_or(Verdict::PassedHost)?;
     if next_header == IpProto::Ipv6Frag as u8 {
         return Err(Verdict::PassedFragment);
     }
@@ -223,7 +225,7 @@ fn is_extension(next_header: u8) -> bool {
 
 /// Notes what the payload is.
 #[inline(always)]
-fn payload(datagram: Datagram, frame: &Frame, start: usize, length: usize) {
+fn payload(datagram: Datagram, frame: &Frame<'_>, start: usize, length: usize) {
     // A payload that is shorter than these bytes is no RTP; padding may not be mistaken for it.
     let kind = if length >= media::RTP_HEADER
         && let Some(header) = frame.unproven().window::<{ media::RTP_HEADER }>(start)

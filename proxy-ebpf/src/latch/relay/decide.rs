@@ -7,11 +7,11 @@
 //! Where the way leads to one of the relay's own ports (two calls joined by a softswitch), the packet is handled as if
 //! it had arrived there, still before a byte is rewritten: each leg counts it and each takes one from its TTL.
 
-use crate::learn;
-use crate::maps::{self, Hop, LegEntry, LocalEntry, RTCP, RTP, Spot, StateEntry};
-use crate::measure;
-use crate::note::Datagram;
-use core::arch::asm;
+use super::{
+    entries::{self, Hop, LegEntry, LocalEntry, RTCP, RTP, Spot, StateEntry},
+    learn, maps, measure, memory,
+    note::Datagram,
+};
 use network_types::ip::{Ipv4Hdr, Ipv6Hdr};
 use proxy_common::{
     layout::{Remote, leg_flags, next_hop_kind},
@@ -24,10 +24,7 @@ use proxy_common::{
 /// The compiler does not know the number, or it would write the loop out and use more stack than there is.
 #[inline(always)]
 fn passes() -> u64 {
-    let passes;
-    // SAFETY: the instruction sets one register.
-    unsafe { asm!("{passes} = 2", passes = out(reg) passes, options(pure, nomem, nostack)) }
-    passes
+    memory::opaque::<2>()
 }
 
 /// How a packet leaves. Ports in host order.
@@ -59,7 +56,7 @@ pub(crate) fn decide(datagram: Datagram, leg: u32, ingress: u32) -> Result<Route
     let mut pass = 0;
     while pass < passes() {
         pass += 1;
-        let (leg, state) = maps::leg(index).ok_or(Verdict::DroppedClosed)?;
+        let (leg, state) = entries::leg(index).ok_or(Verdict::DroppedClosed)?;
         let generation = leg.generation();
         if generation == 0 {
             return Err(Verdict::DroppedClosed);
@@ -235,9 +232,9 @@ fn forward(datagram: Datagram, passing: &Passing, last: bool) -> Result<Step, Ve
         next_hop_kind::LOCAL if last => Err(Verdict::DroppedLoop),
         next_hop_kind::LOCAL => {
             let there = if peer_v6 {
-                maps::local_v6(datagram.destination_v6())
+                entries::local_v6(datagram.destination_v6())
             } else {
-                maps::local_v4(u32::from_ne_bytes(destination.address))
+                entries::local_v4(u32::from_ne_bytes(destination.address))
             };
             let spot = there.and_then(|there| there.spot(destination.port)).ok_or(Verdict::DroppedNextHop)?;
             Ok(Step::Again(Again { v6: peer_v6, local, source_port, spot }))

@@ -4,10 +4,11 @@
 //! A packet that leaves with the same headers as it came is changed in place. Another IP version or another number of VLAN
 //! tags moves the front of the frame and writes the headers anew (RFC 7915 for what the fields become).
 
-use crate::decide::{KEPT, Route};
-use crate::frame::{self, Frame, Window};
-use crate::parse::{Arrival, IPV4, IPV6, OUTER_TAG, TAG, TAG_LENGTH, v4, v6};
-use aya_ebpf::programs::XdpContext;
+use super::{
+    decide::{KEPT, Route},
+    frame::{self, Context, Frame, Window},
+    parse::{Arrival, IPV4, IPV6, OUTER_TAG, TAG, TAG_LENGTH, v4, v6},
+};
 use network_types::{
     eth::EthHdr,
     ip::{IpProto, Ipv4Hdr, Ipv6Hdr},
@@ -21,7 +22,7 @@ use proxy_common::{
 
 /// Rewrites the datagram as the route says.
 #[inline(always)]
-pub(crate) fn apply(context: &XdpContext, arrival: &Arrival, route: &Route) -> Result<(), Verdict> {
+pub(crate) fn apply(context: &Context, arrival: &Arrival, route: &Route) -> Result<(), Verdict> {
     let frame = Frame::of(context);
     let same = (arrival.datagram.came_v6() != 0) == route.v6 && (arrival.datagram.tags() & 3) == route.hop.tags();
     if !same {
@@ -38,7 +39,7 @@ pub(crate) fn apply(context: &XdpContext, arrival: &Arrival, route: &Route) -> R
 
 /// Writes link addresses and tags (not the EtherType behind them); the offset of the IP header.
 #[inline(always)]
-fn link(frame: Frame, route: &Route) -> Option<usize> {
+fn link(frame: Frame<'_>, route: &Route) -> Option<usize> {
     let header = frame.window::<{ EthHdr::LEN }>(0)?;
     let [first, second, third] = route.hop.macs();
     header.set_u32::<0>(first);
@@ -76,7 +77,7 @@ fn ports(route: &Route) -> u32 {
 }
 
 #[inline(always)]
-fn in_place_v4(headers: Window<{ v4::PAYLOAD }>, route: &Route) {
+fn in_place_v4(headers: Window<'_, { v4::PAYLOAD }>, route: &Route) {
     let source = route.local.v4();
     let addresses = Delta::new()
         .pair(headers.u32::<{ v4::SOURCE }>(), source)
@@ -103,7 +104,7 @@ fn in_place_v4(headers: Window<{ v4::PAYLOAD }>, route: &Route) {
 }
 
 #[inline(always)]
-fn in_place_v6(headers: Window<{ v6::PAYLOAD }>, route: &Route) {
+fn in_place_v6(headers: Window<'_, { v6::PAYLOAD }>, route: &Route) {
     let source = route.local.address();
     let ports = ports(route);
     let transport = Delta::new()
@@ -137,7 +138,7 @@ struct Kept {
 const DO_NOT_FRAGMENT: u32 = u32::from_ne_bytes([0, 0, 0x40, 0]);
 
 #[inline(always)]
-fn rebuild(context: &XdpContext, frame: Frame, arrival: &Arrival, route: &Route) -> Option<()> {
+fn rebuild(context: &Context, frame: Frame<'_>, arrival: &Arrival, route: &Route) -> Option<()> {
     let old_start = EthHdr::LEN + TAG_LENGTH * (arrival.datagram.tags() & 3) as usize;
     let new_start = EthHdr::LEN + TAG_LENGTH * route.hop.tags() as usize;
     let (kept, old_length) = if arrival.datagram.came_v6() != 0 {
@@ -162,7 +163,7 @@ fn rebuild(context: &XdpContext, frame: Frame, arrival: &Arrival, route: &Route)
 }
 
 #[inline(always)]
-fn kept_of_v6(headers: Window<{ v6::PAYLOAD }>, route: &Route) -> Kept {
+fn kept_of_v6(headers: Window<'_, { v6::PAYLOAD }>, route: &Route) -> Kept {
     let transport = Delta::new()
         .without(headers.address::<{ v6::SOURCE }>())
         .without(headers.address::<{ v6::DESTINATION }>())
@@ -177,7 +178,7 @@ fn kept_of_v6(headers: Window<{ v6::PAYLOAD }>, route: &Route) -> Kept {
 }
 
 #[inline(always)]
-fn kept_of_v4(frame: Frame, start: usize, route: &Route) -> Option<Kept> {
+fn kept_of_v4(frame: Frame<'_>, start: usize, route: &Route) -> Option<Kept> {
     let headers = frame.window::<{ v4::PAYLOAD }>(start)?;
     let udp_length = u16::from_be(headers.u16::<{ v4::UDP_LENGTH }>());
     let old = headers.u16::<{ v4::UDP_CHECKSUM }>();
@@ -220,7 +221,7 @@ fn with_new_addresses(delta: Delta, route: &Route) -> Delta {
 }
 
 #[inline(always)]
-fn write_v6(headers: Window<{ v6::PAYLOAD }>, kept: &Kept, route: &Route) {
+fn write_v6(headers: Window<'_, { v6::PAYLOAD }>, kept: &Kept, route: &Route) {
     let first = 6u32 << 28 | (kept.traffic_class as u32) << 20;
     headers.set_u32::<{ v6::VERSION }>(first.to_be());
     headers.set_u16::<{ v6::PAYLOAD_LENGTH }>(kept.udp_length.to_be());
@@ -233,7 +234,7 @@ fn write_v6(headers: Window<{ v6::PAYLOAD }>, kept: &Kept, route: &Route) {
 }
 
 #[inline(always)]
-fn write_v4(headers: Window<{ v4::PAYLOAD }>, kept: &Kept, route: &Route) {
+fn write_v4(headers: Window<'_, { v4::PAYLOAD }>, kept: &Kept, route: &Route) {
     let total = kept.udp_length.wrapping_add(Ipv4Hdr::LEN as u16);
     let first = u16::from_ne_bytes([0x45, kept.traffic_class]) as u32 | (total.to_be() as u32) << 16;
     let third = u16::from_ne_bytes([route.ttl, IpProto::Udp as u8]);

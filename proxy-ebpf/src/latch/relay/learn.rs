@@ -9,8 +9,11 @@
 //! ([`destination`]), so a peer that is attached later, or a late write of an earlier call, costs one look and no packet.
 //! RTCP to an IPv6 address finds its way so each time it is not that of RTP.
 
-use crate::maps::{self, LegEntry, QualityEntry, RTCP, RTP, StateEntry};
-use crate::note::Datagram;
+use super::{
+    entries::{self, LegEntry, QualityEntry, RTCP, RTP, StateEntry},
+    maps,
+    note::Datagram,
+};
 use proxy_common::{
     address::Address,
     latch::{self, Candidate, Continuation, REBOUND, Rank, Source, TICK_NS, Trial},
@@ -24,7 +27,7 @@ use proxy_common::{
 /// Out of line: it runs once a call, or under attack.
 #[inline(never)]
 pub(crate) fn source(index: u32, datagram: Datagram, generation: u16, now_ns: u64) -> Result<(), Verdict> {
-    let (leg, state) = maps::leg(index).ok_or(Verdict::DroppedClosed)?;
+    let (leg, state) = entries::leg(index).ok_or(Verdict::DroppedClosed)?;
     let component = datagram.port() as u32;
     let from = Source { address: datagram.address(), port: datagram.source_port() };
     let own = state.component(component);
@@ -170,8 +173,8 @@ fn find_destination(index: u32, component: u32, peer_generation: u16, datagram: 
     if peer_generation == 0 {
         return None;
     }
-    let (entry, state) = maps::leg(index)?;
-    let (peer, peer_state) = maps::leg(entry.peer())?;
+    let (entry, state) = entries::leg(index)?;
+    let (peer, peer_state) = entries::leg(entry.peer())?;
     let flags = peer.flags();
     let v6 = flags & leg_flags::V6 != 0;
     let muxed = flags & leg_flags::RTCP_MUX != 0;
@@ -275,7 +278,7 @@ fn tried(quality: QualityEntry, datagram: Datagram, now_ns: u64) -> bool {
 /// Makes what a leg just latched the destination of the other direction: the copy there is void, so the next packet asks.
 #[inline(always)]
 fn publish(leg: LegEntry, component: u32) {
-    let Some((_, peer)) = maps::leg(leg.peer()) else { return };
+    let Some((_, peer)) = entries::leg(leg.peer()) else { return };
     peer.component(component).set_destination(0);
     if component == RTP && leg.flags() & leg_flags::RTCP_MUX != 0 {
         peer.component(RTCP).set_destination(0);
@@ -290,7 +293,7 @@ fn forget_rtcp(leg: LegEntry, state: StateEntry, generation: u16) {
     let held = own.source();
     if Remote::from_word(held).generation() == generation
         && own.swap_source(held, 0) == held
-        && let Some((_, peer)) = maps::leg(leg.peer())
+        && let Some((_, peer)) = entries::leg(leg.peer())
     {
         peer.component(RTCP).set_destination(0);
     }

@@ -1,7 +1,10 @@
 //! What is measured of a leg's packets: their rate, against what is allowed, and how well RTP arrives.
 
-use crate::maps::{self, LegEntry, QualityEntry, StateEntry};
-use crate::note::Datagram;
+use super::{
+    entries::{LegEntry, QualityEntry, StateEntry},
+    maps,
+    note::Datagram,
+};
 use proxy_common::latch::TICK_NS;
 
 /// Token bucket units: 1/256 bytes, and 65,536 ns.

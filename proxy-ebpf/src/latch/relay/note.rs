@@ -4,7 +4,7 @@
 //! its own through the program, as long as it knows which one it is; what was noted and is read again may be anything, so all
 //! of them go on as one. [`Datagram::forget`] does the same for a number.
 
-use crate::maps;
+use super::maps;
 use proxy_common::{address::Address, media::Kind};
 
 /// The note. Ports in host order.

@@ -1,0 +1,49 @@
+//! The relay: what becomes of a frame, whatever runs it.
+//!
+//! A frame goes through three rooms, and every way out of them is a [`Verdict`]:
+//!
+//! ```text
+//! parse  →  decide  ─────────────→  apply
+//! bytes     leg, source, way out    bytes
+//!             └ learn: no source is latched yet
+//! ```
+//!
+//! - [`parse`] finds the relay's datagrams among everything that arrives and reads what the others need.
+//! - [`decide`] says whether the source may send there and where its packet goes; [`learn`] is its cold half.
+//! - [`measure`] holds the rate of packets against what is allowed, and notes how RTP arrives.
+//! - [`apply`] rewrites the bytes, once.
+//! - [`note`] is what is known of the datagram meanwhile; [`entries`] are the maps' entries, field by field.
+//!
+//! These files are compiled twice: into the XDP program, and into user space for hosts where BPF is refused. Each platform
+//! brings, beside this module, `frame` (a frame's bytes), `memory` (a word of a map entry) and `maps` (where entries are, the
+//! clock, counters, events), which hold the `unsafe` there is besides.
+
+use super::{frame, maps, memory};
+use frame::{Context, Frame};
+use proxy_common::verdict::Verdict;
+
+mod apply;
+mod decide;
+mod entries;
+mod learn;
+mod measure;
+pub(crate) mod note;
+mod parse;
+
+/// Handles the frame that arrived by the interface `ingress`, counts what became of it, and says so.
+#[inline(always)]
+pub(crate) fn relay(context: &Context, ingress: u32) -> Verdict {
+    let verdict = match handle(context, ingress) {
+        Ok(verdict) | Err(verdict) => verdict,
+    };
+    maps::count(verdict);
+    verdict
+}
+
+#[inline(always)]
+fn handle(context: &Context, ingress: u32) -> Result<Verdict, Verdict> {
+    let arrival = parse::parse(&Frame::of(context), ingress)?;
+    let route = decide::decide(arrival.datagram, arrival.leg, ingress)?;
+    apply::apply(context, &arrival, &route)?;
+    Ok(route.verdict)
+}
