@@ -1,7 +1,7 @@
 //! The command line.
 
 use clap::{Args, Parser, Subcommand};
-use proxy_user::config::Overrides;
+use proxy_user::config::{Overrides, Relay};
 use std::path::PathBuf;
 
 /// A SIP proxy that takes phones behind NATs to a softswitch and relays their media in the kernel.
@@ -30,6 +30,9 @@ pub(crate) struct Run {
     pub(crate) config: PathBuf,
     #[command(flatten)]
     pub(crate) maps: Maps,
+    /// What relays the media: native, generic, user, or auto. Overrides the file's.
+    #[arg(long, value_name = "MODE")]
+    relay: Option<Relay>,
     #[command(flatten)]
     pub(crate) state: State,
     /// Begin without anything that an earlier process left: neither calls nor registrations.
@@ -38,6 +41,12 @@ pub(crate) struct Run {
     /// What is logged to standard error: error, warn, info, debug or trace. Overrides RUST_LOG.
     #[arg(long, value_name = "LEVEL")]
     pub(crate) log: Option<tracing::Level>,
+}
+
+impl Run {
+    pub(crate) fn overrides(&self) -> Overrides {
+        Overrides { relay: self.relay, ..self.maps.overrides() }
+    }
 }
 
 /// Sizes of the BPF maps; they win over the file's.
@@ -56,7 +65,8 @@ pub(crate) struct Maps {
 
 impl Maps {
     pub(crate) fn overrides(&self) -> Overrides {
-        Overrides { max_legs: self.max_legs, max_next_hops: self.max_next_hops, events_bytes: self.events_bytes }
+        let (max_legs, max_next_hops, events_bytes) = (self.max_legs, self.max_next_hops, self.events_bytes);
+        Overrides { max_legs, max_next_hops, events_bytes, relay: None }
     }
 }
 
@@ -120,9 +130,22 @@ mod tests {
 
     #[test]
     fn flags_reach_the_configuration() {
-        let cli = Cli::try_parse_from(["latch", "run", "--config", "f", "--max-legs", "7", "--log", "debug"]).unwrap();
+        let cli = Cli::try_parse_from([
+            "latch",
+            "run",
+            "--config",
+            "f",
+            "--max-legs",
+            "7",
+            "--relay",
+            "user",
+            "--log",
+            "debug",
+        ])
+        .unwrap();
         let Command::Run(run) = cli.command else { panic!("not run") };
-        assert_eq!(run.maps.overrides(), Overrides { max_legs: Some(7), ..Overrides::default() });
+        let expected = Overrides { max_legs: Some(7), relay: Some(Relay::UserSpace), ..Overrides::default() };
+        assert_eq!(run.overrides(), expected);
         assert_eq!(run.log, Some(tracing::Level::DEBUG));
         let down = Cli::try_parse_from(["latch", "down", "--state", "/s", "--pins", "/sys/fs/bpf/x"]).unwrap();
         let Command::Down(down) = down.command else { panic!("not down") };

@@ -5,7 +5,7 @@ use anyhow::{Context as _, Result, bail};
 use proxy_user::{
     accounting::RecordId,
     clock::Clock,
-    config::{self, Config, Overrides, Side},
+    config::{self, Config, Overrides, Relay, Side},
     datapath::xdp::{Life, Mode, Pins, Xdp},
     engine::{Engine, Media, Restored},
     io::Keeper,
@@ -40,6 +40,14 @@ impl Legacy {
         }
         let journal = Journal::open(&config.state.directory)?;
         pins.refuse_other_layouts()?;
+        if config.media.relay == Relay::UserSpace && pins.exist() {
+            bail!(
+                "{} holds the relay of an earlier process, in the kernel, which the relay in user space cannot go on from: start \
+                 without relay = \"user\"; or `latch run --fresh` starts anew and ends the calls; `latch down` only removes \
+                 what is there",
+                pins.directory().display()
+            );
+        }
         let (now, wall, here) = (Instant::now(), SystemTime::now(), Clock::now());
         let boot = boot_id()?;
         let head = Head {

@@ -7,7 +7,7 @@ use crate::{
 use anyhow::{Context as _, Result};
 use proxy_user::{
     accounting::CdrSink,
-    config::{Config, Problems, Side, host},
+    config::{Config, Problems, Relay, Side, host},
     datapath::xdp::{Mode, Pins, Xdp, object},
     engine::Engine,
     io::{Loop, Stop, sockets},
@@ -23,7 +23,7 @@ use tracing_subscriber::{EnvFilter, filter::LevelFilter};
 
 pub(crate) fn run(options: &Run) -> Result<()> {
     log_to_stderr(options.log);
-    let mut config = Config::load(&options.config, options.maps.overrides())?;
+    let mut config = Config::load(&options.config, options.overrides())?;
     options.state.override_in(&mut config.state);
     fits_this_host(&config, options)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start")?;
@@ -32,7 +32,10 @@ pub(crate) fn run(options: &Run) -> Result<()> {
 
 async fn serve(config: Arc<Config>, fresh: bool) -> Result<()> {
     announce(&config);
-    let (object, origin) = object::find()?;
+    let (object, origin) = match config.media.relay {
+        Relay::UserSpace => Default::default(),
+        _ => object::find()?,
+    };
     let records = config.cdr.file.as_deref().map(CdrSink::open).transpose()?;
     let sockets = sockets::bind(&config)?;
     let legacy = Legacy::find(&config, fresh)?;
@@ -114,6 +117,10 @@ fn announce_datapath(datapath: &Xdp, origin: &str) {
         Mode::Native => eprintln!("XDP program ({origin}): native mode on {interfaces}"),
         Mode::Generic => eprintln!(
             "XDP program ({origin}): GENERIC mode on {interfaces}: a driver has no native XDP, so each packet costs more"
+        ),
+        Mode::UserSpace => eprintln!(
+            "relay: USER SPACE on {interfaces}: each packet costs several times what it costs in the kernel, and media stops \
+             while this process does not run"
         ),
     }
 }

@@ -1,4 +1,6 @@
-//! The XDP program alone: loaded without a network, fed by `BPF_PROG_TEST_RUN`, its maps written and read by hand.
+//! The relay alone, without a network: the XDP program fed by `BPF_PROG_TEST_RUN`, and the relay in user space beside it, their
+//! maps and tables written and read by hand. Both get the same packets, and whatever one does otherwise than the other is an
+//! error.
 //!
 //! [`World`] is a relay with one call between a terminal behind a NAT (leg [`A`]) and a softswitch (leg [`B`]);
 //! [`Packet`] builds frames whose checksums are computed in full, so an equal frame is a right frame.
@@ -11,16 +13,21 @@ use aya::{
 };
 use proxy_common::{
     address::Address,
-    checksum,
-    layout::{LatchEvent, Leg, LegState, NextHop, leg_flags, next_hop_kind},
+    layout::{LatchEvent, Leg, LegState, NextHop, Quality, leg_flags, next_hop_kind},
     locals::{self, Local, mapped},
-    verdict::{Counters, Verdict},
+    verdict::{Action, Counters, Verdict},
 };
-use proxy_user::datapath::xdp::ns_per_tick;
+use proxy_user::datapath::{user::lab::Relay, xdp::ns_per_tick};
 use std::{
-    net::{IpAddr, Ipv6Addr, SocketAddr},
+    collections::BTreeMap,
+    fmt::Debug,
+    net::{IpAddr, Ipv6Addr},
     path::PathBuf,
 };
+
+pub use packet::Packet;
+
+mod packet;
 
 /// Index of the terminal's leg; its ports are [`ACCESS`] 30002 and 30003.
 pub const A: u32 = 1;
@@ -56,6 +63,8 @@ pub const HOP_TAGGED_TWICE: u16 = 6;
 pub const HOP_NARROW: u16 = 7;
 /// Legs in the maps: 32 for each of the relay's four addresses.
 pub const LEGS: u32 = 128;
+/// Entries of `NEXT_HOPS` that are used.
+const HOPS: u32 = 16;
 /// Ports of each address.
 const RANGE: u16 = 64;
 /// First ports of the two ranges of ports: on the access side, and on the core side.
@@ -82,8 +91,16 @@ pub const TAGS: [u16; 2] = [5 << 13 | 100, 7];
 const MAC_TERMINAL: [u8; 6] = [2, 0, 0, 0, 0, 1];
 const MAC_RELAY: [u8; 6] = [2, 0, 0, 0, 0, 2];
 
-/// The loaded program and its maps.
+/// One relay or two that must do the same.
 pub struct World {
+    kernel: Option<Kernel>,
+    user: Option<Relay>,
+    locals: BTreeMap<u32, Local>,
+    seed: u32,
+}
+
+/// The loaded program and its maps.
+struct Kernel {
     ebpf: Ebpf,
     legs: Array<MapData, Leg>,
     states: Array<MapData, LegState>,
@@ -93,7 +110,62 @@ pub struct World {
     events: RingBuf<MapData>,
     // The program forgets devices whose map is gone.
     _devices: DevMap<MapData>,
-    seed: u32,
+}
+
+impl Kernel {
+    fn load(seed: u32) -> Result<Self> {
+        let path = object("latch");
+        let object = std::fs::read(&path)
+            .with_context(|| format!("reading {}: build it with `cargo xtask build`", path.display()))?;
+        let mut ebpf = EbpfLoader::new()
+            .override_global("LOCALS_SEED", &seed, true)
+            .override_global("NS_PER_TICK", &ns_per_tick()?, true)
+            .map_max_entries("LEGS", LEGS)
+            .map_max_entries("LEG_STATE", LEGS)
+            .load(&object)?;
+        let program: &mut Xdp = ebpf.program_mut("latch").context("program `latch`")?.try_into()?;
+        program.load()?;
+
+        let mut take = |name: &str| ebpf.take_map(name).with_context(|| format!("map {name}"));
+        Ok(Self {
+            legs: take("LEGS")?.try_into()?,
+            states: take("LEG_STATE")?.try_into()?,
+            locals: take("LOCALS")?.try_into()?,
+            hops: take("NEXT_HOPS")?.try_into()?,
+            counters: take("COUNTERS")?.try_into()?,
+            events: take("EVENTS")?.try_into()?,
+            _devices: {
+                let mut devices: DevMap<MapData> = take("DEVICES")?.try_into()?;
+                devices.set(0, INGRESS, None, 0)?;
+                devices
+            },
+            ebpf,
+        })
+    }
+
+    fn program(&self) -> Result<&Xdp> {
+        Ok(self.ebpf.program("latch").context("program `latch`")?.try_into()?)
+    }
+
+    fn counts(&self) -> Result<Vec<u64>> {
+        let mut sums = vec![0; Verdict::ALL.len()];
+        for counters in self.counters.get(&0, 0)?.iter() {
+            for (sum, (_, count)) in sums.iter_mut().zip(counters.named()) {
+                *sum += count;
+            }
+        }
+        Ok(sums)
+    }
+
+    fn events(&mut self) -> Vec<LatchEvent> {
+        let mut events = Vec::new();
+        while let Some(item) = self.events.next() {
+            assert_eq!(item.len(), size_of::<LatchEvent>());
+            // SAFETY: the item is as long as the struct, which is made of integers without padding.
+            events.push(unsafe { item.as_ptr().cast::<LatchEvent>().read_unaligned() });
+        }
+        events
+    }
 }
 
 fn own_addresses() -> [Address; 4] {
@@ -128,36 +200,20 @@ pub struct Outcome {
 }
 
 impl World {
-    /// Loads the program and sets the call up, nothing latched yet.
+    /// Both relays, and the call set up, nothing latched yet.
     pub fn new() -> Result<Self> {
-        let path = object("latch");
-        let object = std::fs::read(&path)
-            .with_context(|| format!("reading {}: build it with `cargo xtask build`", path.display()))?;
-        let seed = seed().context("two addresses have a seed")?;
-        let mut ebpf = EbpfLoader::new()
-            .override_global("LOCALS_SEED", &seed, true)
-            .override_global("NS_PER_TICK", &ns_per_tick()?, true)
-            .map_max_entries("LEGS", LEGS)
-            .map_max_entries("LEG_STATE", LEGS)
-            .load(&object)?;
-        let program: &mut Xdp = ebpf.program_mut("latch").context("program `latch`")?.try_into()?;
-        program.load()?;
+        Self::of(&Platform::ALL)
+    }
 
-        let mut take = |name: &str| ebpf.take_map(name).with_context(|| format!("map {name}"));
+    /// Some of them: where time decides, two are not alike.
+    pub fn of(platforms: &[Platform]) -> Result<Self> {
+        let seed = seed().context("two addresses have a seed")?;
+        let has = |platform| platforms.contains(&platform);
         let mut world = Self {
-            legs: take("LEGS")?.try_into()?,
-            states: take("LEG_STATE")?.try_into()?,
-            locals: take("LOCALS")?.try_into()?,
-            hops: take("NEXT_HOPS")?.try_into()?,
-            counters: take("COUNTERS")?.try_into()?,
-            events: take("EVENTS")?.try_into()?,
-            _devices: {
-                let mut devices: DevMap<MapData> = take("DEVICES")?.try_into()?;
-                devices.set(0, INGRESS, None, 0)?;
-                devices
-            },
+            kernel: has(Platform::Kernel).then(|| Kernel::load(seed)).transpose()?,
+            user: has(Platform::User).then(|| Relay::new(LEGS, HOPS, seed, vec![INGRESS])).transpose()?,
+            locals: BTreeMap::new(),
             seed,
-            ebpf,
         };
         let ranges = (0..).zip(own_addresses()).zip([PORTS.0, PORTS.1, PORTS.0, PORTS.1]);
         for ((number, address), port_base) in ranges {
@@ -169,7 +225,7 @@ impl World {
                 interface: INGRESS,
                 vlan: [0; 2],
             };
-            world.locals.set(locals::slot(address.fold(), seed), local, 0)?;
+            world.local(locals::slot(address.fold(), seed), local)?;
         }
         let neighbour = NextHop {
             kind: next_hop_kind::NEIGHBOUR,
@@ -194,6 +250,17 @@ impl World {
         Ok(world)
     }
 
+    fn local(&mut self, slot: u32, local: Local) -> Result<()> {
+        if let Some(kernel) = &mut self.kernel {
+            kernel.locals.set(slot, local, 0)?;
+        }
+        if let Some(user) = &self.user {
+            user.put_local(slot, &local);
+        }
+        self.locals.insert(slot, local);
+        Ok(())
+    }
+
     /// Makes packets to a media address expected by another interface than the one they arrive by.
     pub fn move_local(&mut self, address: [u8; 4]) -> Result<()> {
         self.change_local(Address::from_bytes(mapped(address)), |local| local.interface = INGRESS + 1)
@@ -206,69 +273,105 @@ impl World {
 
     fn change_local(&mut self, address: Address, change: impl FnOnce(&mut Local)) -> Result<()> {
         let slot = locals::slot(address.fold(), self.seed);
-        let mut local = self.locals.get(&slot, 0)?;
+        let mut local = self.locals.get(&slot).copied().unwrap_or_default();
         change(&mut local);
-        Ok(self.locals.set(slot, local, 0)?)
+        self.local(slot, local)
     }
 
     /// Puts an address, of which no port is the relay's, into a free slot of `LOCALS`: the slot.
     pub fn out_local(&mut self, address: IpAddr) -> Result<u16> {
         let taken: Vec<_> = own_addresses().iter().map(|own| locals::slot(own.fold(), self.seed)).collect();
         let slot = (0..).find(|slot| !taken.contains(slot)).unwrap_or_default();
-        self.locals.set(slot, Local { address: bytes(address), ..Local::default() }, 0)?;
+        self.local(slot, Local { address: bytes(address), ..Local::default() })?;
         Ok(slot as u16)
     }
 
     /// Writes an entry of `LEGS`.
     pub fn leg(&mut self, index: u32, leg: Leg) -> Result<()> {
-        Ok(self.legs.set(index, leg, 0)?)
+        if let Some(user) = &self.user {
+            user.put_leg(index, &leg);
+        }
+        self.kernel.as_mut().map_or(Ok(()), |kernel| Ok(kernel.legs.set(index, leg, 0)?))
     }
 
     /// Reads an entry of `LEG_STATE`.
     pub fn state(&self, index: u32) -> Result<LegState> {
-        Ok(self.states.get(&index, 0)?)
+        let kernel = self.kernel.as_ref().map(|kernel| kernel.states.get(&index, 0)).transpose()?;
+        self.one("leg state", kernel, self.user.as_ref().map(|user| user.state(index)), timeless)
     }
 
     /// Writes an entry of `LEG_STATE`, which is otherwise the program's.
     pub fn set_state(&mut self, index: u32, state: LegState) -> Result<()> {
-        Ok(self.states.set(index, state, 0)?)
+        if let Some(user) = &self.user {
+            user.set_state(index, &state);
+        }
+        self.kernel.as_mut().map_or(Ok(()), |kernel| Ok(kernel.states.set(index, state, 0)?))
     }
 
     /// Writes an entry of `NEXT_HOPS`.
     pub fn hop(&mut self, index: u16, hop: NextHop) -> Result<()> {
-        Ok(self.hops.set(index.into(), hop, 0)?)
+        if let Some(user) = &self.user {
+            user.put_next_hop(index.into(), &hop);
+        }
+        self.kernel.as_mut().map_or(Ok(()), |kernel| Ok(kernel.hops.set(index.into(), hop, 0)?))
     }
 
     /// Packets by verdict so far, in the order of [`Verdict::ALL`].
     pub fn counts(&self) -> Result<Vec<u64>> {
-        let mut sums = vec![0; Verdict::ALL.len()];
-        for counters in self.counters.get(&0, 0)?.iter() {
-            for (sum, (_, count)) in sums.iter_mut().zip(counters.named()) {
-                *sum += count;
-            }
-        }
-        Ok(sums)
+        let kernel = self.kernel.as_ref().map(Kernel::counts).transpose()?;
+        let user = self.user.as_ref().map(|user| user.counters().named().map(|(_, count)| count).collect());
+        self.one("counters", kernel, user, Vec::clone)
     }
 
     /// The latch events since the last call.
     pub fn events(&mut self) -> Vec<LatchEvent> {
-        let mut events = Vec::new();
-        while let Some(item) = self.events.next() {
-            assert_eq!(item.len(), size_of::<LatchEvent>());
-            // SAFETY: the item is as long as the struct, which is made of integers without padding.
-            events.push(unsafe { item.as_ptr().cast::<LatchEvent>().read_unaligned() });
+        let kernel = self.kernel.as_mut().map(Kernel::events);
+        let user = self.user.as_ref().map(|user| std::iter::from_fn(|| user.next_event()).collect::<Vec<_>>());
+        let timeless = |events: &Vec<LatchEvent>| -> Vec<_> {
+            events.iter().map(|event| LatchEvent { time_ns: 0, ..*event }).collect()
+        };
+        self.one("latch events", kernel, user, timeless).expect("both relays tell the same")
+    }
+
+    /// What lets frames arrive on a thread of its own, at the one relay of this world.
+    pub fn thread(&self) -> Result<Thread<'_>> {
+        match (&self.kernel, &self.user) {
+            (Some(kernel), None) => Ok(Thread::Kernel(kernel.program()?)),
+            (None, Some(user)) => Ok(Thread::User(user.thread())),
+            _ => bail!("one relay is wanted"),
         }
-        events
     }
 
     /// The program itself, for runs of one's own.
     pub fn program(&self) -> Result<&Xdp> {
-        Ok(self.ebpf.program("latch").context("program `latch`")?.try_into()?)
+        self.kernel.as_ref().context("there is no program in this world")?.program()
     }
 
     /// Lets one frame arrive.
     pub fn run(&self, frame: &[u8]) -> Result<Outcome> {
-        run(self.program()?, frame)
+        let kernel = self.kernel.as_ref().map(|kernel| run(kernel.program()?, frame)).transpose()?;
+        let user = self.user.as_ref().map(|user| {
+            let (verdict, frame) = user.run(frame, INGRESS);
+            Outcome { action: number(verdict), frame }
+        });
+        self.one("frame", kernel, user, Clone::clone)
+    }
+
+    /// What the relays say, which must be the same as far as `compared` goes.
+    fn one<T: Debug, C: PartialEq>(
+        &self,
+        what: &str,
+        kernel: Option<T>,
+        user: Option<T>,
+        compared: impl Fn(&T) -> C,
+    ) -> Result<T> {
+        match (kernel, user) {
+            (Some(kernel), Some(user)) if compared(&kernel) != compared(&user) => {
+                bail!("{what}: the XDP program says {kernel:?}, the relay in user space {user:?}")
+            }
+            (Some(one), _) | (None, Some(one)) => Ok(one),
+            (None, None) => bail!("there is no relay in this world"),
+        }
     }
 
     /// Lets one frame arrive and finds its one verdict.
@@ -282,6 +385,54 @@ impl World {
             _ => bail!("one packet, but the counters went from {before:?} to {after:?}"),
         }
     }
+}
+
+/// What lets frames arrive on a thread of its own.
+pub enum Thread<'a> {
+    /// At the program.
+    Kernel(&'a Xdp),
+    /// At the relay in user space.
+    User(Relay),
+}
+
+impl Thread<'_> {
+    /// Lets one frame arrive: what the program returns.
+    pub fn run(&self, frame: &[u8]) -> Result<u32> {
+        match self {
+            Self::Kernel(program) => Ok(run(program, frame)?.action),
+            Self::User(relay) => Ok(number(relay.run(frame, INGRESS).0)),
+        }
+    }
+}
+
+/// What the program returns.
+fn number(verdict: Verdict) -> u32 {
+    match verdict.action() {
+        Action::Drop => 1,
+        Action::Pass => 2,
+        Action::Transmit => 3,
+        Action::Redirect => 4,
+    }
+}
+
+/// What runs the relay's code.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Platform {
+    /// The XDP program.
+    Kernel,
+    /// User space.
+    User,
+}
+
+impl Platform {
+    /// Both.
+    pub const ALL: [Self; 2] = [Self::Kernel, Self::User];
+}
+
+/// A leg's state but for what depends on when its packets came.
+fn timeless(state: &LegState) -> LegState {
+    let quality = Quality { first: (state.quality.first != 0).into(), last: 0, transit: 0, jitter: 0, ..state.quality };
+    LegState { bucket: 0, quality, ..*state }
 }
 
 /// Lets one frame arrive at a program.
@@ -371,160 +522,5 @@ pub fn leg_b_v6(peer: u32) -> Leg {
         remote_address: SOFTSWITCH_V6.octets(),
         signalling_address: SOFTSWITCH_V6.octets(),
         ..leg_b()
-    }
-}
-
-/// An Ethernet frame with a UDP datagram.
-#[derive(Clone, Debug)]
-pub struct Packet {
-    /// Destination and source MAC address.
-    pub macs: [[u8; 6]; 2],
-    /// Tag control information of VLAN tags, outermost first.
-    pub tags: Vec<u16>,
-    /// Source address and port.
-    pub source: SocketAddr,
-    /// Destination address and port, of the same IP version.
-    pub destination: SocketAddr,
-    /// Time to live, or hop limit.
-    pub ttl: u8,
-    /// Type of service, or traffic class.
-    pub tos: u8,
-    /// Identification, flags and fragment offset of IPv4.
-    pub identification: [u8; 4],
-    /// UDP payload.
-    pub payload: Vec<u8>,
-    /// Whether the UDP checksum is computed, not zero.
-    pub checksum: bool,
-}
-
-impl Packet {
-    /// RTP, 172 bytes, as it arrives.
-    pub fn rtp(source: impl Into<SocketAddr>, destination: impl Into<SocketAddr>) -> Self {
-        let mut payload = vec![0x80, 0, 0, 17, 0, 0, 0, 160, 0xca, 0xfe, 0xba, 0xbe];
-        payload.extend((0..160).map(|n| n as u8));
-        Self {
-            macs: [MAC_RELAY, MAC_TERMINAL],
-            tags: Vec::new(),
-            source: source.into(),
-            destination: destination.into(),
-            ttl: 64,
-            tos: 0xb8,
-            identification: [0x12, 0x34, 0x40, 0],
-            payload,
-            checksum: true,
-        }
-    }
-
-    /// An RTCP receiver report, as it arrives.
-    pub fn rtcp(source: impl Into<SocketAddr>, destination: impl Into<SocketAddr>) -> Self {
-        let mut payload = vec![0x81, 201, 0, 7];
-        payload.extend((0..28).map(|n| n as u8));
-        Self { payload, ..Self::rtp(source, destination) }
-    }
-
-    /// The same with another payload type.
-    pub fn payload_type(mut self, payload_type: u8) -> Self {
-        self.payload[1] = payload_type;
-        self
-    }
-
-    /// RTP with this SSRC and sequence number.
-    pub fn of_stream(mut self, ssrc: u32, sequence: u16) -> Self {
-        self.payload[2..4].copy_from_slice(&sequence.to_be_bytes());
-        self.payload[8..12].copy_from_slice(&ssrc.to_be_bytes());
-        self
-    }
-
-    /// The same as it leaves: by a next hop, from and to other addresses, one hop on. Into another IP version it leaves as
-    /// RFC 7915 says, and without a checksum it does not.
-    pub fn relayed(&self, by: u16, source: impl Into<SocketAddr>, destination: impl Into<SocketAddr>) -> Self {
-        let [outer, inner] = TAGS;
-        let (macs, tags) = match by {
-            HOP_CORE | HOP_NARROW => (MACS_CORE, vec![]),
-            HOP_TAGGED => (MACS_CORE, vec![outer]),
-            HOP_TAGGED_TWICE => (MACS_CORE, vec![outer, inner]),
-            _ => ([MAC_TERMINAL, MAC_RELAY], vec![]),
-        };
-        let (source, destination) = (source.into(), destination.into());
-        let identification = if self.source.is_ipv6() { [0, 0, 0x40, 0] } else { self.identification };
-        let checksum = self.checksum || destination.is_ipv6();
-        let ttl = self.ttl.wrapping_sub(1);
-        Self { macs, tags, source, destination, identification, checksum, ttl, ..self.clone() }
-    }
-
-    /// Length of the IP packet, bytes.
-    pub fn octets(&self) -> u64 {
-        let header = if self.source.is_ipv6() { 40 } else { 20 };
-        header + 8 + self.payload.len() as u64
-    }
-
-    /// Its bytes, checksums computed in full.
-    pub fn frame(&self) -> Vec<u8> {
-        let udp = self.udp();
-        let length = udp.len() as u16;
-        let ip = match (self.source.ip(), self.destination.ip()) {
-            (IpAddr::V4(source), IpAddr::V4(destination)) => {
-                let mut ip = vec![0x45, self.tos];
-                ip.extend((20 + length).to_be_bytes());
-                ip.extend(self.identification);
-                ip.extend([self.ttl, 17, 0, 0]);
-                ip.extend(source.octets());
-                ip.extend(destination.octets());
-                let sum = checksum::full(&ip);
-                ip[10..12].copy_from_slice(&sum.to_be_bytes());
-                ip
-            }
-            _ => {
-                let mut ip = vec![0x60 | self.tos >> 4, self.tos << 4, 0, 0];
-                ip.extend(length.to_be_bytes());
-                ip.extend([17, self.ttl]);
-                ip.extend(self.addresses());
-                ip
-            }
-        };
-        let tags: Vec<u8> = self
-            .tags
-            .iter()
-            .enumerate()
-            .flat_map(|(depth, tag)| {
-                let protocol: u16 = if depth + 1 < self.tags.len() { 0x88a8 } else { 0x8100 };
-                [protocol.to_be_bytes(), tag.to_be_bytes()].concat()
-            })
-            .collect();
-        let protocol: u16 = if self.source.is_ipv6() { 0x86dd } else { 0x0800 };
-        [self.macs.concat(), tags, protocol.to_be_bytes().to_vec(), ip, udp].concat()
-    }
-
-    fn addresses(&self) -> Vec<u8> {
-        [self.source.ip(), self.destination.ip()]
-            .iter()
-            .flat_map(|address| match address {
-                IpAddr::V4(v4) => v4.octets().to_vec(),
-                IpAddr::V6(v6) => v6.octets().to_vec(),
-            })
-            .collect()
-    }
-
-    fn udp(&self) -> Vec<u8> {
-        let length = 8 + self.payload.len() as u16;
-        let mut udp = Vec::new();
-        udp.extend(self.source.port().to_be_bytes());
-        udp.extend(self.destination.port().to_be_bytes());
-        udp.extend(length.to_be_bytes());
-        udp.extend([0, 0]);
-        udp.extend(&self.payload);
-        if self.checksum {
-            // RFC 768 and RFC 8200, section 8.1: over a pseudo header too.
-            let mut covered = self.addresses();
-            covered.extend([0, 17]);
-            covered.extend(length.to_be_bytes());
-            covered.extend(&udp);
-            let sum = match checksum::full(&covered) {
-                0 => 0xffff,
-                sum => sum,
-            };
-            udp[6..8].copy_from_slice(&sum.to_be_bytes());
-        }
-        udp
     }
 }

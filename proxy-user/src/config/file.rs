@@ -2,7 +2,7 @@
 
 use super::{
     AdmissionLimits, CdrFile, Config, KeepAlive, Limits, Maps, Media, PortRange, Problem, Problems, Realm, RealmPolicy,
-    Side, Sip, State, VlanTag, check, reader::Section, report::Report,
+    Relay, Side, Sip, State, VlanTag, check, reader::Section, report::Report,
 };
 use crate::media::Carry;
 use std::{
@@ -11,7 +11,7 @@ use std::{
 };
 use toml::de::DeTable;
 
-/// Map sizes from the command line; they win over the file's.
+/// What the command line says; it wins over the file.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Overrides {
     /// See [`Maps::max_legs`].
@@ -20,6 +20,8 @@ pub struct Overrides {
     pub max_next_hops: Option<u32>,
     /// See [`Maps::events_bytes`].
     pub events_bytes: Option<u32>,
+    /// See [`Media::relay`].
+    pub relay: Option<Relay>,
 }
 
 impl Config {
@@ -88,7 +90,7 @@ fn read(text: &str, overrides: Overrides, report: &mut Report<'_>) -> Option<Con
     let mut root = Section::new("", table.into_inner());
     let realms: Vec<_> = root.tables("realm", report).into_iter().map(|section| realm(section, report)).collect();
     let keepalive = keepalive(root.table("keepalive", report), report);
-    let media = media(root.table("media", report), report);
+    let media = media(root.table("media", report), overrides, report);
     let sip = sip(root.table("sip", report), report);
     let cdr = cdr(root.table("cdr", report), report);
     let state = state(root.table("state", report), report);
@@ -329,15 +331,26 @@ fn is_method(text: &str) -> bool {
         && !harmful.iter().any(|harmful| text.eq_ignore_ascii_case(harmful))
 }
 
-fn media(mut section: Section<'_>, report: &mut Report<'_>) -> Media {
+fn media(mut section: Section<'_>, overrides: Overrides, report: &mut Report<'_>) -> Media {
     let default = Media::default();
     let media = Media {
         learning_window: section.seconds("learning_window_s", 1..=60, default.learning_window, report),
         silence_timeout: section.seconds("silence_timeout_s", 1..=86_400, default.silence_timeout, report),
         hold_time: section.seconds("hold_time_s", 0..=600, default.hold_time, report),
+        relay: relay(&mut section, report),
     };
     section.finish(report);
-    media
+    Media { relay: overrides.relay.unwrap_or(media.relay), ..media }
+}
+
+fn relay(section: &mut Section<'_>, report: &mut Report<'_>) -> Relay {
+    let Some(text) = section.string("relay", report) else { return Relay::default() };
+    text.parse().unwrap_or_else(|_| {
+        let remedy = "write \"native\" or \"generic\" (XDP in the driver or in the network stack), \"user\" (in this process), \
+                      or \"auto\" (the first of them that the host grants)";
+        report.problem(&section.path("relay"), format!("\"{text}\" is no relay"), remedy);
+        Relay::default()
+    })
 }
 
 fn sip(mut section: Section<'_>, report: &mut Report<'_>) -> Sip {

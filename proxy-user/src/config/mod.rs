@@ -250,6 +250,40 @@ pub struct Media {
     pub silence_timeout: Duration,
     /// So long a released port pair rests before it is used again.
     pub hold_time: Duration,
+    /// What relays.
+    pub relay: Relay,
+}
+
+/// What relays the media.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Relay {
+    /// The first of the others that this host grants.
+    #[default]
+    Auto,
+    /// The XDP program in the driver, or nothing.
+    Native,
+    /// The XDP program in the network stack.
+    Generic,
+    /// This process.
+    UserSpace,
+}
+
+impl Relay {
+    /// All, by the names that users write.
+    pub const NAMES: [(&'static str, Self); 4] =
+        [("auto", Self::Auto), ("native", Self::Native), ("generic", Self::Generic), ("user", Self::UserSpace)];
+}
+
+impl std::str::FromStr for Relay {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let found = Self::NAMES.into_iter().find(|(name, _)| *name == text);
+        found.map(|(_, relay)| relay).ok_or_else(|| {
+            let names: Vec<_> = Self::NAMES.iter().map(|(name, _)| format!("\"{name}\"")).collect();
+            format!("is none of {}", names.join(", "))
+        })
+    }
 }
 
 impl Default for Media {
@@ -258,6 +292,7 @@ impl Default for Media {
             learning_window: Duration::from_secs(5),
             silence_timeout: Duration::from_secs(60),
             hold_time: Duration::from_secs(10),
+            relay: Relay::Auto,
         }
     }
 }

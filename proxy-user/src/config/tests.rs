@@ -222,6 +222,7 @@ failures = 5
 learning_window_s = 6
 silence_timeout_s = 30
 hold_time_s = 0
+relay = \"user\"
 [sip]
 t1_ms = 100
 t2_ms = 1_000
@@ -242,6 +243,7 @@ max_transactions = 3
     let keepalive = KeepAlive { method: "NOTIFY".into(), period: Some(Duration::from_secs(20)), failures: 5 };
     assert_eq!(config.keepalive, keepalive);
     assert_eq!(config.media.hold_time, Duration::ZERO);
+    assert_eq!(config.media.relay, Relay::UserSpace);
     assert_eq!(config.sip.t2, Duration::from_secs(1));
     assert_eq!(config.cdr.file.as_deref(), Some(Path::new("/tmp/cdr.jsonl")));
     assert_eq!(config.maps, Maps { max_legs: 32_768, max_next_hops: 16, events_bytes: 65_536 });
@@ -255,7 +257,7 @@ fn keep_alive_can_be_off() {
 
 #[test]
 fn the_command_line_wins() {
-    let overrides = Overrides { max_legs: Some(10_000), ..Overrides::default() };
+    let overrides = Overrides { max_legs: Some(10_000), relay: Some(Relay::Generic), ..Overrides::default() };
     let text = format!("{GOOD}[maps]\nmax_legs = 20000\n");
     assert_eq!(Config::parse(&text, Path::new("f"), overrides).unwrap().maps.max_legs, 10_000);
     for (overrides, field) in [
@@ -338,6 +340,7 @@ fn other_sections_are_checked_too() {
     for (added, line_and_column, field) in [
         ("[media]\nlearning_window_s = 0", (18, 21), "media.learning_window_s"),
         ("[media]\nlearning_window_s = 5.5", (18, 21), "media.learning_window_s"),
+        ("[media]\nrelay = \"xdp\"", (18, 9), "media.relay"),
         ("[media]\nlearning_window = 5", (18, 1), "media.learning_window"),
         ("[keepalive]\nmethod = \"BYE\"", (18, 10), "keepalive.method"),
         ("[keepalive]\nmethod = \"OPT IONS\"", (18, 10), "keepalive.method"),

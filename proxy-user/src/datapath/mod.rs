@@ -2,6 +2,7 @@
 //!
 //! - [`Datapath`]: what the control plane asks of it;
 //! - [`xdp`]: the one in the kernel;
+//! - [`user`]: the same in user space;
 //! - [`fake`]: one that only remembers, for tests.
 
 use crate::{
@@ -11,6 +12,7 @@ use crate::{
 use std::{os::fd::BorrowedFd, time::Instant};
 
 pub mod fake;
+pub mod user;
 pub mod xdp;
 
 /// Relays streams as it is told ([`crate::media::MediaCommand`]) and tells what it saw ([`MediaEvent`]).

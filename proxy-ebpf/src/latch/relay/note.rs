@@ -9,7 +9,7 @@ use proxy_common::{address::Address, media::Kind};
 
 /// The note. Ports in host order.
 #[repr(C)]
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Default)]
 pub(crate) struct Note {
     /// The IPv6 address; of IPv4 nothing.
     pub(crate) source_v6: [u64; 2],

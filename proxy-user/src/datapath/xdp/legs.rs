@@ -15,10 +15,10 @@ use std::net::IpAddr;
 
 /// The relay's own addresses, and where the entries of their ports begin.
 #[derive(Clone, Debug)]
-pub(super) struct Locals {
+pub(in crate::datapath) struct Locals {
     realms: Vec<(IpAddr, Local)>,
     /// The program's read-only `LOCALS_SEED`.
-    pub(super) seed: u32,
+    pub(in crate::datapath) seed: u32,
 }
 
 impl Locals {
@@ -47,7 +47,10 @@ impl Locals {
     }
 
     /// The map `LOCALS`: slot and value. `interfaces` are the indexes of the realms' interfaces, in their order.
-    pub(super) fn table(&self, interfaces: impl IntoIterator<Item = u32>) -> impl Iterator<Item = (u32, Local)> {
+    pub(in crate::datapath) fn table(
+        &self,
+        interfaces: impl IntoIterator<Item = u32>,
+    ) -> impl Iterator<Item = (u32, Local)> {
         self.realms
             .iter()
             .zip(interfaces)

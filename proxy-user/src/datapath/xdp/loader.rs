@@ -1,14 +1,16 @@
 //! The XDP program from its object file into the kernel and onto the interfaces.
 
 use super::{
+    Plane,
     legs::Locals,
+    links::Links,
     mapped::{Legs, States},
-    next_hops::{Egress, Tags},
     pins::Pins,
 };
 use crate::{
-    config::{Config, Maps},
-    netlink::{Link, Netlink},
+    config::{Config, Maps, Relay},
+    datapath::DatapathError,
+    netlink::Link,
 };
 use anyhow::{Context as _, Result, anyhow, bail};
 use aya::{
@@ -20,23 +22,25 @@ use aya::{
         xdp::XdpLink,
     },
 };
-use std::net::IpAddr;
+use std::os::fd::{AsFd as _, BorrowedFd};
 
 use proxy_common::{
-    layout::{Leg, LegState, NextHop},
+    layout::{LatchEvent, Leg, LegState, NextHop, Remote},
     locals::Local,
     verdict::Counters,
 };
 
 pub(super) const PROGRAM: &str = "latch";
 
-/// How the program is attached.
+/// What relays.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mode {
-    /// In the driver, before the kernel has made a socket buffer.
+    /// The XDP program in the driver, before the kernel has made a socket buffer.
     Native,
-    /// In the network stack: works everywhere, slower.
+    /// The XDP program in the network stack: works with every driver, slower.
     Generic,
+    /// This process: works where BPF is refused, slower again.
+    UserSpace,
 }
 
 /// Where program and maps live.
@@ -61,53 +65,42 @@ impl Life {
 
 /// The program in the kernel, attached to its interfaces, and its maps. Dropped, all of it is gone, but for what is
 /// pinned.
-pub(super) struct Loaded {
-    pub(super) legs: Legs,
-    pub(super) states: States,
-    pub(super) next_hops: Array<MapData, NextHop>,
-    pub(super) events: RingBuf<MapData>,
-    pub(super) counters: PerCpuArray<MapData, Counters>,
-    pub(super) egress: Vec<Egress>,
-    pub(super) interfaces: Vec<Link>,
+pub(super) struct Kernel {
+    next_hops: Array<MapData, NextHop>,
+    events: RingBuf<MapData>,
+    counters: PerCpuArray<MapData, Counters>,
     pub(super) mode: Mode,
-    pub(super) attached: Attached,
-}
-
-/// Keeps the program attached: closing the links takes it off its interfaces, unless they are pinned.
-pub(super) struct Attached {
+    /// Closing the links takes the program off its interfaces, unless they are pinned.
     _links: Vec<FdLink>,
     /// Maps that nothing more is done with. Their descriptors stay open to show whose they are.
     _maps: (MapData, MapData, Array<MapData, Local>, DevMap<MapData>),
     _program: Ebpf,
 }
 
-impl Loaded {
+impl Kernel {
     pub(super) fn load(
         config: &Config,
         locals: &Locals,
+        links: &Links,
         object: &[u8],
-        netlink: &mut Netlink,
         life: &Life,
-    ) -> Result<Self> {
+    ) -> Result<(Self, Legs, States)> {
         match life {
             Life::Process => {}
             Life::Begin(pins) => pins.prepare()?,
             Life::Resume(pins, _) => pins.verify(object, &config.maps)?,
         }
-        let interfaces = interfaces(config, &netlink.links().context("cannot list the network interfaces")?)?;
-        let addresses = netlink.addresses().context("cannot list the addresses of this host")?;
-        let egress = egress(config, &interfaces, &addresses)?;
         let mut program = load(&config.maps, locals.seed, object, life.pins())?;
 
         let mut table = Array::<_, Local>::try_from(take(&mut program, "LOCALS")?)?;
-        for (slot, local) in locals.table(egress.iter().map(|egress| egress.interface)) {
+        for (slot, local) in locals.table(links.egress.iter().map(|egress| egress.interface)) {
             // Packets may be looking at it.
             if table.get(&slot, 0).context("cannot read LOCALS")? != local {
                 table.set(slot, local, 0).context("cannot write LOCALS")?;
             }
         }
         let mut devices = DevMap::try_from(take(&mut program, "DEVICES")?)?;
-        for (slot, link) in (0u32..).zip(&interfaces) {
+        for (slot, link) in (0u32..).zip(&links.interfaces) {
             if devices.get(slot, 0).ok().is_none_or(|device| device.if_index != link.index) {
                 devices.set(slot, link.index, None, 0).context("cannot write DEVICES")?;
             }
@@ -122,54 +115,51 @@ impl Loaded {
         let counters = PerCpuArray::try_from(take(&mut program, "COUNTERS")?)?;
 
         // Every map is ready: now packets may come.
-        let (links, mode) = attach(&mut program, &interfaces, life)?;
-        Ok(Self {
-            legs,
-            states,
+        let (attached, mode) = attach(&mut program, &links.interfaces, config.media.relay, life)?;
+        let kernel = Self {
             next_hops,
             events,
             counters,
-            egress,
-            interfaces,
             mode,
-            attached: Attached { _links: links, _maps: (legs_map, states_map, table, devices), _program: program },
-        })
+            _links: attached,
+            _maps: (legs_map, states_map, table, devices),
+            _program: program,
+        };
+        Ok((kernel, legs, states))
     }
 }
 
-/// The interfaces of the realms, each once; the position is the slot in `DEVICES`.
-pub(super) fn interfaces(config: &Config, links: &[Link]) -> Result<Vec<Link>> {
-    let mut interfaces: Vec<Link> = Vec::new();
-    for realm in &config.realms {
-        if interfaces.iter().any(|link| link.name == realm.interface) {
-            continue;
+impl Plane for Kernel {
+    fn next_hop(&self, index: u16) -> NextHop {
+        self.next_hops.get(&u32::from(index), 0).unwrap_or_default()
+    }
+
+    fn set_next_hop(&mut self, index: u16, hop: NextHop) -> Result<(), DatapathError> {
+        let written = self.next_hops.set(u32::from(index), hop, 0);
+        written.map_err(|error| DatapathError::Kernel(format!("cannot write NEXT_HOPS: {error}")))
+    }
+
+    fn next_event(&mut self) -> Option<LatchEvent> {
+        // One that is not as long as an event is none.
+        while let Some(item) = self.events.next() {
+            if let Some(event) = event(&item) {
+                return Some(event);
+            }
         }
-        let link = links.iter().find(|link| link.name == realm.interface);
-        interfaces.push(link.with_context(|| format!("there is no interface {}", realm.interface))?.clone());
+        None
     }
-    Ok(interfaces)
-}
 
-/// How packets leave for each realm. `addresses` are those of the host, with the index of their interface.
-fn egress(config: &Config, interfaces: &[Link], addresses: &[(u32, IpAddr)]) -> Result<Vec<Egress>> {
-    let one = |realm: &crate::config::Realm| {
-        let found = (0u32..).zip(interfaces).find(|(_, link)| link.name == realm.interface);
-        let (device, link) = found.with_context(|| format!("there is no interface {}", realm.interface))?;
-        let mac = link.mac.with_context(|| format!("{} has no Ethernet address", link.name))?;
-        let on = |index: u32| addresses.contains(&(index, realm.media));
-        let elsewhere = addresses.iter().find(|(_, address)| *address == realm.media).map(|(index, _)| *index);
-        Ok(Egress {
-            interface: link.index,
-            neighbour_interface: if on(link.index) { link.index } else { elsewhere.unwrap_or(link.index) },
-            device,
-            mac,
-            source: realm.media,
-            vlan: Tags::new(&realm.vlan),
-            // Larger ones than 65,535 bytes there are none.
-            mtu: u16::try_from(link.mtu).unwrap_or(u16::MAX),
-        })
-    };
-    config.realms.iter().map(one).collect()
+    fn counters(&self) -> Result<Counters> {
+        let mut sum = Counters::default();
+        for one in self.counters.get(&0, 0).context("cannot read COUNTERS")?.iter() {
+            sum.add(one);
+        }
+        Ok(sum)
+    }
+
+    fn fd(&self) -> BorrowedFd<'_> {
+        self.events.as_fd()
+    }
 }
 
 fn load(maps: &Maps, seed: u32, object: &[u8], pins: Option<&Pins>) -> Result<Ebpf> {
@@ -207,7 +197,7 @@ fn mapped<V>(program: &mut Ebpf, name: &str) -> Result<MapData> {
 
 /// Attaches to all interfaces in native mode, or else to all in generic mode: a frame that one interface received
 /// natively cannot be redirected to one whose driver knows nothing of XDP.
-fn attach(program: &mut Ebpf, interfaces: &[Link], life: &Life) -> Result<(Vec<FdLink>, Mode)> {
+fn attach(program: &mut Ebpf, interfaces: &[Link], relay: Relay, life: &Life) -> Result<(Vec<FdLink>, Mode)> {
     let xdp: &mut Xdp = program
         .program_mut(PROGRAM)
         .with_context(|| format!("the object has no program {PROGRAM}"))?
@@ -217,10 +207,17 @@ fn attach(program: &mut Ebpf, interfaces: &[Link], life: &Life) -> Result<(Vec<F
     if let Life::Resume(pins, mode) = life {
         return Ok((replace_all(xdp, interfaces, pins)?, *mode));
     }
-    let (links, mode) = match attach_all(xdp, interfaces, XdpMode::Driver) {
-        Ok(links) => (links, Mode::Native),
-        Err(native) => {
-            tracing::warn!("no native XDP: {native:#}; trying generic XDP, which is slower");
+    let native = match relay {
+        Relay::Generic => None,
+        _ => Some(attach_all(xdp, interfaces, XdpMode::Driver)),
+    };
+    let (links, mode) = match native {
+        Some(Ok(links)) => (links, Mode::Native),
+        Some(Err(native)) if relay == Relay::Native => return Err(native),
+        refused => {
+            if let Some(Err(native)) = refused {
+                tracing::warn!("no native XDP: {native:#}; trying generic XDP, which is slower");
+            }
             (attach_all(xdp, interfaces, XdpMode::Skb)?, Mode::Generic)
         }
     };
@@ -276,4 +273,45 @@ fn attach_all(xdp: &mut Xdp, interfaces: &[Link], mode: XdpMode) -> Result<Vec<F
         links.push(fd);
     }
     Ok(links)
+}
+
+/// An item of the ring buffer; `None` if it is not as long as one.
+fn event(bytes: &[u8]) -> Option<LatchEvent> {
+    fn field<const N: usize>(bytes: &[u8], at: usize) -> Option<[u8; N]> {
+        bytes.get(at..at + N)?.try_into().ok()
+    }
+    use std::mem::offset_of;
+    Some(LatchEvent {
+        source: Remote::from_word(u64::from_ne_bytes(field(bytes, 0)?)),
+        address: field(bytes, offset_of!(LatchEvent, address))?,
+        time_ns: u64::from_ne_bytes(field(bytes, offset_of!(LatchEvent, time_ns))?),
+        leg: u32::from_ne_bytes(field(bytes, offset_of!(LatchEvent, leg))?),
+        component: u16::from_ne_bytes(field(bytes, offset_of!(LatchEvent, component))?),
+        rank: u16::from_ne_bytes(field(bytes, offset_of!(LatchEvent, rank))?),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proxy_common::layout::Remote;
+
+    #[test]
+    fn an_event_is_read_as_it_was_written() {
+        let mut bytes = Vec::new();
+        bytes.extend([203, 0, 113, 7]);
+        bytes.extend(40_000u16.to_ne_bytes());
+        bytes.extend(3u16.to_ne_bytes());
+        bytes.extend([9; 16]);
+        bytes.extend(123_456_789u64.to_ne_bytes());
+        bytes.extend(17u32.to_ne_bytes());
+        bytes.extend(1u16.to_ne_bytes());
+        bytes.extend(2u16.to_ne_bytes());
+        let source = Remote { address: [203, 0, 113, 7], port: 40_000, tag: 3 };
+        assert_eq!(
+            event(&bytes),
+            Some(LatchEvent { source, address: [9; 16], time_ns: 123_456_789, leg: 17, component: 1, rank: 2 })
+        );
+        assert_eq!(event(&bytes[..39]), None);
+    }
 }

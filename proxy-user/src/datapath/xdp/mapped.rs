@@ -13,11 +13,11 @@ use std::{
 };
 
 /// `LEGS`: written here, read by the XDP program.
-pub(super) struct Legs(Memory<LEG_WORDS>);
+pub(in crate::datapath) struct Legs(Memory<LEG_WORDS>);
 
 impl Legs {
     /// Maps the array behind `map`, which has `entries` values.
-    pub(super) fn of_map(map: impl AsFd, entries: u32) -> io::Result<Self> {
+    pub(in crate::datapath) fn of_map(map: impl AsFd, entries: u32) -> io::Result<Self> {
         Memory::of_map(map, entries).map(Self)
     }
 
@@ -25,7 +25,7 @@ impl Legs {
     /// generation and flags are one word, which is cleared first and stored last.
     ///
     /// An index outside the array is ignored.
-    pub(super) fn put(&self, index: u32, leg: &Leg) {
+    pub(in crate::datapath) fn put(&self, index: u32, leg: &Leg) {
         let Some(words) = self.0.words(index) else { return };
         let new = words_of_leg(leg);
         let [head, body @ ..] = words;
@@ -65,16 +65,16 @@ impl Legs {
 }
 
 /// `LEG_STATE`: written by the XDP program, read here; but for [`States::forget`].
-pub(super) struct States(Memory<STATE_WORDS>);
+pub(in crate::datapath) struct States(Memory<STATE_WORDS>);
 
 impl States {
     /// Maps the array behind `map`, which has `entries` values.
-    pub(super) fn of_map(map: impl AsFd, entries: u32) -> io::Result<Self> {
+    pub(in crate::datapath) fn of_map(map: impl AsFd, entries: u32) -> io::Result<Self> {
         Memory::of_map(map, entries).map(Self)
     }
 
     /// Each word of the value as it is at some moment of the call; all zero outside the array.
-    pub(super) fn get(&self, index: u32) -> LegState {
+    pub(in crate::datapath) fn get(&self, index: u32) -> LegState {
         match self.0.words(index) {
             Some(words) => state_of_words(words.each_ref().map(|word| word.load(Ordering::Relaxed))),
             None => LegState::default(),
@@ -95,17 +95,16 @@ impl States {
         Self(Memory::anonymous(entries).unwrap())
     }
 
-    /// What the XDP program would do.
-    #[cfg(test)]
-    pub(super) fn set(&self, index: u32, state: &LegState) {
+    /// What the relay would do; for tests.
+    pub(in crate::datapath) fn set(&self, index: u32, state: &LegState) {
         for (word, new) in self.0.words(index).unwrap().iter().zip(words_of_state(state)) {
             word.store(new, Ordering::Relaxed);
         }
     }
 }
 
-const LEG_WORDS: usize = size_of::<Leg>() / 8;
-const STATE_WORDS: usize = size_of::<LegState>() / 8;
+pub(in crate::datapath) const LEG_WORDS: usize = size_of::<Leg>() / 8;
+pub(in crate::datapath) const STATE_WORDS: usize = size_of::<LegState>() / 8;
 
 /// The words of a `LegState` that hold what was learned of a stream and its packets.
 const LEARNED: [bool; STATE_WORDS] = {
@@ -154,7 +153,7 @@ pub(super) fn words_of_state(state: &LegState) -> [u64; STATE_WORDS] {
 }
 
 /// Shared memory of `entries` values of `WORDS` words.
-struct Memory<const WORDS: usize> {
+pub(in crate::datapath) struct Memory<const WORDS: usize> {
     /// Start of `length` bytes that are mapped, readable and writable, page-aligned, and stay so until drop.
     start: NonNull<AtomicU64>,
     length: usize,
@@ -167,7 +166,8 @@ unsafe impl<const WORDS: usize> Send for Memory<WORDS> {}
 unsafe impl<const WORDS: usize> Sync for Memory<WORDS> {}
 
 impl<const WORDS: usize> Memory<WORDS> {
-    fn of_map(map: impl AsFd, entries: u32) -> io::Result<Self> {
+    /// Maps what is behind a descriptor of a map or a file of at least as many values.
+    pub(in crate::datapath) fn of_map(map: impl AsFd, entries: u32) -> io::Result<Self> {
         Self::map(entries, libc::MAP_SHARED, map.as_fd().as_raw_fd())
     }
 
@@ -190,13 +190,21 @@ impl<const WORDS: usize> Memory<WORDS> {
     }
 
     /// The words of a value; `None` outside the array.
-    fn words(&self, index: u32) -> Option<&[AtomicU64; WORDS]> {
+    pub(in crate::datapath) fn words(&self, index: u32) -> Option<&[AtomicU64; WORDS]> {
         if index >= self.entries {
             return None;
         }
         // SAFETY: `index` is below `entries`, so the words lie within the mapping, which lives as long as
         // `self`; it is page-aligned, so each word is aligned; they are only ever accessed atomically, by both sides.
         Some(unsafe { self.start.add(index as usize * WORDS).cast::<[AtomicU64; WORDS]>().as_ref() })
+    }
+}
+
+impl<const WORDS: usize> Memory<WORDS> {
+    /// Where a value is; `None` outside the array.
+    pub(in crate::datapath) fn place(&self, index: u32) -> Option<*mut u64> {
+        // SAFETY: `index` is below `entries`, so the value lies within the mapping.
+        (index < self.entries).then(|| unsafe { self.start.add(index as usize * WORDS) }.as_ptr().cast())
     }
 }
 

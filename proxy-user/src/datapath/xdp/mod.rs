@@ -7,9 +7,9 @@
 //! - `pins`: what outlives the process; `restore`: taking it up again;
 //! - `watch`: whether the interfaces are still there.
 
-use super::{Datapath, DatapathError};
+use super::{Datapath, DatapathError, user::UserSpace};
 use crate::{
-    config::Config,
+    config::{Config, Relay},
     journal::{Change, Entry},
     media::{MediaEvent, StreamId, StreamSpec},
     netlink::{
@@ -18,25 +18,24 @@ use crate::{
     },
 };
 use anyhow::{Context as _, Result};
-use aya::maps::{Array, MapData, PerCpuArray, RingBuf};
 use control::Control;
 use legs::Locals;
-use loader::Loaded;
+use links::Links;
+use loader::Kernel;
+use mapped::{Legs, States};
 use next_hops::NextHops;
 use proxy_common::{
     layout::{LatchEvent, NextHop},
     verdict::Counters,
 };
-use std::{
-    os::fd::{AsFd as _, BorrowedFd},
-    time::Instant,
-};
+use std::{os::fd::BorrowedFd, time::Instant};
 use watch::Watch;
 
 mod control;
-mod legs;
+pub(super) mod legs;
+pub(super) mod links;
 mod loader;
-mod mapped;
+pub(super) mod mapped;
 mod next_hops;
 pub mod object;
 mod pins;
@@ -51,17 +50,33 @@ pub use pins::Pins;
 pub struct Xdp {
     control: Control,
     kernel: Worker,
-    next_hops: Array<MapData, NextHop>,
-    events: RingBuf<MapData>,
-    counters: PerCpuArray<MapData, Counters>,
+    plane: Box<dyn Plane>,
     interfaces: Vec<String>,
     watch: Watch,
     mode: Mode,
-    _attached: loader::Attached,
+}
+
+/// What relays the packets: the kernel, or this process.
+pub(super) trait Plane {
+    /// An entry of `NEXT_HOPS`.
+    fn next_hop(&self, index: u16) -> NextHop;
+
+    /// Writes an entry of `NEXT_HOPS`.
+    fn set_next_hop(&mut self, index: u16, hop: NextHop) -> Result<(), DatapathError>;
+
+    /// The next latch that has not been told, if there is one.
+    fn next_event(&mut self) -> Option<LatchEvent>;
+
+    /// How packets left so far, all CPUs together.
+    fn counters(&self) -> Result<Counters>;
+
+    /// Readable when [`Plane::next_event`] has one.
+    fn fd(&self) -> BorrowedFd<'_>;
 }
 
 impl Xdp {
-    /// Loads `object` and attaches it to the realms' interfaces, which begins to drop what arrives at their media ports.
+    /// Begins to relay on the realms' interfaces: with the XDP program `object`, or in this process where the configuration
+    /// says so, or where it says nothing and the kernel refuses. What arrives at the media ports ends here from now on.
     /// `life` says whether it ends with the process.
     ///
     /// # Errors
@@ -80,20 +95,17 @@ impl Xdp {
         let locals = Locals::new(config)?;
         let mut netlink = Netlink::open().context("cannot open a netlink socket")?;
         // Before the interfaces are looked at, so that no change of theirs is missed.
-        let kernel = Worker::start().context("cannot follow the kernel's routes and neighbours")?;
-        let loaded = Loaded::load(config, &locals, object, &mut netlink, life)?;
-        let hops = NextHops::new(locals.clone(), loaded.egress, config.maps.max_next_hops);
-        let memory = (loaded.legs, loaded.states);
+        let worker = Worker::start().context("cannot follow the kernel's routes and neighbours")?;
+        let links = Links::find(config, &mut netlink)?;
+        let (plane, mode, memory) = plane(config, &locals, &links, object, life)?;
+        let hops = NextHops::new(locals.clone(), links.egress, config.maps.max_next_hops);
         Ok(Self {
             control: Control::new(hops, locals, memory, config.maps.max_legs, &config.media),
-            kernel,
-            next_hops: loaded.next_hops,
-            events: loaded.events,
-            counters: loaded.counters,
-            interfaces: loaded.interfaces.iter().map(|link| link.name.clone()).collect(),
-            watch: Watch::new(loaded.interfaces, Instant::now()),
-            mode: loaded.mode,
-            _attached: loaded.attached,
+            kernel: worker,
+            plane,
+            interfaces: links.interfaces.iter().map(|link| link.name.clone()).collect(),
+            watch: Watch::new(links.interfaces, Instant::now()),
+            mode,
         })
     }
 
@@ -104,7 +116,7 @@ impl Xdp {
     /// An interface is not there, or the kernel's.
     pub fn made_for(config: &Config) -> Result<Vec<String>> {
         let links = Netlink::open().and_then(|mut netlink| netlink.links());
-        let interfaces = loader::interfaces(config, &links.context("cannot list the network interfaces")?)?;
+        let interfaces = links::interfaces(config, &links.context("cannot list the network interfaces")?)?;
         let line = |realm: &crate::config::Realm| {
             let link = interfaces.iter().find(|link| link.name == realm.interface);
             let vlan: Vec<_> = realm.vlan.iter().map(|tag| tag.id.to_string()).collect();
@@ -134,8 +146,8 @@ impl Xdp {
         entries: &[Entry],
         now: Instant,
     ) -> Result<usize> {
-        let held = &self.next_hops;
-        let hop = |index: u16| held.get(&u32::from(index), 0).unwrap_or_default();
+        let held = &self.plane;
+        let hop = |index: u16| held.next_hop(index);
         let closed = self.control.restore((live, leaving), entries, hop, now)?;
         self.write_next_hops()?;
         Ok(closed)
@@ -157,23 +169,53 @@ impl Xdp {
     ///
     /// The kernel's.
     pub fn counters(&self) -> Result<Counters> {
-        let mut sum = Counters::default();
-        for one in self.counters.get(&0, 0).context("cannot read COUNTERS")?.iter() {
-            sum.add(one);
-        }
-        Ok(sum)
+        self.plane.counters()
     }
 
     fn write_next_hops(&mut self) -> Result<(), DatapathError> {
         // One that fails keeps none of the others from being written.
         let mut result = Ok(());
         for (index, hop) in self.control.hops.take_writes() {
-            if let Err(error) = self.next_hops.set(u32::from(index), hop, 0) {
-                result = Err(DatapathError::Kernel(format!("cannot write NEXT_HOPS: {error}")));
+            if let Err(error) = self.plane.set_next_hop(index, hop) {
+                result = Err(error);
             }
         }
         result
     }
+}
+
+type Started = (Box<dyn Plane>, Mode, (Legs, States));
+
+fn plane(config: &Config, locals: &Locals, links: &Links, object: &[u8], life: &Life) -> Result<Started> {
+    let kernel = || -> Result<Started> {
+        let (kernel, legs, states) = Kernel::load(config, locals, links, object, life)?;
+        let mode = kernel.mode;
+        Ok((Box::new(kernel), mode, (legs, states)))
+    };
+    let user_space = || -> Result<Started> {
+        let (user_space, legs, states) = UserSpace::start(config, locals, links)?;
+        Ok((Box::new(user_space), Mode::UserSpace, (legs, states)))
+    };
+    match (config.media.relay, life) {
+        (Relay::UserSpace, _) => user_space(),
+        (Relay::Auto, Life::Process | Life::Begin(_)) => match kernel() {
+            Err(error) if refused(&error) => {
+                tracing::warn!("this host refuses XDP: {error:#}; relaying in user space");
+                user_space()
+            }
+            done => done,
+        },
+        _ => kernel(),
+    }
+}
+
+/// Whether the host does not grant what a relay in the kernel takes, whoever asks.
+fn refused(error: &anyhow::Error) -> bool {
+    error.chain().any(|cause| {
+        let io = cause.downcast_ref::<std::io::Error>().and_then(std::io::Error::raw_os_error);
+        let number = io.or_else(|| cause.downcast_ref::<nix::errno::Errno>().map(|errno| *errno as i32));
+        matches!(number, Some(libc::EPERM | libc::EACCES | libc::ENOSYS | libc::EOPNOTSUPP))
+    })
 }
 
 impl Datapath for Xdp {
@@ -189,10 +231,8 @@ impl Datapath for Xdp {
     }
 
     fn poll_events(&mut self, now: Instant, events: &mut Vec<MediaEvent>) {
-        while let Some(item) = self.events.next() {
-            if let Some(event) = event(&item) {
-                self.control.latched(&event, events);
-            }
+        while let Some(event) = self.plane.next_event() {
+            self.control.latched(&event, events);
         }
         for fact in self.kernel.facts() {
             self.watch.learn(&fact);
@@ -218,47 +258,6 @@ impl Datapath for Xdp {
     }
 
     fn event_fds(&self) -> Vec<BorrowedFd<'_>> {
-        vec![self.events.as_fd(), self.kernel.fd()]
-    }
-}
-
-/// An item of the ring buffer; `None` if it is not as long as one.
-fn event(bytes: &[u8]) -> Option<LatchEvent> {
-    fn field<const N: usize>(bytes: &[u8], at: usize) -> Option<[u8; N]> {
-        bytes.get(at..at + N)?.try_into().ok()
-    }
-    use std::mem::offset_of;
-    Some(LatchEvent {
-        source: proxy_common::layout::Remote::from_word(u64::from_ne_bytes(field(bytes, 0)?)),
-        address: field(bytes, offset_of!(LatchEvent, address))?,
-        time_ns: u64::from_ne_bytes(field(bytes, offset_of!(LatchEvent, time_ns))?),
-        leg: u32::from_ne_bytes(field(bytes, offset_of!(LatchEvent, leg))?),
-        component: u16::from_ne_bytes(field(bytes, offset_of!(LatchEvent, component))?),
-        rank: u16::from_ne_bytes(field(bytes, offset_of!(LatchEvent, rank))?),
-    })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use proxy_common::layout::Remote;
-
-    #[test]
-    fn an_event_is_read_as_it_was_written() {
-        let mut bytes = Vec::new();
-        bytes.extend([203, 0, 113, 7]);
-        bytes.extend(40_000u16.to_ne_bytes());
-        bytes.extend(3u16.to_ne_bytes());
-        bytes.extend([9; 16]);
-        bytes.extend(123_456_789u64.to_ne_bytes());
-        bytes.extend(17u32.to_ne_bytes());
-        bytes.extend(1u16.to_ne_bytes());
-        bytes.extend(2u16.to_ne_bytes());
-        let source = Remote { address: [203, 0, 113, 7], port: 40_000, tag: 3 };
-        assert_eq!(
-            event(&bytes),
-            Some(LatchEvent { source, address: [9; 16], time_ns: 123_456_789, leg: 17, component: 1, rank: 2 })
-        );
-        assert_eq!(event(&bytes[..39]), None);
+        vec![self.plane.fd(), self.kernel.fd()]
     }
 }

@@ -41,9 +41,9 @@ pub(super) const FULL: DatapathError =
 
 /// The interface of a realm.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Egress {
+pub(in crate::datapath) struct Egress {
     /// Index of the one that frames leave by.
-    pub(super) interface: u32,
+    pub(in crate::datapath) interface: u32,
     /// Index of the one that the kernel has the realm's routes and neighbours on: a VLAN's, where there is one.
     pub(super) neighbour_interface: u32,
     /// Its slot in `DEVICES`.
