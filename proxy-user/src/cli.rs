@@ -17,6 +17,8 @@ pub(crate) enum Command {
     /// Run the proxy on this host, until SIGTERM or SIGINT. Takes root. Goes on with the calls of a process that was
     /// killed.
     Run(Run),
+    /// Say how the running proxy is doing: what relays, how much is going on, what became of packets.
+    Status(Status),
     /// Remove what a process that is gone left in the kernel: program, maps, and with them the media of its calls.
     Down(Down),
     /// Say what is wrong with a configuration file.
@@ -104,6 +106,26 @@ pub(crate) struct Down {
     pub(crate) config: PathBuf,
     #[command(flatten)]
     pub(crate) state: State,
+}
+
+/// Which running Latch is meant.
+#[derive(Debug, Args)]
+pub(crate) struct Which {
+    /// The configuration file, for its section state.
+    #[arg(long, value_name = "FILE", default_value = "/etc/latch/latch.toml")]
+    pub(crate) config: PathBuf,
+    /// Directory of its journal; wins over the file's.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) state: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Status {
+    #[command(flatten)]
+    pub(crate) which: Which,
+    /// Everything, as one line of JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 #[derive(Debug, Args)]

@@ -7,6 +7,7 @@
 //! - [`media`]: streams and legs, as engine and datapath speak of them.
 //! - [`netlink`]: questions to the kernel about interfaces, addresses, routes and neighbours.
 //! - [`io`]: sockets, clocks and signals.
+//! - [`ctl`]: what an operator asks a running Latch.
 //! - [`accounting`]: call detail records.
 //! - [`journal`]: what a later process needs to go on, in a file; [`clock`]: its times.
 //! - [`signalling`]: the protocols' messages.
@@ -15,6 +16,7 @@ pub mod accounting;
 mod addresses;
 pub mod clock;
 pub mod config;
+pub mod ctl;
 pub mod datapath;
 pub mod engine;
 pub mod io;

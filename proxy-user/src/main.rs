@@ -8,12 +8,14 @@ use proxy_user::config::{Config, Problems, host};
 use std::process::ExitCode;
 
 mod cli;
+mod operate;
 mod resume;
 mod run;
 
 fn main() -> ExitCode {
     let done = match Cli::parse().command {
         Command::Run(options) => run::run(&options),
+        Command::Status(options) => operate::status(&options),
         Command::Down(options) => resume::down(&options),
         Command::CheckConfig(options) => check_config(&options),
     };

@@ -8,6 +8,7 @@ use anyhow::{Context as _, Result};
 use proxy_user::{
     accounting::CdrSink,
     config::{Config, Problems, Relay, Side, host},
+    ctl::Server,
     datapath::xdp::{Mode, Pins, Xdp, object},
     engine::Engine,
     io::{Loop, Stop, sockets},
@@ -45,8 +46,9 @@ async fn serve(config: Arc<Config>, fresh: bool) -> Result<()> {
     let now = Instant::now();
     let mut engine = Engine::new(Arc::clone(&config), SystemTime::now(), now, seed()?)?;
     let recorded = records.as_ref().map(CdrSink::latest).unwrap_or_default();
+    let operator = Server::start(&config.state.directory)?;
     let (keeper, pins) = legacy.take_up(&mut engine, &mut datapath, &recorded, now)?;
-    let mut proxy = Loop::new(engine, datapath, records, sockets).journalled(keeper);
+    let mut proxy = Loop::new(engine, datapath, records, sockets).journalled(keeper).operated(operator);
     eprintln!("latch is ready");
 
     let done = proxy.run(stop).await;

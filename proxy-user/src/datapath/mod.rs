@@ -32,6 +32,11 @@ pub trait Datapath {
         Vec::new()
     }
 
+    /// How it is going, for an operator.
+    fn status(&self) -> serde_json::Value {
+        serde_json::Value::Null
+    }
+
     /// When [`Datapath::poll_events`] must be called at the latest.
     fn poll_timeout(&self, now: Instant) -> Option<Instant>;
 

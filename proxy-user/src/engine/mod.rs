@@ -52,6 +52,7 @@ use crate::{
 use dialogs::{Dialog, Role};
 use rand::{RngCore, SeedableRng, rngs::StdRng};
 use registrations::Registrations;
+use serde::Serialize;
 use std::{
     collections::{HashMap, VecDeque},
     net::{IpAddr, SocketAddr},
@@ -102,7 +103,7 @@ pub enum Output {
 }
 
 /// What the engine counted since it began.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Statistics {
     /// Datagrams that were keep-alives.
     pub keepalives_received: u64,
@@ -129,7 +130,7 @@ pub struct Statistics {
 }
 
 /// How much is going on.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Load {
     /// Calls, from INVITE until the last counters came.
     pub calls: usize,

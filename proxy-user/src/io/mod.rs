@@ -14,12 +14,15 @@
 use crate::{
     accounting::CdrSink,
     clock::Clock,
+    ctl::{Answer, Question, Request, Server},
     datapath::Datapath,
     engine::{Engine, Input, Output},
     journal::{Change, Head, Journal},
     media::{MediaCommand, MediaEvent, RealmId},
 };
 use anyhow::{Context as _, Result};
+use serde::Serialize;
+use serde_json::{Value, json};
 use std::{
     collections::BTreeMap,
     future::{Future, poll_fn},
@@ -60,6 +63,10 @@ pub trait Core {
     fn shutdown(&mut self, now: Instant);
     /// Whether nothing is under way any more.
     fn is_idle(&self) -> bool;
+    /// How it is going, for an operator: how much is under way, and what was counted.
+    fn status(&self) -> (Value, Value) {
+        (Value::Null, Value::Null)
+    }
 }
 
 impl Core for Engine {
@@ -90,10 +97,14 @@ impl Core for Engine {
     fn is_idle(&self) -> bool {
         self.is_idle()
     }
+
+    fn status(&self) -> (Value, Value) {
+        (json!(self.load()), json!(self.statistics()))
+    }
 }
 
 /// What the loop counted.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Statistics {
     /// Datagrams received.
     pub received: u64,
@@ -177,6 +188,8 @@ pub struct Loop<C, D> {
     throttle: Throttle,
     /// For what the operator must not miss: nothing from the network may use up its turn.
     alarms: Throttle,
+    operator: Option<Server>,
+    started: Instant,
 }
 
 impl<C: Core, D: Datapath> Loop<C, D> {
@@ -193,6 +206,8 @@ impl<C: Core, D: Datapath> Loop<C, D> {
             events: Vec::new(),
             throttle: Throttle::new(Duration::from_secs(1)),
             alarms: Throttle::new(Duration::from_secs(1)),
+            operator: None,
+            started: Instant::now(),
         }
     }
 
@@ -200,6 +215,12 @@ impl<C: Core, D: Datapath> Loop<C, D> {
     #[must_use]
     pub fn journalled(self, keeper: Keeper) -> Self {
         Self { keeper: Some(keeper), ..self }
+    }
+
+    /// Answers an operator.
+    #[must_use]
+    pub fn operated(self, operator: Server) -> Self {
+        Self { operator: Some(operator), ..self }
     }
 
     /// Ends: what the loop worked with.
@@ -274,6 +295,11 @@ impl<C: Core, D: Datapath> Loop<C, D> {
                             }
                         }
                     }
+                    if let Some(operator) = &mut self.operator
+                        && let Poll::Ready(Some(question)) = operator.poll(context)
+                    {
+                        woken.question = Some(question);
+                    }
                     if let Some(sleep) = &mut sleep
                         && sleep.as_mut().poll(context).is_ready()
                     {
@@ -290,6 +316,10 @@ impl<C: Core, D: Datapath> Loop<C, D> {
             if self.core.poll_timeout().is_some_and(|at| at <= now) {
                 self.core.handle_timeout(now);
             }
+            if let Some(question) = woken.question {
+                let answer = self.answer(&question.request, now);
+                question.answer(answer);
+            }
             if woken.stop == Some(Stop::Keep) {
                 tracing::info!("stopping: calls go on without signalling until the next start");
                 self.carry_out(now);
@@ -299,6 +329,23 @@ impl<C: Core, D: Datapath> Loop<C, D> {
                 tracing::info!("stopping: ending calls");
                 self.core.shutdown(now);
                 end = Some(now + FAREWELL);
+            }
+        }
+    }
+
+    fn answer(&mut self, request: &Request, now: Instant) -> Answer {
+        match request {
+            Request::Status => {
+                let (load, engine) = self.core.status();
+                Answer::Value(json!({
+                    "version": env!("CARGO_PKG_VERSION"),
+                    "pid": std::process::id(),
+                    "uptime_s": now.duration_since(self.started).as_secs(),
+                    "relay": self.datapath.status(),
+                    "load": load,
+                    "engine": engine,
+                    "signalling": self.statistics,
+                }))
             }
         }
     }
@@ -397,11 +444,12 @@ struct Woken {
     datapath: bool,
     timeout: bool,
     stop: Option<Stop>,
+    question: Option<Question>,
 }
 
 impl Woken {
     fn is_empty(&self) -> bool {
-        self.realms.is_empty() && !self.datapath && !self.timeout && self.stop.is_none()
+        self.realms.is_empty() && !self.datapath && !self.timeout && self.stop.is_none() && self.question.is_none()
     }
 }
 

@@ -253,6 +253,19 @@ impl Datapath for Xdp {
         self.control.take_changes()
     }
 
+    fn status(&self) -> serde_json::Value {
+        let mode = match self.mode {
+            Mode::Native => "native",
+            Mode::Generic => "generic",
+            Mode::UserSpace => "user",
+        };
+        let packets: serde_json::Map<_, _> = match self.plane.counters() {
+            Ok(counters) => counters.named().map(|(name, count)| (name.to_owned(), count.into())).collect(),
+            Err(_) => serde_json::Map::new(),
+        };
+        serde_json::json!({ "mode": mode, "interfaces": self.interfaces, "packets": packets })
+    }
+
     fn poll_timeout(&self, now: Instant) -> Option<Instant> {
         self.control.poll_timeout(now).into_iter().chain([self.watch.poll_timeout()]).min()
     }
