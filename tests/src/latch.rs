@@ -88,6 +88,11 @@ impl Latch {
 
     /// Ends it at once, as a crash would.
     pub fn kill(mut self) -> Result<()> {
+        self.kill_now()
+    }
+
+    /// The same, where another is to take its place.
+    pub fn kill_now(&mut self) -> Result<()> {
         self.peer.kill()
     }
 

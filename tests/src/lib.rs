@@ -55,7 +55,7 @@ pub use latch::{Latch, LatchConfig};
 pub use nat::{Nat, NatKind};
 pub use netns::Namespace;
 pub use peer::{Peer, wait_until};
-pub use scene::{LATCH, Scene};
+pub use scene::{GATEWAY, LATCH, Scene, SixScene};
 pub use sipp::{Scenario, Sipp, SippConfig, SippReport};
 pub use stranger::{Stranger, StrangerReport};
 pub use topology::{Lab, LabConfig, NatConfig, address};

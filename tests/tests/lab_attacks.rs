@@ -1,18 +1,19 @@
 //! Attacks on the media of a call, in every phase of it, fifty thousand packets a second: strangers get nothing, bring
 //! nothing, and harm nobody. The attacker knows everything that can be known: ports, SSRC, sequence number.
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
-use anyhow::{Result, anyhow, ensure};
+use anyhow::{Context, Result, anyhow, ensure};
 use lab::call::{audio, dropped};
 use lab::flood::{self, Flooded};
 use lab::rtp::{Sink, Stream};
 use lab::{
     Counters, Direction, Flood, KamailioConfig, Lab, LabConfig, Latch, LatchConfig, MediaCall, Namespace, NatConfig,
-    Scene, address, lab_test, wait_until,
+    Scene, SixScene, address, lab_test, wait_until,
 };
 use proxy_common::verdict::Counters as Verdicts;
+use serde_json::Value;
 
 /// How long anything may take that has to happen: much longer than it does.
 const TIMEOUT: Duration = Duration::from_secs(20);
@@ -222,17 +223,20 @@ fn call_under_attack(lab: &Lab, config: &LatchConfig, locked: bool) -> Result<()
     // What is told, and recorded.
     ensure!(told >= 1, "the log tells nothing of the attack:\n{}", scene.latch.peer.output());
     let records = scene.finish(2)?;
-    let strangers: u64 = [1, 2].iter().try_fold(0, |sum, nat| -> Result<u64> {
-        let stream = audio(&records, lab, *nat)?;
-        Ok(sum + dropped(&stream["access_to_core"], "source") + dropped(&stream["core_to_access"], "source"))
-    })?;
-    println!("{strangers} packets of strangers in the records, {told} lines in the log");
-    ensure!(strangers == seen(&after).1, "the records have {strangers}, the kernel counted {after:?}");
+    let recorded: u64 =
+        [1, 2].iter().try_fold(0, |sum, nat| -> Result<u64> { Ok(sum + strangers(audio(&records, lab, *nat)?)) })?;
+    println!("{recorded} packets of strangers in the records, {told} lines in the log");
+    ensure!(recorded == seen(&after).1, "the records have {recorded}, the kernel counted {after:?}");
     Ok(())
 }
 
 fn strange_from_outside() -> String {
     format!("iifname wan meta l4proto udp {}", flood::STRANGE)
+}
+
+/// Packets of wrong sources in a record's stream, both directions.
+fn strangers(stream: &Value) -> u64 {
+    ["access_to_core", "core_to_access"].iter().map(|direction| dropped(&stream[direction], "source")).sum()
 }
 
 /// How many lines tell of media of strangers.
@@ -259,5 +263,58 @@ fn a_locked_call_is_attacked_from_everywhere_and_neither_harmed_nor_heard() {
             ..LatchConfig::default()
         };
         call_under_attack(lab, &config, true)
+    });
+}
+
+/// A phone on IPv6, without a NAT, speaks with one on IPv4.
+#[test]
+fn a_call_over_ipv6_is_attacked_and_neither_harmed_nor_heard() {
+    const WINDOW_S: u32 = 4;
+    lab_test(SixScene::lab(), |lab| {
+        let config = LatchConfig { learning_window_s: WINDOW_S, ports: (30_000, 30_999), ..LatchConfig::default() };
+        let ports = config.ports;
+        let mut six = SixScene::start(lab, config)?;
+        let (access, latch) = (lab.latch().mac("access")?, address::LATCH_ACCESS_V6);
+        let host = lab.host("stranger")?;
+        let address = Ipv6Addr::new(0x2001, 0xdb8, 1, 0, 0, 0, 0, 0x66);
+        host.ipv6("eth0", address)?;
+        let stranger = Attacker::new("stranger", host, access, (address, 40_000), &format!("ip6 saddr {latch}"))?;
+        let legs = |six: &SixScene<'_>| victims(&six.scene.latch, 0, latch, ports);
+        stranger.attacks(&[Victim { relay: (latch, ports.0).into(), ssrc: 1, sequence: 1 }])?;
+        let counters = six.scene.latch.counters()?;
+        ensure!(seen(&counters) == (0, 0) && counters.dropped_closed >= PACKETS, "{counters:?}");
+
+        six.call(true)?;
+        six.hear(10)?;
+        stranger.attacks(&legs(&six)?)?;
+        std::thread::sleep(Duration::from_secs(WINDOW_S.into()));
+        stranger.attacks(&legs(&six)?)?;
+        // Its reports come from another port, of which nothing is known before the first.
+        wait_until("alice's first report came", TIMEOUT, || {
+            let (index, _) = six.scene.latch.legs()?.into_iter().next().context("no leg is open")?;
+            Ok(six.scene.latch.state(index)?.rtcp.packets > 0)
+        })?;
+        stranger.spoofs((address::PHONE_V6, 7_777)).attacks(&legs(&six)?)?;
+        six.hear(10)?;
+        six.carol.hang_up()?;
+        six.alice.wait_for("CALL_CLOSED", TIMEOUT)?;
+        let counters = six.scene.latch.counters()?;
+        ensure!(told(&six.scene.latch) >= 1, "the log tells nothing of the attack");
+
+        let records = six.scene.finish(1)?;
+        stranger.got_nothing()?;
+        for counters in [&six.at_alice, &six.at_carol] {
+            ensure!(counters.get("strange")?.packets == 0, "a packet of the attacker reached a phone");
+        }
+        SixScene::agree(&records, [six.at_alice.get("in")?, six.at_carol.get("in")?])?;
+        let stream = &records[0]["streams"][0];
+        for direction in ["access_to_core", "core_to_access"] {
+            let flow = &stream[direction];
+            ensure!(flow["quality"]["lost"] == 0 && dropped(flow, "rate") == 0, "{direction}: {flow:#}");
+        }
+        let strangers = strangers(stream);
+        println!("{strangers} packets of strangers in the record");
+        ensure!(strangers == seen(&counters).1 && strangers > PACKETS, "the record has {strangers}: {counters:?}");
+        Ok(())
     });
 }
