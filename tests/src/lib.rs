@@ -40,6 +40,7 @@ mod scene;
 mod sipp;
 mod stranger;
 mod topology;
+mod vlan;
 pub mod xdp;
 
 use std::io::Write as _;
@@ -59,6 +60,7 @@ pub use scene::{GATEWAY, LATCH, Scene, SixScene};
 pub use sipp::{Scenario, Sipp, SippConfig, SippReport};
 pub use stranger::{Stranger, StrangerReport};
 pub use topology::{Lab, LabConfig, NatConfig, address};
+pub use vlan::Vlan;
 
 /// True where a lab can be made: needs root and the lab's XDP programs. Says why a test is skipped where not.
 ///
