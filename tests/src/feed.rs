@@ -38,7 +38,7 @@ impl Generator {
             .load_file(object())
             .context("load the lab's XDP programs")?;
         program(&mut ebpf, "generate")?.load()?;
-        let index = index(namespace, interface)?;
+        let index = namespace.index(interface)?;
         let mut devices = DevMap::try_from(ebpf.take_map("DEVICES").context("no map DEVICES")?)?;
         namespace.enter(|| Ok(devices.set(1, index, None, 0)?))?;
         let pace = Array::try_from(ebpf.take_map("PACE").context("no map PACE")?)?;
@@ -125,7 +125,7 @@ impl BareRedirect {
             .override_global("BARE_MACS", &macs, true)
             .load_file(object())
             .context("load the lab's XDP programs")?;
-        let index = index(namespace, to)?;
+        let index = namespace.index(to)?;
         let mut devices = DevMap::try_from(ebpf.take_map("DEVICES").context("no map DEVICES")?)?;
         namespace.enter(|| Ok(devices.set(0, index, None, 0)?))?;
         attach(program(&mut ebpf, "bare_redirect")?, namespace, from)?;
@@ -223,11 +223,4 @@ fn attach(program: &mut Xdp, namespace: &Namespace, interface: &str) -> Result<(
     namespace
         .enter(|| Ok(program.attach(interface, XdpMode::Driver).map(drop)?))
         .with_context(|| format!("attach to {interface} in {}", namespace.name()))
-}
-
-/// The kernel's number of an interface.
-fn index(namespace: &Namespace, interface: &str) -> Result<u32> {
-    let shown = namespace.ip(&format!("-o link show dev {interface}"))?;
-    let number = shown.split(':').next().and_then(|number| number.trim().parse().ok());
-    number.with_context(|| format!("no number in {shown:?}"))
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, ensure};
 use aya::maps::{Array, Map, MapData, PerCpuArray};
-use proxy_common::layout::Leg;
+use proxy_common::layout::{Leg, LegState};
 use proxy_common::verdict::Counters;
 use serde_json::Value;
 
@@ -37,6 +37,8 @@ pub struct LatchConfig {
     pub silence_timeout_s: u32,
     /// How long a released port pair rests.
     pub hold_time_s: u32,
+    /// Further settings of the access realm and of the core realm, a line each.
+    pub realm: [String; 2],
     /// Further arguments of `latch run`, e.g. `--max-legs 4096`.
     pub arguments: Vec<String>,
     /// TOML put at the end of the configuration.
@@ -53,6 +55,7 @@ impl Default for LatchConfig {
             learning_window_s: 5,
             silence_timeout_s: 60,
             hold_time_s: 10,
+            realm: Default::default(),
             arguments: Vec::new(),
             extra: String::new(),
         }
@@ -85,6 +88,11 @@ impl Latch {
 
     /// Ends it at once, as a crash would.
     pub fn kill(mut self) -> Result<()> {
+        self.kill_now()
+    }
+
+    /// The same, where another is to take its place.
+    pub fn kill_now(&mut self) -> Result<()> {
         self.peer.kill()
     }
 
@@ -126,16 +134,33 @@ impl Latch {
 
     /// How many legs are open: entries of the map `LEGS` whose generation is not 0.
     pub fn open_legs(&self) -> Result<usize> {
+        Ok(self.legs()?.len())
+    }
+
+    /// The legs that are open, by their index.
+    pub fn legs(&self) -> Result<Vec<(u32, Leg)>> {
         let legs: Array<MapData, Leg> = Map::Array(self.map("LEGS")?).try_into()?;
-        legs.iter().try_fold(0, |open, leg| Ok(open + usize::from(leg?.generation != 0)))
+        let all = (0..).zip(legs.iter()).map(|(index, leg)| Ok((index, leg?)));
+        all.filter(|leg| leg.as_ref().map_or(true, |(_, leg)| leg.generation != 0)).collect()
+    }
+
+    /// What the XDP program knows of a leg.
+    pub fn state(&self, leg: u32) -> Result<LegState> {
+        let states: Array<MapData, LegState> = Map::Array(self.map("LEG_STATE")?).try_into()?;
+        Ok(states.get(&leg, 0)?)
     }
 
     /// What the XDP program counted, all CPUs together.
     pub fn counters(&self) -> Result<Counters> {
-        let counters: PerCpuArray<MapData, Counters> = Map::PerCpuArray(self.map("COUNTERS")?).try_into()?;
         let mut sum = Counters::default();
-        counters.get(&0, 0)?.iter().for_each(|cpu| sum.add(cpu));
+        self.counters_by_cpu()?.iter().for_each(|cpu| sum.add(cpu));
         Ok(sum)
+    }
+
+    /// What it counted on each CPU.
+    pub fn counters_by_cpu(&self) -> Result<Vec<Counters>> {
+        let counters: PerCpuArray<MapData, Counters> = Map::PerCpuArray(self.map("COUNTERS")?).try_into()?;
+        Ok(counters.get(&0, 0)?.to_vec())
     }
 
     /// The process's map `name`.
@@ -186,15 +211,16 @@ fn binary() -> Result<PathBuf> {
 fn toml(config: &LatchConfig, cdr: &std::path::Path) -> Result<String> {
     let (low, high) = config.ports;
     let mut text = String::new();
-    for (side, own, softswitch) in [
-        ("access", config.access, String::new()),
-        ("core", address::LATCH_CORE.into(), format!("softswitch = \"{}:5060\"\n", address::SOFTSWITCH)),
+    let [access, core] = &config.realm;
+    for (side, own, settings) in [
+        ("access", config.access, access.clone()),
+        ("core", address::LATCH_CORE.into(), format!("softswitch = \"{}:5060\"\n{core}", address::SOFTSWITCH)),
     ] {
         let signalling = SocketAddr::new(own, 5060);
         write!(
             text,
             "[[realm]]\nname = \"{side}\"\nside = \"{side}\"\ninterface = \"{side}\"\nsignalling = \"{signalling}\"\n\
-             media = \"{own}\"\nports = \"{low}-{high}\"\n{softswitch}\n"
+             media = \"{own}\"\nports = \"{low}-{high}\"\n{settings}\n"
         )?;
     }
     write!(

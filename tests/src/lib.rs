@@ -9,7 +9,8 @@
 //!
 //! - [`Lab`] makes the namespaces, links and NATs and removes them again, whatever happens; several labs run side by side.
 //! - Peers are structs with a start, a typed control and their output in a log: [`Kamailio`], [`Baresip`], [`Sipp`],
-//!   [`Latch`], [`rtp`] for streams made here, [`Stranger`] for the attacker.
+//!   [`Latch`], [`rtp`] for streams made here, [`Stranger`] for the attacker and [`Flood`] for many packets of one;
+//!   [`MediaCall`] is a call whose media the test makes.
 //! - [`Counters`] count packets at the far ends, [`Capture`] records them and lets tshark judge, [`leftovers`] looks
 //!   for what should be gone.
 //! - [`interrupt`] lets a program with a lab clean up after Ctrl-C: `cargo xtask demo` is one (`src/bin/demo`).
@@ -20,10 +21,12 @@
 //! every peer's log where the test fails.
 
 mod baresip;
+pub mod call;
 mod capture;
 pub mod chain;
 mod counters;
 pub mod feed;
+pub mod flood;
 pub mod interrupt;
 mod kamailio;
 mod latch;
@@ -37,23 +40,27 @@ mod scene;
 mod sipp;
 mod stranger;
 mod topology;
+mod vlan;
 pub mod xdp;
 
 use std::io::Write as _;
 
 pub use baresip::{Baresip, BaresipConfig, Event};
+pub use call::{End, MediaCall};
 pub use capture::{Capture, Recording, SipMessage};
 pub use chain::Chain;
 pub use counters::{Count, Counters, Direction};
+pub use flood::Flood;
 pub use kamailio::{Contact, Kamailio, KamailioConfig, User};
 pub use latch::{Latch, LatchConfig};
 pub use nat::{Nat, NatKind};
 pub use netns::Namespace;
 pub use peer::{Peer, wait_until};
-pub use scene::{LATCH, Scene};
+pub use scene::{GATEWAY, LATCH, Scene, SixScene};
 pub use sipp::{Scenario, Sipp, SippConfig, SippReport};
 pub use stranger::{Stranger, StrangerReport};
 pub use topology::{Lab, LabConfig, NatConfig, address};
+pub use vlan::Vlan;
 
 /// True where a lab can be made: needs root and the lab's XDP programs. Says why a test is skipped where not.
 ///

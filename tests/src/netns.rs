@@ -13,6 +13,7 @@ use nix::sched::{CloneFlags, setns};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use proxy_user::datapath::xdp::Pins;
+use serde_json::Value;
 
 /// What every namespace and temporary directory of a lab begins with; the process id follows.
 pub(crate) const PREFIX: &str = "latchlab-";
@@ -98,6 +99,27 @@ impl Namespace {
     /// `ip -n NAME ARGUMENTS`.
     pub fn ip(&self, arguments: &str) -> Result<String> {
         run(Command::new("ip").args(["-n", &self.name]).args(arguments.split_whitespace()))
+    }
+
+    /// The kernel's number of an interface.
+    pub fn index(&self, interface: &str) -> Result<u32> {
+        let index = self.link(interface)?["ifindex"].as_u64().and_then(|index| u32::try_from(index).ok());
+        index.with_context(|| format!("{interface} in {} has no index", self.name))
+    }
+
+    /// The hardware address of an interface.
+    pub fn mac(&self, interface: &str) -> Result<[u8; 6]> {
+        let link = self.link(interface)?;
+        let digits = link["address"].as_str().unwrap_or_default().split(':');
+        let bytes: Result<Vec<u8>, _> = digits.map(|digits| u8::from_str_radix(digits, 16)).collect();
+        let mac = bytes.ok().and_then(|bytes| bytes.try_into().ok());
+        mac.with_context(|| format!("{interface} in {} has no hardware address: {link}", self.name))
+    }
+
+    fn link(&self, interface: &str) -> Result<Value> {
+        let shown = self.ip(&format!("-j link show dev {interface}"))?;
+        let links: Value = serde_json::from_str(&shown).context("JSON from ip")?;
+        Ok(links[0].clone())
     }
 
     /// Feeds a ruleset to `nft -f -` in the namespace.

@@ -20,6 +20,8 @@ pub enum Scenario {
     Register,
     /// INVITE, answering a challenge; hold for `hold`; BYE.
     Call,
+    /// The same, holding until [`Sipp::hang_up`].
+    CallUntilTold,
     /// INVITE, answering a challenge; waits for the other side's BYE.
     CallUntilHungUp,
     /// Call; re-INVITE `sendonly`; wait; re-INVITE `sendrecv`; wait; BYE. Each wait is `hold`.
@@ -47,10 +49,11 @@ pub enum Scenario {
 }
 
 impl Scenario {
-    fn xml(self) -> &'static str {
-        match self {
+    fn xml(self, method: &str) -> String {
+        let xml = match self {
             Self::Register => include_str!("../scenarios/register.xml"),
-            Self::Call => include_str!("../scenarios/call.xml"),
+            // How long it is held, is said below.
+            Self::Call | Self::CallUntilTold => include_str!("../scenarios/call.xml"),
             Self::CallUntilHungUp => include_str!("../scenarios/call_until_hung_up.xml"),
             Self::CallWithHold => include_str!("../scenarios/call_with_hold.xml"),
             Self::CallWithRequest => include_str!("../scenarios/call_with_request.xml"),
@@ -63,7 +66,9 @@ impl Scenario {
             Self::AnswerAndHangUp => include_str!("../scenarios/answer_and_hang_up.xml"),
             Self::Reject => include_str!("../scenarios/reject.xml"),
             Self::RingUntilCancelled => include_str!("../scenarios/ring_until_cancelled.xml"),
-        }
+        };
+        let hold = if self == Self::CallUntilTold { "<recv request=\"INFO\"/>" } else { "<pause/>" };
+        xml.replace("@METHOD@", method).replace("<pause/>", hold)
     }
 }
 
@@ -164,8 +169,7 @@ impl Sipp {
         let directory = lab.directory().join(name);
         std::fs::create_dir_all(&directory)?;
         let scenario = directory.join("scenario.xml");
-        std::fs::write(&scenario, config.scenario.xml().replace("@METHOD@", &config.method))
-            .context("write the scenario")?;
+        std::fs::write(&scenario, config.scenario.xml(&config.method)).context("write the scenario")?;
         let statistics = directory.join("statistics.csv");
 
         // SIPp opens media sockets in any case.
@@ -223,6 +227,17 @@ impl Sipp {
         timeout: Duration,
     ) -> Result<SippReport> {
         Self::start(lab, name, namespace, config)?.expect_success(timeout)
+    }
+
+    /// Has a [`Scenario::CallUntilTold`] send its BYE: by a request of its call, from its own host.
+    pub fn hang_up(&self, namespace: &Namespace, at: SocketAddrV4) -> Result<()> {
+        let call_id = format!("1-{}-{}", self.peer.pid(), self.peer.name());
+        let told = format!(
+            "INFO sip:lab@{at} SIP/2.0\r\nVia: SIP/2.0/UDP {at};branch=z9hG4bK-lab\r\nFrom: <sip:lab@{at}>;tag=lab\r\n\
+             To: <sip:lab@{at}>\r\nCall-ID: {call_id}\r\nCSeq: 1 INFO\r\nContent-Length: 0\r\n\r\n"
+        );
+        let socket = namespace.udp(SocketAddrV4::new(*at.ip(), 0))?;
+        socket.send_to(told.as_bytes(), at).context("tell SIPp to hang up").map(drop)
     }
 
     /// Waits for its end.

@@ -1,12 +1,13 @@
 //! Media through the relay, packet by packet: nothing is lost, everything is counted, and strangers get nothing.
 
-use std::net::{Ipv4Addr, SocketAddrV4, UdpSocket};
+use std::net::{Ipv4Addr, SocketAddrV4};
 use std::time::Duration;
 
 use anyhow::{Result, anyhow, ensure};
-use lab::rtp::{Sink, Stream, sender_report};
+use lab::call::{self, audio, number, recorded};
+use lab::rtp::{Sink, Stream};
 use lab::{
-    Count, Counters, Direction, KamailioConfig, Lab, LabConfig, LatchConfig, Namespace, NatKind, Scenario, Scene, Sipp,
+    Counters, Direction, End, KamailioConfig, Lab, LabConfig, LatchConfig, MediaCall, NatKind, Scenario, Scene, Sipp,
     SippConfig, Stranger, address, lab_test, wait_until,
 };
 use proxy_common::verdict::{Action, Verdict};
@@ -19,120 +20,9 @@ fn seconds(count: u64) -> Duration {
     Duration::from_secs(count)
 }
 
-/// RTP and RTCP of one direction; bytes are IP total lengths, here and in the records.
-type Flow = [Count; 2];
-
-/// One end of a call: its media sockets, where it sends, and what nftables counts at its interface.
-struct End<'lab> {
-    rtp: UdpSocket,
-    rtcp: UdpSocket,
-    relay: SocketAddrV4,
-    counters: Counters<'lab>,
-}
-
-impl<'lab> End<'lab> {
-    /// An end whose session description names the ports 6000 and 6001 of `own`.
-    fn open(namespace: &'lab Namespace, own: Ipv4Addr, relay: SocketAddrV4) -> Result<Self> {
-        let latch = *relay.ip();
-        let ours = latch == address::LATCH_ACCESS || latch == address::LATCH_CORE;
-        ensure!(ours && relay.port().is_multiple_of(2), "no relay port: {relay}");
-        let counters = Counters::add(
-            namespace,
-            &[
-                ("rtp_in", Direction::In, &format!("ip saddr {latch} udp dport 6000")),
-                ("rtcp_in", Direction::In, &format!("ip saddr {latch} udp dport 6001")),
-                ("rtp_out", Direction::Out, &format!("ip daddr {latch} udp sport 6000")),
-                ("rtcp_out", Direction::Out, &format!("ip daddr {latch} udp sport 6001")),
-                ("media_in", Direction::In, "udp dport 6000-6001"),
-            ],
-        )?;
-        let socket = |port| namespace.udp(SocketAddrV4::new(own, port));
-        Ok(Self { rtp: socket(6_000)?, rtcp: socket(6_001)?, relay, counters })
-    }
-
-    fn send_report(&self) -> Result<()> {
-        let relay = SocketAddrV4::new(*self.relay.ip(), self.relay.port() + 1);
-        self.rtcp.send_to(&sender_report(1, 1, 160), relay)?;
-        Ok(())
-    }
-
-    fn send_one(&self, ssrc: u32) -> Result<()> {
-        Stream { packets: 1, ssrc, sequence: 0, ..Stream::default() }.send(&self.rtp, self.relay).map(drop)
-    }
-
-    /// RTP and RTCP that were sent to the relay, and that came from it.
-    fn totals(&self) -> Result<(Flow, Flow)> {
-        let get = |name| self.counters.get(name);
-        Ok(([get("rtp_out")?, get("rtcp_out")?], [get("rtp_in")?, get("rtcp_in")?]))
-    }
-
-    fn wait_for(&self, name: &str, packets: u64) -> Result<()> {
-        wait_until(
-            &format!("{name} has counted {packets}"),
-            TIMEOUT,
-            || Ok(self.counters.get(name)?.packets >= packets),
-        )
-    }
-}
-
-/// A call of alice at phone 1 to bob at phone 2, whose media is made here. The caller hangs up after `hold`.
-struct MediaCall<'lab> {
-    caller: Sipp,
-    callee: Sipp,
-    alice: End<'lab>,
-    bob: End<'lab>,
-}
-
-impl<'lab> MediaCall<'lab> {
-    fn start(scene: &Scene<'lab>, hold: Duration) -> Result<Self> {
-        let lab = scene.lab;
-        scene.register(1, "alice")?;
-        scene.register(2, "bob")?;
-        let callee = Sipp::start(lab, "callee", lab.phone(2)?, &scene.sipp(Scenario::Answer, "bob", address::PHONE))?;
-        let alice = scene.sipp(Scenario::Call, "alice", address::PHONE).calling("bob");
-        let caller = Sipp::start(lab, "caller", lab.phone(1)?, &SippConfig { hold, ..alice })?;
-        let alice = End::open(lab.phone(1)?, address::PHONE, caller.wait_for_remote_media(TIMEOUT)?)?;
-        let bob = End::open(lab.phone(2)?, address::PHONE, callee.wait_for_remote_media(TIMEOUT)?)?;
-        Ok(Self { caller, callee, alice, bob })
-    }
-
-    /// Bob's first packet, which has nowhere to go yet, and alice's, which finds the way that bob's has opened.
-    fn latch(&self, scene: &Scene<'_>) -> Result<()> {
-        self.bob.send_one(3)?;
-        wait_until("bob's first packet is dropped", TIMEOUT, || Ok(scene.latch.counters()?.dropped_destination == 1))?;
-        self.alice.send_one(3)?;
-        self.bob.wait_for("rtp_in", 1)
-    }
-
-    fn end(self) -> Result<()> {
-        self.caller.expect_success(seconds(40))?;
-        self.callee.expect_success(TIMEOUT).map(drop)
-    }
-}
-
-/// The audio stream of the record whose terminal is behind this NAT.
-fn audio<'r>(records: &'r [Value], lab: &Lab, nat: usize) -> Result<&'r Value> {
-    let public = format!("{}:", lab.nat(nat)?.public());
-    let of = |record: &&Value| record["terminal"]["source"].as_str().is_some_and(|source| source.starts_with(&public));
-    let record = records.iter().find(of).ok_or_else(|| anyhow!("no record of {public} in {records:#?}"))?;
-    Ok(&record["streams"][0])
-}
-
-fn number(flow: &Value, key: &str) -> u64 {
-    flow[key].as_u64().unwrap_or(u64::MAX)
-}
-
-/// RTP and RTCP of one direction of a record.
-fn recorded(flow: &Value) -> Flow {
-    ["rtp", "rtcp"].map(|component| Count {
-        packets: number(flow, &format!("{component}_packets")),
-        bytes: number(flow, &format!("{component}_octets")),
-    })
-}
-
 /// From a wrong source, of a wrong format, without a destination, for other reasons.
 fn dropped(flow: &Value) -> [u64; 4] {
-    ["source", "format", "no_destination", "other"].map(|reason| number(&flow["dropped"], reason))
+    ["source", "format", "no_destination", "other"].map(|reason| call::dropped(flow, reason))
 }
 
 /// Nothing of Latch but its two signalling sockets can see a packet, and the host's stack saw none on the media ports.

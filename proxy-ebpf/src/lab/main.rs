@@ -1,4 +1,4 @@
-//! Small XDP programs of the lab and the benches.
+//! Small programs of the lab and the benches, XDP but for those in [`tags`].
 //!
 //! - `pass`: for the far end of a veth, which takes XDP frames only where a program is attached.
 //! - `bare_redirect`: the least a forwarding program can do, the measure for Latch.
@@ -9,6 +9,8 @@
 #![no_std]
 #![no_main]
 #![feature(asm_experimental_arch)]
+
+mod tags;
 
 use aya_ebpf::{
     Global,

@@ -171,7 +171,7 @@ fn forward(datagram: Datagram, passing: &Passing, last: bool) -> Result<Step, Ve
     }
 
     let (rate, burst) = leg.rate();
-    if rate != 0 && !measure::allowed(state, rate, burst, datagram.length(), now_ns) {
+    if rate != 0 && !measure::allowed(state, component, rate, burst, datagram.length(), now_ns) {
         return Err(Verdict::DroppedRate);
     }
 

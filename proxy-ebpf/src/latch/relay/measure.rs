@@ -11,11 +11,12 @@ use proxy_common::latch::TICK_NS;
 const TIME_SHIFT: u32 = 16;
 const BYTE_SHIFT: u32 = 8;
 
-/// Takes a packet of `length` bytes from the leg's bucket; false where it does not hold as much.
+/// Takes a packet of `length` bytes from the leg's bucket; false where it does not hold as much. RTCP leaves half of the
+/// bucket to RTP: who is taken for its sender must not take the phone's voice away.
 ///
 /// CPUs that take at the same time may both take the same bytes: a stream's packets come by one of them.
 #[inline(always)]
-pub(crate) fn allowed(state: StateEntry, rate: u32, burst: u32, length: u16, now_ns: u64) -> bool {
+pub(crate) fn allowed(state: StateEntry, component: u32, rate: u32, burst: u32, length: u16, now_ns: u64) -> bool {
     let bucket = state.bucket();
     let (held, then) = (bucket as u32 as u64, (bucket >> 32) as u32);
     let now = (now_ns >> TIME_SHIFT) as u32;
@@ -23,7 +24,8 @@ pub(crate) fn allowed(state: StateEntry, rate: u32, burst: u32, length: u16, now
     let filled = held + now.wrapping_sub(then) as u64 * rate as u64;
     let filled = if filled > full { full } else { filled };
     let needed = (length as u64) << BYTE_SHIFT;
-    let (held, allowed) = if filled >= needed { (filled - needed, true) } else { (filled, false) };
+    let left = if component == maps::RTCP { full >> 1 } else { 0 };
+    let (held, allowed) = if filled >= needed + left { (filled - needed, true) } else { (filled, false) };
     state.set_bucket(held | (now as u64) << 32);
     allowed
 }

@@ -1,0 +1,176 @@
+//! A call between two phones whose signalling is SIPp's and whose media is made and counted by the test.
+
+use std::net::{Ipv4Addr, SocketAddrV4, UdpSocket};
+use std::time::Duration;
+
+use anyhow::{Result, anyhow, ensure};
+use serde_json::Value;
+
+use crate::counters::{Count, Counters, Direction};
+use crate::flood::STRANGE;
+use crate::netns::Namespace;
+use crate::peer::wait_until;
+use crate::rtp::{Stream, sender_report};
+use crate::scene::Scene;
+use crate::sipp::{Scenario, Sipp, SippConfig};
+use crate::topology::{Lab, address};
+
+/// How long anything may take that has to happen: much longer than it does.
+const TIMEOUT: Duration = Duration::from_secs(20);
+
+/// RTP and RTCP of one direction; bytes are IP total lengths, here and in the records.
+pub type Flow = [Count; 2];
+
+/// One end of a call: its media sockets, where it sends, and what nftables counts at its interface.
+#[derive(Debug)]
+pub struct End<'lab> {
+    /// Port 6000.
+    pub rtp: UdpSocket,
+    /// Port 6001.
+    pub rtcp: UdpSocket,
+    /// The relay's RTP port.
+    pub relay: SocketAddrV4,
+    /// `rtp_in`, `rtcp_in`, `rtp_out` and `rtcp_out` of the relay; of anybody, `media_in` and those packets of it that
+    /// bear the mark of a [`crate::Flood`], `strange`.
+    pub counters: Counters<'lab>,
+}
+
+impl<'lab> End<'lab> {
+    /// An end whose session description names the ports 6000 and 6001 of `own`.
+    pub fn open(namespace: &'lab Namespace, own: Ipv4Addr, relay: SocketAddrV4) -> Result<Self> {
+        let latch = *relay.ip();
+        let ours = latch == address::LATCH_ACCESS || latch == address::LATCH_CORE;
+        ensure!(ours && relay.port().is_multiple_of(2), "no relay port: {relay}");
+        let counters = Counters::add(
+            namespace,
+            &[
+                ("rtp_in", Direction::In, &format!("ip saddr {latch} udp dport 6000")),
+                ("rtcp_in", Direction::In, &format!("ip saddr {latch} udp dport 6001")),
+                ("rtp_out", Direction::Out, &format!("ip daddr {latch} udp sport 6000")),
+                ("rtcp_out", Direction::Out, &format!("ip daddr {latch} udp sport 6001")),
+                ("media_in", Direction::In, "udp dport 6000-6001"),
+                ("strange", Direction::In, &format!("meta l4proto udp {STRANGE}")),
+            ],
+        )?;
+        let socket = |port| namespace.udp(SocketAddrV4::new(own, port));
+        Ok(Self { rtp: socket(6_000)?, rtcp: socket(6_001)?, relay, counters })
+    }
+
+    /// Sends one RTCP report.
+    pub fn send_report(&self) -> Result<()> {
+        let relay = SocketAddrV4::new(*self.relay.ip(), self.relay.port() + 1);
+        self.rtcp.send_to(&sender_report(1, 1, 160), relay)?;
+        Ok(())
+    }
+
+    /// Sends one packet of RTP.
+    pub fn send_one(&self, ssrc: u32) -> Result<()> {
+        Stream { packets: 1, ssrc, sequence: 0, ..Stream::default() }.send(&self.rtp, self.relay).map(drop)
+    }
+
+    /// RTP and RTCP that were sent to the relay, and that came from it.
+    pub fn totals(&self) -> Result<(Flow, Flow)> {
+        let get = |name| self.counters.get(name);
+        Ok(([get("rtp_out")?, get("rtcp_out")?], [get("rtp_in")?, get("rtcp_in")?]))
+    }
+
+    /// Waits until a counter has reached so many packets.
+    pub fn wait_for(&self, name: &str, packets: u64) -> Result<()> {
+        wait_until(
+            &format!("{name} has counted {packets}"),
+            TIMEOUT,
+            || Ok(self.counters.get(name)?.packets >= packets),
+        )
+    }
+}
+
+/// A call of alice to bob, or of others in their place, through two access legs.
+#[derive(Debug)]
+pub struct MediaCall<'lab> {
+    caller: Sipp,
+    callee: Sipp,
+    caller_phone: &'lab Namespace,
+    held: bool,
+    /// The caller's end.
+    pub alice: End<'lab>,
+    /// The callee's.
+    pub bob: End<'lab>,
+}
+
+impl<'lab> MediaCall<'lab> {
+    /// alice at phone 1 calls bob at phone 2 and hangs up after `hold`.
+    pub fn start(scene: &Scene<'lab>, hold: Duration) -> Result<Self> {
+        Self::call(scene, (1, "alice"), (2, "bob"), Some(hold))
+    }
+
+    /// The same between others, number of the phone and user; the caller hangs up when the test ends the call.
+    pub fn between(scene: &Scene<'lab>, caller: (usize, &str), callee: (usize, &str)) -> Result<Self> {
+        Self::call(scene, caller, callee, None)
+    }
+
+    fn call(
+        scene: &Scene<'lab>,
+        (caller_phone, caller): (usize, &str),
+        (callee_phone, callee): (usize, &str),
+        hold: Option<Duration>,
+    ) -> Result<Self> {
+        let lab = scene.lab;
+        scene.register(caller_phone, caller)?;
+        scene.register(callee_phone, callee)?;
+        let answering = scene.sipp(Scenario::Answer, callee, address::PHONE);
+        let answering = Sipp::start(lab, &format!("callee-{callee}"), lab.phone(callee_phone)?, &answering)?;
+        let scenario = if hold.is_some() { Scenario::Call } else { Scenario::CallUntilTold };
+        let calling = scene.sipp(scenario, caller, address::PHONE).calling(callee);
+        let calling = SippConfig { hold: hold.unwrap_or_default(), ..calling };
+        let calling = Sipp::start(lab, &format!("caller-{caller}"), lab.phone(caller_phone)?, &calling)?;
+        let alice = End::open(lab.phone(caller_phone)?, address::PHONE, calling.wait_for_remote_media(TIMEOUT)?)?;
+        let bob = End::open(lab.phone(callee_phone)?, address::PHONE, answering.wait_for_remote_media(TIMEOUT)?)?;
+        let caller_phone = lab.phone(caller_phone)?;
+        Ok(Self { caller: calling, callee: answering, caller_phone, held: hold.is_none(), alice, bob })
+    }
+
+    /// Bob's first packet, which has nowhere to go yet, and alice's, which finds the way that bob's has opened.
+    pub fn latch(&self, scene: &Scene<'_>) -> Result<()> {
+        let dropped = || Ok::<_, anyhow::Error>(scene.latch.counters()?.dropped_destination);
+        let before = dropped()?;
+        self.bob.send_one(3)?;
+        wait_until("bob's first packet is dropped", TIMEOUT, || Ok(dropped()? == before + 1))?;
+        self.alice.send_one(3)?;
+        self.bob.wait_for("rtp_in", 1)
+    }
+
+    /// Has the caller hang up, or waits until it has.
+    pub fn end(self) -> Result<()> {
+        if self.held {
+            self.caller.hang_up(self.caller_phone, SocketAddrV4::new(address::PHONE, 5060))?;
+        }
+        self.caller.expect_success(Duration::from_secs(60))?;
+        self.callee.expect_success(TIMEOUT).map(drop)
+    }
+}
+
+/// The audio stream of the record whose terminal is behind this NAT.
+pub fn audio<'r>(records: &'r [Value], lab: &Lab, nat: usize) -> Result<&'r Value> {
+    let public = format!("{}:", lab.nat(nat)?.public());
+    let of = |record: &&Value| record["terminal"]["source"].as_str().is_some_and(|source| source.starts_with(&public));
+    let record = records.iter().find(of).ok_or_else(|| anyhow!("no record of {public} in {records:#?}"))?;
+    Ok(&record["streams"][0])
+}
+
+/// A number of one direction of a record.
+pub fn number(flow: &Value, key: &str) -> u64 {
+    flow[key].as_u64().unwrap_or(u64::MAX)
+}
+
+/// RTP and RTCP of one direction of a record.
+pub fn recorded(flow: &Value) -> Flow {
+    ["rtp", "rtcp"].map(|component| Count {
+        packets: number(flow, &format!("{component}_packets")),
+        bytes: number(flow, &format!("{component}_octets")),
+    })
+}
+
+/// How many packets one direction of a record dropped for this reason.
+pub fn dropped(flow: &Value, reason: &str) -> u64 {
+    number(&flow["dropped"], reason)
+}
