@@ -39,6 +39,8 @@ pub struct LatchConfig {
     pub hold_time_s: u32,
     /// Further settings of the access realm and of the core realm, a line each.
     pub realm: [String; 2],
+    /// Capabilities that Latch is started without, as setpriv(1) names them.
+    pub without: Vec<&'static str>,
     /// Further arguments of `latch run`, e.g. `--max-legs 4096`.
     pub arguments: Vec<String>,
     /// TOML put at the end of the configuration.
@@ -56,6 +58,7 @@ impl Default for LatchConfig {
             silence_timeout_s: 60,
             hold_time_s: 10,
             realm: Default::default(),
+            without: Vec::new(),
             arguments: Vec::new(),
             extra: String::new(),
         }
@@ -68,6 +71,7 @@ pub struct Latch {
     /// The process.
     pub peer: Peer,
     cdr: PathBuf,
+    state: PathBuf,
 }
 
 impl Latch {
@@ -76,14 +80,26 @@ impl Latch {
         let cdr = lab.directory().join("cdr.jsonl");
         let file = lab.directory().join("latch.toml");
         std::fs::write(&file, toml(config, &cdr)?).context("write latch.toml")?;
-        let binary = binary()?;
-        let mut command = lab.latch().command(&binary.to_string_lossy())?;
-        command.args(["run", "--config"]).arg(&file).args(state(lab)).args(&config.arguments);
+        let command = Self::command(lab, config, &file)?;
         // A restarted Latch has a log of its own.
         let name = (1..).map(|n| format!("latch-{n}")).find(|name| !lab.logs().join(format!("{name}.log")).exists());
         let mut peer = Peer::start(&name.unwrap_or_default(), command, &lab.logs())?;
         peer.wait_for_line(READY, Duration::from_secs(15))?;
-        Ok(Self { peer, cdr })
+        Ok(Self { peer, cdr, state: lab.directory().join("state") })
+    }
+
+    fn command(lab: &Lab, config: &LatchConfig, file: &std::path::Path) -> Result<std::process::Command> {
+        let binary = binary()?;
+        let mut command = if config.without.is_empty() {
+            lab.latch().command(&binary.to_string_lossy())?
+        } else {
+            let without: Vec<_> = config.without.iter().map(|capability| format!("-{capability}")).collect();
+            let mut command = lab.latch().command("setpriv")?;
+            command.arg(format!("--bounding-set={}", without.join(","))).arg(&binary);
+            command
+        };
+        command.args(["run", "--config"]).arg(file).args(state(lab)).args(&config.arguments);
+        Ok(command)
     }
 
     /// Ends it at once, as a crash would.
@@ -105,9 +121,7 @@ impl Latch {
     pub fn start_in_vain(lab: &Lab, config: &LatchConfig) -> Result<String> {
         let file = lab.directory().join("latch.toml");
         std::fs::write(&file, toml(config, &lab.directory().join("cdr.jsonl"))?).context("write latch.toml")?;
-        let mut command = lab.latch().command(&binary()?.to_string_lossy())?;
-        command.args(["run", "--config"]).arg(&file).args(state(lab)).args(&config.arguments);
-        let output = command.output().context("start Latch")?;
+        let output = Self::command(lab, config, &file)?.output().context("start Latch")?;
         let text = String::from_utf8_lossy(&output.stderr).into_owned();
         ensure!(output.status.code() == Some(1), "Latch ended with {}: {text}", output.status);
         Ok(text)
@@ -139,19 +153,60 @@ impl Latch {
 
     /// The legs that are open, by their index.
     pub fn legs(&self) -> Result<Vec<(u32, Leg)>> {
-        let legs: Array<MapData, Leg> = Map::Array(self.map("LEGS")?).try_into()?;
-        let all = (0..).zip(legs.iter()).map(|(index, leg)| Ok((index, leg?)));
+        let legs: Vec<Result<Leg>> = match self.table("LEGS")? {
+            // SAFETY: a `Leg` is plain data without padding, and the chunk is as long.
+            Some(table) => table
+                .chunks_exact(size_of::<Leg>())
+                .map(|leg| Ok(unsafe { leg.as_ptr().cast::<Leg>().read_unaligned() }))
+                .collect(),
+            None => {
+                let legs: Array<MapData, Leg> = Map::Array(self.map("LEGS")?).try_into()?;
+                legs.iter().map(|leg| Ok(leg?)).collect()
+            }
+        };
+        let all = (0..).zip(legs).map(|(index, leg)| Ok((index, leg?)));
         all.filter(|leg| leg.as_ref().map_or(true, |(_, leg)| leg.generation != 0)).collect()
     }
 
     /// What the XDP program knows of a leg.
     pub fn state(&self, leg: u32) -> Result<LegState> {
+        if let Some(table) = self.table("LEG_STATE")? {
+            let state = table.chunks_exact(size_of::<LegState>()).nth(leg as usize).context("no such leg")?;
+            // SAFETY: a `LegState` is plain data without padding, and the chunk is as long.
+            return Ok(unsafe { state.as_ptr().cast::<LegState>().read_unaligned() });
+        }
         let states: Array<MapData, LegState> = Map::Array(self.map("LEG_STATE")?).try_into()?;
         Ok(states.get(&leg, 0)?)
     }
 
-    /// What the XDP program counted, all CPUs together.
+    /// A table of the relay in user space; `None` where the relay is in the kernel.
+    fn table(&self, name: &str) -> Result<Option<Vec<u8>>> {
+        let descriptors = std::fs::read_dir(format!("/proc/{}/fd", self.peer.pid()))?;
+        let is_it = |path: &PathBuf| {
+            std::fs::read_link(path).is_ok_and(|link| link.to_string_lossy().starts_with(&format!("/memfd:{name} ")))
+        };
+        let file = descriptors.flatten().map(|entry| entry.path()).find(is_it);
+        file.map(|file| Ok(std::fs::read(file)?)).transpose()
+    }
+
+    /// What `latch status --json` tells.
+    pub fn status(&self, lab: &Lab) -> Result<Value> {
+        let state = lab.directory().join("state");
+        let mut command = lab.latch().command(&binary()?.to_string_lossy())?;
+        let text = run(command.args(["status", "--json", "--state"]).arg(state))?;
+        serde_json::from_str(&text).with_context(|| format!("the status {text:?}"))
+    }
+
+    /// What the relay counted, all CPUs together.
     pub fn counters(&self) -> Result<Counters> {
+        if self.table("LEGS")?.is_some() {
+            let (status, _) = proxy_user::ctl::ask(&self.state, &proxy_user::ctl::Request::Status)?;
+            let mut counters = Counters::default();
+            for verdict in proxy_common::verdict::Verdict::ALL {
+                *counters.of(*verdict) = status["relay"]["packets"][verdict.name()].as_u64().unwrap_or_default();
+            }
+            return Ok(counters);
+        }
         let mut sum = Counters::default();
         self.counters_by_cpu()?.iter().for_each(|cpu| sum.add(cpu));
         Ok(sum)

@@ -266,6 +266,16 @@ fn a_locked_call_is_attacked_from_everywhere_and_neither_harmed_nor_heard() {
     });
 }
 
+#[test]
+fn a_call_in_user_space_is_attacked_from_everywhere_and_neither_harmed_nor_heard() {
+    lab_test(lab_of_attackers(), |lab| {
+        let arguments = vec!["--relay".into(), "user".into()];
+        let config =
+            LatchConfig { learning_window_s: 60, ports: (30_000, 30_999), arguments, ..LatchConfig::default() };
+        call_under_attack(lab, &config, false)
+    });
+}
+
 /// A phone on IPv6, without a NAT, speaks with one on IPv4.
 #[test]
 fn a_call_over_ipv6_is_attacked_and_neither_harmed_nor_heard() {

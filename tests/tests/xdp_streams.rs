@@ -145,27 +145,26 @@ fn a_rate_lets_its_share_through_and_refills() -> Result<()> {
 /// Until the phone's first report, another behind its NAT may be taken for the sender of its RTCP.
 #[test]
 fn reports_leave_media_its_share_of_the_rate() -> Result<()> {
-    if !lab::available() {
-        return Ok(());
-    }
-    // 15,000 bytes a second.
-    let world = with(|leg| (leg.rate, leg.burst) = (252, 16_384))?;
-    assert_eq!(verdict(&world, &rtp(phone(), SSRC, 0))?, ForwardedOther);
-    let flood = |packets: usize| -> Result<usize> {
-        let report = Packet::rtcp(at(NAT, 7_777), at(ACCESS, 30_003)).frame();
-        let forwarded = |_: &usize| world.judge(&report).is_ok_and(|(verdict, _)| verdict == ForwardedOther);
-        Ok((0..packets).filter(forwarded).count())
-    };
-    let passed = flood(1_000)?;
-    assert!((1..1_000).contains(&passed), "{passed}");
-    // 50 packets a second of 200 bytes, and more reports than could ever pass.
-    for sequence in 1..50 {
-        assert_eq!(verdict(&world, &rtp(phone(), SSRC, sequence))?, ForwardedOther, "{sequence}");
-        flood(100)?;
-        wait(20);
-    }
-    assert_eq!(world.state(A)?.rtp.packets, 50);
-    Ok(())
+    on_each(|platform| {
+        // 15,000 bytes a second.
+        let world = with(platform, |leg| (leg.rate, leg.burst) = (252, 16_384))?;
+        assert_eq!(verdict(&world, &rtp(phone(), SSRC, 0))?, ForwardedOther);
+        let flood = |packets: usize| -> Result<usize> {
+            let report = Packet::rtcp(at(NAT, 7_777), at(ACCESS, 30_003)).frame();
+            let forwarded = |_: &usize| world.judge(&report).is_ok_and(|(verdict, _)| verdict == ForwardedOther);
+            Ok((0..packets).filter(forwarded).count())
+        };
+        let passed = flood(1_000)?;
+        assert!((1..1_000).contains(&passed), "{passed}");
+        // 50 packets a second of 200 bytes, and more reports than could ever pass.
+        for sequence in 1..50 {
+            assert_eq!(verdict(&world, &rtp(phone(), SSRC, sequence))?, ForwardedOther, "{sequence}");
+            flood(100)?;
+            wait(20);
+        }
+        assert_eq!(world.state(A)?.rtp.packets, 50);
+        Ok(())
+    })
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! What is measured of a leg's packets: their rate, against what is allowed, and how well RTP arrives.
 
 use super::{
-    entries::{LegEntry, QualityEntry, StateEntry},
+    entries::{LegEntry, QualityEntry, RTCP, StateEntry},
     maps,
     note::Datagram,
 };
@@ -24,7 +24,7 @@ pub(crate) fn allowed(state: StateEntry, component: u32, rate: u32, burst: u32, 
     let filled = held + now.wrapping_sub(then) as u64 * rate as u64;
     let filled = if filled > full { full } else { filled };
     let needed = (length as u64) << BYTE_SHIFT;
-    let left = if component == maps::RTCP { full >> 1 } else { 0 };
+    let left = if component == RTCP { full >> 1 } else { 0 };
     let (held, allowed) = if filled >= needed + left { (filled - needed, true) } else { (filled, false) };
     state.set_bucket(held | (now as u64) << 32);
     allowed

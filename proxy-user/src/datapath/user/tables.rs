@@ -12,6 +12,7 @@ use proxy_common::{
     verdict::{Counters, Verdict},
 };
 use std::{
+    ffi::CStr,
     fs::File,
     io,
     os::fd::{AsFd as _, BorrowedFd, OwnedFd},
@@ -62,6 +63,8 @@ pub(super) struct Control {
     next_hops: Memory<HOP_WORDS>,
     events: Receiver<LatchEvent>,
     told: Arc<EventFd>,
+    /// They stay open to show, under `/proc/PID/fd`, what stands in the tables.
+    _files: [OwnedFd; 4],
 }
 
 /// Both sides of the two big tables.
@@ -72,11 +75,11 @@ pub(super) struct Big {
 
 impl Tables {
     pub(super) fn new(sizes: Sizes, constants: Constants) -> io::Result<(Arc<Self>, Control, Big)> {
-        let legs = memory(sizes.legs, LEG_WORDS)?;
-        let states = memory(sizes.legs, STATE_WORDS)?;
+        let legs = memory(c"LEGS", sizes.legs, LEG_WORDS)?;
+        let states = memory(c"LEG_STATE", sizes.legs, STATE_WORDS)?;
         let slots = locals::SLOTS as u32;
-        let locals = memory(slots, LOCAL_WORDS)?;
-        let next_hops = memory(sizes.next_hops, HOP_WORDS)?;
+        let locals = memory(c"LOCALS", slots, LOCAL_WORDS)?;
+        let next_hops = memory(c"NEXT_HOPS", sizes.next_hops, HOP_WORDS)?;
         let (sender, events) = sync_channel(sizes.events as usize / size_of::<LatchEvent>());
         let told = Arc::new(EventFd::from_flags(EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC)?);
         let tables = Arc::new(Self {
@@ -89,14 +92,15 @@ impl Tables {
             told: Arc::clone(&told),
             counts: Mutex::default(),
         });
+        let big = Big { legs: Legs::of_map(&legs, sizes.legs)?, states: States::of_map(&states, sizes.legs)? };
         let control = Control {
             tables: Arc::clone(&tables),
             locals: Memory::of_map(&locals, slots)?,
             next_hops: Memory::of_map(&next_hops, sizes.next_hops)?,
             events,
             told,
+            _files: [legs, states, locals, next_hops],
         };
-        let big = Big { legs: Legs::of_map(&legs, sizes.legs)?, states: States::of_map(&states, sizes.legs)? };
         Ok((tables, control, big))
     }
 
@@ -176,8 +180,8 @@ impl Counts {
 }
 
 /// Memory that can be mapped, of zeros.
-fn memory(entries: u32, words: usize) -> io::Result<OwnedFd> {
-    let fd = memfd_create(c"latch", MFdFlags::MFD_CLOEXEC)?;
+fn memory(name: &CStr, entries: u32, words: usize) -> io::Result<OwnedFd> {
+    let fd = memfd_create(name, MFdFlags::MFD_CLOEXEC)?;
     let file = File::from(fd);
     file.set_len(u64::from(entries) * words as u64 * 8)?;
     Ok(file.into())
