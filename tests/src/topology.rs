@@ -211,7 +211,7 @@ impl Lab {
     }
 
     fn build_access(&mut self) -> Result<()> {
-        self.inet.ip("link add net type bridge")?;
+        self.inet.ip("link add net type bridge mcast_snooping 0")?;
         self.inet.ip("link set net up")?;
         link((&self.latch, "access"), (&self.inet, "latch"))?;
         self.inet.ip("link set latch master net")?;
@@ -223,7 +223,7 @@ impl Lab {
     }
 
     fn build_core(&mut self) -> Result<()> {
-        self.softswitch.ip("link add core type bridge")?;
+        self.softswitch.ip("link add core type bridge mcast_snooping 0")?;
         self.softswitch.ip(&format!("addr add {}/24 dev core", address::SOFTSWITCH))?;
         self.softswitch.ip("link set core up")?;
         link((&self.latch, "core"), (&self.softswitch, "latch"))?;
@@ -240,7 +240,7 @@ impl Lab {
         link((&namespace, "wan"), (&self.inet, &port))?;
         self.inet.ip(&format!("link set {port} master net"))?;
         namespace.ip(&format!("addr add {public}/24 dev wan"))?;
-        namespace.ip("link add lan type bridge")?;
+        namespace.ip("link add lan type bridge mcast_snooping 0")?;
         namespace.ip(&format!("addr add {}/24 dev lan", address::GATEWAY))?;
         namespace.ip("link set lan up")?;
         for (index, &phone) in config.phones.iter().enumerate() {
