@@ -287,9 +287,13 @@ impl Control {
     fn refuse(&mut self, events: &mut Vec<MediaEvent>) {
         let refused = self.hops.take_refused();
         let streams: BTreeSet<_> = refused.into_iter().flat_map(|way| self.users_of(way)).collect();
-        for stream in streams.into_iter().filter(|id| self.streams.contains_key(id)) {
-            tracing::error!("stream {} has no media, its call ends: {}", stream.0, super::next_hops::FULL);
-            events.push(MediaEvent::Failed { stream });
+        let known = events.len();
+        events.extend(
+            streams.into_iter().filter(|id| self.streams.contains_key(id)).map(|stream| MediaEvent::Failed { stream }),
+        );
+        let refused = events.len() - known;
+        if refused > 0 {
+            tracing::error!(streams = refused, "no media, and calls end: {}", super::next_hops::FULL);
         }
     }
 
