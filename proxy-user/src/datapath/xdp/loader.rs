@@ -20,7 +20,7 @@ use aya::{
         xdp::XdpLink,
     },
 };
-use std::net::IpAddr;
+use std::{net::IpAddr, path::Path};
 
 use proxy_common::{
     layout::{Leg, LegState, NextHop},
@@ -217,7 +217,13 @@ fn attach(program: &mut Ebpf, interfaces: &[Link], life: &Life) -> Result<(Vec<F
     if let Life::Resume(pins, mode) = life {
         return Ok((replace_all(xdp, interfaces, pins)?, *mode));
     }
-    let (links, mode) = match attach_all(xdp, interfaces, XdpMode::Driver) {
+    let bond = interfaces.iter().find(|link| is_bond(Path::new("/sys/class/net"), &link.name));
+    let native = match bond {
+        // There the program runs at the bond's members, and it is these that the kernel says a packet came by.
+        Some(bond) => Err(anyhow!("{} is a bond", bond.name)),
+        None => attach_all(xdp, interfaces, XdpMode::Driver),
+    };
+    let (links, mode) = match native {
         Ok(links) => (links, Mode::Native),
         Err(native) => {
             tracing::warn!("no native XDP: {native:#}; trying generic XDP, which is slower");
@@ -230,6 +236,11 @@ fn attach(program: &mut Ebpf, interfaces: &[Link], life: &Life) -> Result<(Vec<F
         pinned.map(FdLink::from).with_context(|| format!("cannot pin the link on {}", interface.name))
     };
     Ok((links.into_iter().zip(interfaces).map(pin).collect::<Result<_>>()?, mode))
+}
+
+/// Whether an interface joins others into one; `devices` is where the kernel shows them.
+fn is_bond(devices: &Path, interface: &str) -> bool {
+    devices.join(interface).join("bonding").is_dir()
 }
 
 /// Puts the program in the place of the one that the pinned links have: from one packet to the next.
@@ -276,4 +287,19 @@ fn attach_all(xdp: &mut Xdp, interfaces: &[Link], mode: XdpMode) -> Result<Vec<F
         links.push(fd);
     }
     Ok(links)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_bond_is_told_by_what_the_kernel_shows_of_it() {
+        let devices = std::env::temp_dir().join(format!("latch-devices-{}", std::process::id()));
+        std::fs::create_dir_all(devices.join("bond0/bonding")).unwrap();
+        std::fs::create_dir_all(devices.join("eth0/bonding_slave")).unwrap();
+        let found = ["bond0", "eth0", "none-such"].map(|name| is_bond(&devices, name));
+        std::fs::remove_dir_all(&devices).unwrap();
+        assert_eq!(found, [true, false, false]);
+    }
 }
