@@ -4,10 +4,12 @@ use std::net::SocketAddrV4;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use lab::rtp::{Stream, sender_report};
 use lab::{
     KamailioConfig, Lab, LabConfig, Latch, LatchConfig, NatKind, Scenario, Scene, Sipp, SippConfig, address, lab_test,
     wait_until,
 };
+use nix::sys::signal::Signal;
 use serde_json::Value;
 
 /// How long anything may take that has to happen: much longer than it does.
@@ -81,7 +83,7 @@ fn lines(latch: &Latch, words: &str) -> usize {
 /// What Latch said it counted when it ended.
 fn counted(lab: &Lab, name: &str) -> Result<u64> {
     let log = std::fs::read_to_string(lab.logs().join("latch-1.log"))?;
-    let (_, number) = log.rsplit_once(&format!(" {name}: ")).with_context(|| format!("no {name} in {log}"))?;
+    let (_, number) = log.rsplit_once(&format!("{name}: ")).with_context(|| format!("no {name} in {log}"))?;
     let digits: String = number.chars().take_while(char::is_ascii_digit).collect();
     digits.parse().with_context(|| format!("{name}: {number}"))
 }
@@ -172,6 +174,56 @@ fn calls_for_whose_ways_there_is_no_room_are_refused_until_somebody_hangs_up() {
         let records = scene.latch.stop(lab)?;
         ensure!(counted(lab, "media_failed")? >= 1, "nothing counts it");
         ensure!(with_code(&records, 503) >= 1 && with_code(&records, 200) == 4, "{records:#?}");
+        Ok(())
+    });
+}
+
+/// Latches of more legs than `EVENTS` has room for, while Latch is away for a moment.
+#[test]
+fn latches_whose_reports_found_no_room_are_in_the_records_all_the_same() {
+    const CALLS: u32 = 24;
+    lab_test(LabConfig::with_nats(&[NatKind::PortRestricted; 2]), |lab| {
+        let arguments = ["--events-bytes", "4096"].map(str::to_owned).to_vec();
+        let latch = LatchConfig { arguments, ..LatchConfig::default() };
+        let (scene, answering) = scene(lab, &latch, &[(1, "alice"), (2, "bob")])?;
+        let calling = Caller::new(&scene, (1, "alice"), "bob", 1).config;
+        let calling = SippConfig { calls: CALLS, rate: 50, hold: Duration::from_secs(8), ..calling };
+        let calling = Sipp::start(lab, "calls", lab.phone(1)?, &calling)?;
+        wait_until("all calls are there", TIMEOUT, || Ok(scene.latch.open_legs()? == 4 * CALLS as usize))?;
+        std::thread::sleep(Duration::from_millis(500));
+        let legs = scene.latch.legs()?;
+
+        scene.latch.peer.signal(Signal::SIGSTOP)?;
+        for _ in 0..2 {
+            for number in [2, 1] {
+                let nat = lab.nat(number)?.public().to_ipv6_mapped().octets();
+                let socket = |port| lab.phone(number)?.udp(SocketAddrV4::new(address::PHONE, port));
+                let (rtp, rtcp) = (socket(6_000)?, socket(6_001)?);
+                for (index, _) in legs.iter().filter(|(_, leg)| leg.signalling_address == nat) {
+                    let relay = SocketAddrV4::new(address::LATCH_ACCESS, 30_000 + 2 * u16::try_from(*index)?);
+                    Stream { packets: 1, ..Stream::default() }.send(&rtp, relay)?;
+                    let relay = SocketAddrV4::new(*relay.ip(), relay.port() + 1);
+                    rtcp.send_to(&sender_report(1, 1, 160), relay)?;
+                }
+            }
+        }
+        scene.latch.peer.signal(Signal::SIGCONT)?;
+
+        let report = calling.expect_success(Duration::from_secs(40))?;
+        ensure!(report.successful == u64::from(CALLS), "{report:?}");
+        let told = lines(&scene.latch, "EVENTS was full");
+        ensure!((1..=2).contains(&told), "nothing tells of it:\n{}", scene.latch.peer.output());
+        drop(answering);
+        let records = scene.finish(2 * CALLS as usize)?;
+        println!("{} latches found late", counted(lab, "latches found late")?);
+        ensure!(counted(lab, "latches found late")? > 0, "nothing counts it");
+        for record in records {
+            let up = &record["streams"][0]["access_to_core"];
+            for component in ["rtp", "rtcp"] {
+                let (source, packets) = (&up[format!("{component}_source")], &up[format!("{component}_packets")]);
+                ensure!(source.is_object() && packets.as_u64() >= Some(1), "{component}: {up:#}");
+            }
+        }
         Ok(())
     });
 }
