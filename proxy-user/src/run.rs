@@ -168,6 +168,7 @@ fn account(proxy: &Loop<Engine, Xdp>) {
     tracing::info!("signalling: {:?}", proxy.statistics());
     tracing::info!("engine: {:?}", proxy.core().statistics());
     tracing::info!("left: {:?}", proxy.core().load());
+    tracing::info!("latches found late: {}", proxy.datapath().events_lost());
     match proxy.datapath().counters() {
         Ok(counters) => {
             let named: Vec<_> = counters

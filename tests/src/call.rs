@@ -11,7 +11,7 @@ use crate::flood::STRANGE;
 use crate::netns::Namespace;
 use crate::peer::wait_until;
 use crate::rtp::{Stream, sender_report};
-use crate::scene::Scene;
+use crate::scene::{GATEWAY, Scene};
 use crate::sipp::{Scenario, Sipp, SippConfig};
 use crate::topology::{Lab, address};
 
@@ -108,25 +108,45 @@ impl<'lab> MediaCall<'lab> {
         Self::call(scene, caller, callee, None)
     }
 
+    /// alice at phone 1 calls carol at the lab's host `gateway` ([`GATEWAY`]) in the core network, who is in bob's place,
+    /// until the test ends the call.
+    pub fn to_core(scene: &Scene<'lab>) -> Result<Self> {
+        scene.register(1, "alice")?;
+        let gateway = scene.lab.host("gateway")?;
+        let softswitch = SocketAddrV4::new(address::SOFTSWITCH, 5060);
+        let carol = SippConfig { remote: softswitch, ..scene.sipp(Scenario::Register, "carol", GATEWAY) };
+        Sipp::run(scene.lab, "register-carol", gateway, &carol, TIMEOUT)?;
+        let carol = SippConfig { scenario: Scenario::Answer, ..carol };
+        Self::made(scene, (1, "alice"), (gateway, &carol), None)
+    }
+
     fn call(
         scene: &Scene<'lab>,
-        (caller_phone, caller): (usize, &str),
-        (callee_phone, callee): (usize, &str),
+        caller: (usize, &str),
+        (number, callee): (usize, &str),
         hold: Option<Duration>,
     ) -> Result<Self> {
-        let lab = scene.lab;
-        scene.register(caller_phone, caller)?;
-        scene.register(callee_phone, callee)?;
+        scene.register(caller.0, caller.1)?;
+        scene.register(number, callee)?;
         let answering = scene.sipp(Scenario::Answer, callee, address::PHONE);
-        let answering = Sipp::start(lab, &format!("callee-{callee}"), lab.phone(callee_phone)?, &answering)?;
+        Self::made(scene, caller, (scene.lab.phone(number)?, &answering), hold)
+    }
+
+    fn made(
+        scene: &Scene<'lab>,
+        (number, user): (usize, &str),
+        (host, answering): (&'lab Namespace, &SippConfig),
+        hold: Option<Duration>,
+    ) -> Result<Self> {
+        let (lab, phone) = (scene.lab, scene.lab.phone(number)?);
+        let callee = Sipp::start(lab, &format!("callee-{}", answering.user), host, answering)?;
         let scenario = if hold.is_some() { Scenario::Call } else { Scenario::CallUntilTold };
-        let calling = scene.sipp(scenario, caller, address::PHONE).calling(callee);
+        let calling = scene.sipp(scenario, user, address::PHONE).calling(&answering.user);
         let calling = SippConfig { hold: hold.unwrap_or_default(), ..calling };
-        let calling = Sipp::start(lab, &format!("caller-{caller}"), lab.phone(caller_phone)?, &calling)?;
-        let alice = End::open(lab.phone(caller_phone)?, address::PHONE, calling.wait_for_remote_media(TIMEOUT)?)?;
-        let bob = End::open(lab.phone(callee_phone)?, address::PHONE, answering.wait_for_remote_media(TIMEOUT)?)?;
-        let caller_phone = lab.phone(caller_phone)?;
-        Ok(Self { caller: calling, callee: answering, caller_phone, held: hold.is_none(), alice, bob })
+        let caller = Sipp::start(lab, &format!("caller-{user}"), phone, &calling)?;
+        let alice = End::open(phone, address::PHONE, caller.wait_for_remote_media(TIMEOUT)?)?;
+        let bob = End::open(host, *answering.local.ip(), callee.wait_for_remote_media(TIMEOUT)?)?;
+        Ok(Self { caller, callee, caller_phone: phone, held: hold.is_none(), alice, bob })
     }
 
     /// Bob's first packet, which has nowhere to go yet, and alice's, which finds the way that bob's has opened.

@@ -1,7 +1,6 @@
 //! Realms on VLANs: signalling and media of real calls with tags, priorities and DSCP as they are on the wire.
 
 use std::net::{Ipv4Addr, SocketAddrV4};
-use std::time::Duration;
 
 use anyhow::ensure;
 use lab::call::{audio, dropped, recorded};
@@ -9,12 +8,9 @@ use lab::feed::Generator;
 use lab::rtp::{Sink, Stream};
 use lab::xdp::Packet;
 use lab::{
-    Capture, End, GATEWAY, KamailioConfig, LabConfig, LatchConfig, NatKind, Scenario, Scene, Sipp, SippConfig, Vlan,
-    address, lab_test,
+    Capture, GATEWAY, KamailioConfig, LabConfig, LatchConfig, MediaCall, NatKind, Scene, Vlan, address, lab_test,
 };
 
-/// How long anything may take that has to happen: much longer than it does.
-const TIMEOUT: Duration = Duration::from_secs(20);
 /// Media of each direction, packets.
 const PACKETS: u32 = 100;
 
@@ -40,19 +36,10 @@ fn a_call_between_a_vlan_and_one_within_another_has_their_tags_priorities_and_ds
         let on_access = Capture::start(lab, "access", lab.inet(), "latch", "")?;
         let on_core = Capture::start(lab, "core", lab.softswitch(), "latch", "")?;
 
-        scene.register(1, "alice")?;
-        let softswitch = SocketAddrV4::new(address::SOFTSWITCH, 5060);
-        let gateway = lab.host("gateway")?;
-        let carol = SippConfig { remote: softswitch, ..scene.sipp(Scenario::Register, "carol", GATEWAY) };
-        Sipp::run(lab, "register-carol", gateway, &carol, TIMEOUT)?;
-        let callee = Sipp::start(lab, "callee", gateway, &SippConfig { scenario: Scenario::Answer, ..carol })?;
-        let alice = scene.sipp(Scenario::CallUntilTold, "alice", address::PHONE).calling("carol");
-        let caller = Sipp::start(lab, "caller", lab.phone(1)?, &alice)?;
-        let alice = End::open(lab.phone(1)?, address::PHONE, caller.wait_for_remote_media(TIMEOUT)?)?;
-        let carol = End::open(gateway, GATEWAY, callee.wait_for_remote_media(TIMEOUT)?)?;
-
+        let call = MediaCall::to_core(&scene)?;
+        let (alice, carol) = (&call.alice, &call.bob);
         // Whoever is behind the NAT begins.
-        for (near, far) in [(&alice, &carol), (&carol, &alice)] {
+        for (near, far) in [(alice, carol), (carol, alice)] {
             let heard = Sink::start(&far.rtp)?;
             let stream = Stream { packets: PACKETS, ssrc: 1, ..Stream::default() };
             stream.send(&near.rtp, near.relay)?;
@@ -74,10 +61,8 @@ fn a_call_between_a_vlan_and_one_within_another_has_their_tags_priorities_and_ds
         ensure!(after.forwarded_other == before.forwarded_other, "{after:?}");
         ensure!(after.forwarded_other == 2 * u64::from(PACKETS) + 2, "{after:?}");
 
-        caller.hang_up(lab.phone(1)?, SocketAddrV4::new(address::PHONE, 5060))?;
-        caller.expect_success(TIMEOUT)?;
-        callee.expect_success(TIMEOUT)?;
         let (sent, received) = alice.totals()?;
+        call.end()?;
         let records = scene.finish(1)?;
         let stream = audio(&records, lab, 1)?;
         for (flow, ends) in [("access_to_core", sent), ("core_to_access", received)] {

@@ -48,8 +48,9 @@ impl Engine {
                 Ok(MediaPhase::Offered)
             }
             Some(Err(OfferError::PortsExhausted(realm))) => {
-                self.statistics.limited += 1;
-                warn!(realm, "no media ports left");
+                let name = self.config.realms.get(realm).map_or("", |realm| realm.name.as_str());
+                let limit = format!("ports of realm {name}");
+                self.limited(&limit, now);
                 Err(Refused(503))
             }
             Some(Err(OfferError::NothingToRelay)) => Err(Refused(488)),

@@ -39,7 +39,7 @@ impl Engine {
             None => self.subscriptions >= limit,
         };
         if full {
-            self.statistics.limited += 1;
+            self.limited("max_calls", now);
             self.reply(server, 503, Some(("Retry-After", "5")), now);
             return None;
         }

@@ -62,6 +62,7 @@ impl Engine {
                 self.with_media(dialog, now, |media, _| media.latched(stream, leg, rtcp, source, at));
             }
             MediaEvent::Failed { stream } => {
+                self.statistics.media_failed += 1;
                 let Some(&dialog) = self.streams.get(&stream) else { return };
                 self.hang_up(dialog, EndCause::Error, now);
             }
@@ -94,6 +95,18 @@ impl Engine {
         warn!(call_id = %dialog.call_id, packets, "dropped media that did not come from the {from} media address");
     }
 
+    /// Counts a request that is refused because of a limit and tells of it: one line a second at most, with how many there
+    /// were since the last.
+    pub(super) fn limited(&mut self, limit: &str, now: Instant) {
+        self.statistics.limited += 1;
+        if self.limited_told.is_some_and(|(told, _)| now.saturating_duration_since(told) < Duration::from_secs(1)) {
+            return;
+        }
+        let before = self.limited_told.replace((now, self.statistics.limited)).map_or(0, |(_, count)| count);
+        let refused = self.statistics.limited - before;
+        warn!(limit, refused, "a limit is reached: what goes beyond it is refused");
+    }
+
     fn request(&mut self, realm: RealmId, source: SocketAddr, request: Message, now: Instant) {
         let method = request.method().unwrap_or_default().to_owned();
         let key = server_key(realm, source, &request, &method);
@@ -117,7 +130,7 @@ impl Engine {
             return;
         }
         if self.servers.len() + self.clients.len() >= self.config.limits.max_transactions {
-            self.statistics.limited += 1;
+            self.limited("max_transactions", now);
             let headers = Some(("Retry-After", "5"));
             self.send(realm, source, plain_response(&request, 503, headers, source, None));
             return;

@@ -26,7 +26,7 @@ impl Engine {
         let Some(entry) = self.servers.get(&server) else { return };
         let realm = entry.key.realm;
         if self.calls >= self.config.limits.max_calls {
-            self.statistics.limited += 1;
+            self.limited("max_calls", now);
             return self.reply(server, 503, Some(("Retry-After", "5")), now);
         }
         self.reply(server, 100, None, now);

@@ -125,6 +125,8 @@ pub struct Statistics {
     pub limited: u64,
     /// Calls, and more media in calls, refused because a realm or a user would have too much.
     pub not_admitted: u64,
+    /// Streams for which the datapath had no room, or that it could not serve: their calls ended.
+    pub media_failed: u64,
     /// Media packets of calls that came from an address or port that may not send there.
     pub strangers: u64,
 }
@@ -153,6 +155,8 @@ pub struct Engine {
     media_addresses: Vec<IpAddr>,
     /// When the log last told of media from strangers.
     strangers_told: Option<Instant>,
+    /// When the log last told of a limit, and how many requests had been refused by then.
+    limited_told: Option<(Instant, u64)>,
     clock: WallClock,
     random: StdRng,
     outputs: VecDeque<Output>,
@@ -256,6 +260,7 @@ impl Engine {
         Ok(Self {
             timing,
             strangers_told: None,
+            limited_told: None,
             media_addresses: config.realms.iter().map(|realm| realm.media).collect(),
             config,
             clock: WallClock::new(now, wall),

@@ -35,11 +35,11 @@ impl Engine {
         }
         let room = self.config.limits.max_registrations.saturating_sub(self.registrations.len());
         if stated.len() > MOST_CONTACTS {
-            self.statistics.limited += 1;
+            self.limited("contacts of one REGISTER", now);
             return self.reply(server, 403, None, now);
         }
         if room == 0 && self.registrations.of(&aor).is_empty() {
-            self.statistics.limited += 1;
+            self.limited("max_registrations", now);
             return self.reply(server, 503, Some(("Retry-After", "60")), now);
         }
         let mut contacts = Vec::new();
@@ -141,7 +141,7 @@ impl Engine {
             }
             None => {
                 if self.registrations.len() >= self.config.limits.max_registrations {
-                    self.statistics.limited += 1;
+                    self.limited("max_registrations", now);
                     return;
                 }
                 let binding = Binding {

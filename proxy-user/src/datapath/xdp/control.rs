@@ -10,7 +10,7 @@ use crate::{
     datapath::DatapathError,
     media::{LegCounters, LegSpec, MediaEvent, Quality, StreamId, StreamSpec},
 };
-use proxy_common::layout::{LatchEvent, LegState};
+use proxy_common::layout::{LatchEvent, LegState, Remote};
 use std::{
     collections::{BTreeSet, HashMap, VecDeque},
     net::{IpAddr, SocketAddr},
@@ -41,6 +41,8 @@ pub(super) struct Control {
     pub(super) closing: VecDeque<Closing>,
     pub(super) ready: Vec<MediaEvent>,
     scan_at: Option<Instant>,
+    /// Latches whose events did not come.
+    pub(super) events_lost: u64,
     /// Streams that changed since the journal was told.
     pub(super) touched: BTreeSet<StreamId>,
 }
@@ -54,9 +56,39 @@ pub(super) struct Stream {
     pub(super) baseline: [LegState; 2],
     /// Packets of strangers that were told of, by leg.
     pub(super) strangers: [u64; 2],
+    /// The sources that were told of, by leg and component.
+    pub(super) told: [[Told; 2]; 2],
     /// Packets forwarded at the last scan, and since when that has been so.
     pub(super) packets: u64,
     pub(super) quiet_since: Instant,
+}
+
+/// What is known of a component's source.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Told {
+    /// The source that was told of.
+    source: Remote,
+    /// One that had not been at the last scan: its event may have been on its way.
+    missing: Remote,
+}
+
+impl Told {
+    /// All of a leg is known.
+    pub(super) fn of(state: &LegState) -> [Self; 2] {
+        [state.rtp.source, state.rtcp.source].map(|source| Self { source, missing: source })
+    }
+
+    /// Whether the program latched this source under this generation, and no event of it came.
+    fn misses(&mut self, source: Remote, generation: u16) -> bool {
+        if source.port == 0 || source.generation() != generation || source == self.source {
+            return false;
+        }
+        let before = std::mem::replace(&mut self.missing, source);
+        if before == source {
+            self.source = source;
+        }
+        before == source
+    }
 }
 
 pub(super) struct Closing {
@@ -88,6 +120,7 @@ impl Control {
             closing: VecDeque::new(),
             ready: Vec::new(),
             scan_at: None,
+            events_lost: 0,
             touched: BTreeSet::new(),
         }
     }
@@ -141,7 +174,8 @@ impl Control {
         let window_end_ns = self.clock.ns(now + self.learning_window);
         let packets = before.as_ref().map_or(0, |before| before.packets);
         let strangers = before.as_ref().map_or([0; 2], |before| before.strangers);
-        let stream = Stream { spec, placed, ways, window_end_ns, baseline, strangers, packets, quiet_since: now };
+        let told = before.as_ref().map_or_else(Default::default, |before| before.told);
+        let stream = Stream { spec, placed, ways, window_end_ns, baseline, strangers, told, packets, quiet_since: now };
         self.write(&stream);
         self.users.extend(stream.ways.iter().map(|way| (*way, stream.spec.id)));
         self.touched.insert(stream.spec.id);
@@ -163,12 +197,15 @@ impl Control {
     }
 
     /// A leg latched, says the XDP program.
-    pub(super) fn latched(&self, event: &LatchEvent, events: &mut Vec<MediaEvent>) {
+    pub(super) fn latched(&mut self, event: &LatchEvent, events: &mut Vec<MediaEvent>) {
         let Some(&(stream, leg)) = self.owners.get(&event.leg) else { return };
-        let current = self.streams.get(&stream).and_then(|stream| stream.placed.get(leg));
+        let Some(current) = self.streams.get_mut(&stream) else { return };
         // The event of a leg that has since begun to learn anew is nobody's news any more.
-        if current.is_none_or(|placed| placed.generation != event.source.generation()) {
+        if current.placed.get(leg).is_none_or(|placed| placed.generation != event.source.generation()) {
             return;
+        }
+        if let Some(told) = current.told.get_mut(leg).and_then(|told| told.get_mut(usize::from(event.component != 0))) {
+            told.source = event.source;
         }
         events.push(MediaEvent::Latched {
             stream,
@@ -287,9 +324,13 @@ impl Control {
     fn refuse(&mut self, events: &mut Vec<MediaEvent>) {
         let refused = self.hops.take_refused();
         let streams: BTreeSet<_> = refused.into_iter().flat_map(|way| self.users_of(way)).collect();
-        for stream in streams.into_iter().filter(|id| self.streams.contains_key(id)) {
-            tracing::error!("stream {} has no media, its call ends: {}", stream.0, super::next_hops::FULL);
-            events.push(MediaEvent::Failed { stream });
+        let known = events.len();
+        events.extend(
+            streams.into_iter().filter(|id| self.streams.contains_key(id)).map(|stream| MediaEvent::Failed { stream }),
+        );
+        let refused = events.len() - known;
+        if refused > 0 {
+            tracing::error!(streams = refused, "no media, and calls end: {}", super::next_hops::FULL);
         }
     }
 
@@ -302,11 +343,23 @@ impl Control {
     }
 
     fn scan(&mut self, now: Instant, events: &mut Vec<MediaEvent>) {
+        let mut lost = 0;
         for (id, stream) in &mut self.streams {
             let mut packets = 0u64;
-            let legs = stream.placed.iter().zip(&stream.baseline).zip(&mut stream.strangers);
-            for (leg, ((placed, baseline), told)) in legs.enumerate() {
-                let counters = counters(&self.states.get(placed.index), baseline, 0);
+            let legs = stream.placed.iter().zip(&stream.baseline).zip(&mut stream.strangers).zip(&mut stream.told);
+            for (leg, (((placed, baseline), told), sources)) in legs.enumerate() {
+                let state = self.states.get(placed.index);
+                for (rtcp, told) in [false, true].into_iter().zip(sources) {
+                    let source = if rtcp { state.rtcp.source } else { state.rtp.source };
+                    if told.misses(source, placed.generation) {
+                        let v6 = stream.spec.legs.get(leg).is_some_and(|leg| leg.local.is_ipv6());
+                        let address = if v6 { ip(state.source_address) } else { source.address.into() };
+                        let source = SocketAddr::new(address, source.port);
+                        events.push(MediaEvent::Latched { stream: *id, leg, rtcp, source, at: now });
+                        lost += 1;
+                    }
+                }
+                let counters = counters(&state, baseline, 0);
                 packets = packets.wrapping_add(counters.rtp_packets).wrapping_add(counters.rtcp_packets);
                 let fresh = counters.dropped_source.saturating_sub(*told);
                 *told = counters.dropped_source;
@@ -321,6 +374,13 @@ impl Control {
                 stream.quiet_since = now;
                 events.push(MediaEvent::Silent { stream: *id });
             }
+        }
+        if lost > 0 {
+            self.events_lost += lost;
+            tracing::warn!(
+                latches = lost,
+                "EVENTS was full: latches were found late (raise events_bytes in [maps] or --events-bytes)"
+            );
         }
     }
 

@@ -22,7 +22,10 @@ use aya::{
         xdp::XdpLink,
     },
 };
-use std::os::fd::{AsFd as _, BorrowedFd};
+use std::{
+    os::fd::{AsFd as _, BorrowedFd},
+    path::Path,
+};
 
 use proxy_common::{
     layout::{LatchEvent, Leg, LegState, NextHop, Remote},
@@ -207,8 +210,11 @@ fn attach(program: &mut Ebpf, interfaces: &[Link], relay: Relay, life: &Life) ->
     if let Life::Resume(pins, mode) = life {
         return Ok((replace_all(xdp, interfaces, pins)?, *mode));
     }
-    let native = match relay {
-        Relay::Generic => None,
+    let bond = interfaces.iter().find(|link| is_bond(Path::new("/sys/class/net"), &link.name));
+    let native = match (relay, bond) {
+        (Relay::Generic, _) => None,
+        // There the program runs at the bond's members, and it is these that the kernel says a packet came by.
+        (_, Some(bond)) => Some(Err(anyhow!("{} is a bond", bond.name))),
         _ => Some(attach_all(xdp, interfaces, XdpMode::Driver)),
     };
     let (links, mode) = match native {
@@ -227,6 +233,11 @@ fn attach(program: &mut Ebpf, interfaces: &[Link], relay: Relay, life: &Life) ->
         pinned.map(FdLink::from).with_context(|| format!("cannot pin the link on {}", interface.name))
     };
     Ok((links.into_iter().zip(interfaces).map(pin).collect::<Result<_>>()?, mode))
+}
+
+/// Whether an interface joins others into one; `devices` is where the kernel shows them.
+fn is_bond(devices: &Path, interface: &str) -> bool {
+    devices.join(interface).join("bonding").is_dir()
 }
 
 /// Puts the program in the place of the one that the pinned links have: from one packet to the next.
@@ -313,5 +324,15 @@ mod tests {
             Some(LatchEvent { source, address: [9; 16], time_ns: 123_456_789, leg: 17, component: 1, rank: 2 })
         );
         assert_eq!(event(&bytes[..39]), None);
+    }
+
+    #[test]
+    fn a_bond_is_told_by_what_the_kernel_shows_of_it() {
+        let devices = std::env::temp_dir().join(format!("latch-devices-{}", std::process::id()));
+        std::fs::create_dir_all(devices.join("bond0/bonding")).unwrap();
+        std::fs::create_dir_all(devices.join("eth0/bonding_slave")).unwrap();
+        let found = ["bond0", "eth0", "none-such"].map(|name| is_bond(&devices, name));
+        std::fs::remove_dir_all(&devices).unwrap();
+        assert_eq!(found, [true, false, false]);
     }
 }

@@ -163,6 +163,11 @@ impl Xdp {
         self.mode
     }
 
+    /// Latches that were found late, because `EVENTS` had no room for their events.
+    pub fn events_lost(&self) -> u64 {
+        self.control.events_lost
+    }
+
     /// How packets left the program so far, all CPUs together.
     ///
     /// # Errors

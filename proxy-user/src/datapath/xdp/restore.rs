@@ -3,7 +3,7 @@
 //! Nothing is written to an entry that is as it should be, so a stream that did not change meanwhile notices nothing.
 
 use super::{
-    control::{Control, Stream, ways},
+    control::{Control, Stream, Told, ways},
     legs::Placed,
     mapped,
     next_hops::{Destination, Key},
@@ -137,8 +137,11 @@ impl Control {
             self.owners.insert(placed.index, (spec.id, leg));
         }
         self.users.extend(ways.iter().map(|way| (*way, spec.id)));
+        // What had latched by now was told to the process before, or its events are still to be read.
+        let told = placed.map(|placed| Told::of(&self.states.get(placed.index)));
         let (id, strangers, packets) = (spec.id, [0; 2], 0);
-        let mut stream = Stream { spec, placed, ways, window_end_ns, baseline, strangers, packets, quiet_since: now };
+        let mut stream =
+            Stream { spec, placed, ways, window_end_ns, baseline, strangers, told, packets, quiet_since: now };
         stream.strangers = self.counters(&stream).map(|counters| counters.dropped_source);
         if live {
             self.write(&stream);
