@@ -6,6 +6,7 @@
 //! - [`sdp`]: session descriptions: read and rewritten.
 //! - [`media`]: streams and legs, as engine and datapath speak of them.
 //! - [`netlink`]: questions to the kernel about interfaces, addresses, routes and neighbours.
+//! - [`flow`]: over what a message travels.
 //! - [`io`]: sockets, clocks and signals.
 //! - [`accounting`]: call detail records.
 //! - [`journal`]: what a later process needs to go on, in a file; [`clock`]: its times.
@@ -17,6 +18,7 @@ pub mod clock;
 pub mod config;
 pub mod datapath;
 pub mod engine;
+pub mod flow;
 pub mod io;
 pub mod journal;
 pub mod media;

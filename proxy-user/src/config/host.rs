@@ -30,6 +30,7 @@ pub fn check(config: &Config) -> io::Result<Findings> {
         for (name, address) in [("signalling", realm.signalling.ip()), ("media", realm.media)] {
             own_address(&field(name), realm, address, &links, &addresses, &mut findings);
         }
+        findings.problems.extend(super::streams::unreadable(index, &realm.streams));
         findings.warnings.extend(ephemeral_ports(&field("ports"), realm, &ephemeral, &reserved));
     }
     findings.warnings.extend(mtu(config, &links));
@@ -163,6 +164,7 @@ mod tests {
             vlan: Vec::new(),
             policy: RealmPolicy::default(),
             softswitch: None,
+            streams: Default::default(),
         }
     }
 

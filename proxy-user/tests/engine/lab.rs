@@ -7,6 +7,7 @@ use proxy_user::{
     config::{Config, PortRange, Realm, RealmPolicy, Side},
     datapath::{Datapath, DatapathError, fake::Fake},
     engine::{Engine, Input, Media, Output, Restored},
+    flow::Flow,
     journal::{Entry, Table},
     media::{MediaCommand, MediaEvent, RealmId},
     signalling::sip::{Message, Name, NameAddr},
@@ -35,7 +36,7 @@ const SINCE_1970: Duration = Duration::from_secs(1_790_000_000);
 #[derive(Clone, Debug)]
 pub(crate) struct Sent {
     pub(crate) realm: RealmId,
-    pub(crate) destination: SocketAddr,
+    pub(crate) destination: Flow,
     pub(crate) text: String,
 }
 
@@ -117,6 +118,7 @@ pub(crate) fn networks(own_access: &str, own_core: &str, softswitch: &str) -> Co
         vlan: Vec::new(),
         policy: RealmPolicy::default(),
         softswitch: softswitch.map(|address| address.parse().unwrap()),
+        streams: Default::default(),
     };
     let mut config = Config::new(vec![
         realm("access", Side::Access, own_access, None),
@@ -256,7 +258,7 @@ impl Lab {
         }
     }
 
-    fn send(&mut self, realm: RealmId, destination: SocketAddr, bytes: Vec<u8>) {
+    fn send(&mut self, realm: RealmId, destination: Flow, bytes: Vec<u8>) {
         let text = String::from_utf8_lossy(&bytes).into_owned();
         if self.strict {
             assert_hidden(realm, &text);

@@ -169,7 +169,11 @@ impl World {
         }
         let method = message.method()?.to_owned();
         let own: std::net::SocketAddr = self.lab.softswitch.parse().ok()?;
-        let sent = Sent { realm: CORE, destination: own, text: String::from_utf8(bytes.to_vec()).ok()? };
+        let sent = Sent {
+            realm: CORE,
+            destination: proxy_user::flow::Flow::udp(own),
+            text: String::from_utf8(bytes.to_vec()).ok()?,
+        };
         let uri = Uri::parse(message.request_uri()?).ok()?;
         let user = uri.user().unwrap_or_default().to_owned();
         if method == "REGISTER" {

@@ -212,6 +212,7 @@ mod tests {
             vlan: Vec::new(),
             policy: RealmPolicy::default(),
             softswitch: None,
+            streams: Default::default(),
         }
     }
 
