@@ -168,6 +168,27 @@ impl Lab {
         self.settle();
     }
 
+    /// Over a connection.
+    pub(crate) fn over(&mut self, realm: RealmId, source: Flow, text: &str) -> Vec<Sent> {
+        self.engine.handle_input(Input::Message { realm, source, bytes: text.as_bytes() }, self.now);
+        self.settle();
+        self.take()
+    }
+
+    /// A connection ends.
+    pub(crate) fn close(&mut self, realm: RealmId, flow: Flow) -> Vec<Sent> {
+        self.engine.handle_input(Input::Closed { realm, flow }, self.now);
+        self.wait(Duration::ZERO);
+        self.take()
+    }
+
+    /// No connection can be made.
+    pub(crate) fn refuse(&mut self, realm: RealmId, flow: Flow) -> Vec<Sent> {
+        self.engine.handle_input(Input::Unreachable { realm, flow }, self.now);
+        self.wait(Duration::ZERO);
+        self.take()
+    }
+
     /// From a terminal.
     pub(crate) fn access(&mut self, source: &str, text: &str) -> Vec<Sent> {
         self.receive(ACCESS, source, text);
