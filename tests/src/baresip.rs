@@ -13,6 +13,8 @@ use crate::kamailio::Kamailio;
 use crate::netns::Namespace;
 use crate::peer::Peer;
 use crate::topology::Lab;
+use proxy_user::flow::Transport;
+use std::path::PathBuf;
 
 const CONTROL: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::LOCALHOST, 4444);
 const DIALOG_TIMEOUT: Duration = Duration::from_secs(10);
@@ -36,6 +38,10 @@ pub struct BaresipConfig {
     pub tone_hz: u32,
     /// Offers and takes RTP and RTCP on one port.
     pub rtcp_mux: bool,
+    /// How it speaks to `outbound`: UDP, TCP or TLS.
+    pub transport: Transport,
+    /// For TLS: who must have signed the certificate of `outbound`.
+    pub ca: Option<PathBuf>,
 }
 
 impl BaresipConfig {
@@ -50,6 +56,8 @@ impl BaresipConfig {
             expires_s: 3600,
             tone_hz: 440,
             rtcp_mux: false,
+            transport: Transport::Udp,
+            ca: None,
         }
     }
 }
@@ -231,7 +239,11 @@ fn configuration(config: &BaresipConfig) -> String {
          module g711.so\nmodule ausine.so\nmodule aubridge.so\n\
          module_tmp uuid.so\nmodule_tmp account.so\n\
          module_app menu.so\nmodule_app ctrl_tcp.so\n\
-         ctrl_tcp_listen {CONTROL}\nringback_disabled yes\nmenu_bell no\n",
+         ctrl_tcp_listen {CONTROL}\nringback_disabled yes\nmenu_bell no\n{tls}",
+        tls = match &config.ca {
+            Some(ca) => format!("sip_verify_server yes\nsip_cafile {}\n", ca.display()),
+            None => String::new(),
+        },
         listen = config.listen,
         tone = config.tone_hz,
         mux = if config.rtcp_mux { "yes" } else { "no" },
@@ -241,8 +253,9 @@ fn configuration(config: &BaresipConfig) -> String {
 fn account(config: &BaresipConfig) -> String {
     let password = config.password.as_ref().map(|p| format!(";auth_pass={p}")).unwrap_or_default();
     let answer = if config.auto_answer { "auto" } else { "manual" };
+    let transport = config.transport.in_uri().map(|name| format!(";transport={name}")).unwrap_or_default();
     format!(
-        "<sip:{}@{}>;outbound=\"sip:{}\";regint={};answermode={answer};audio_codecs=PCMA/8000/1,PCMU/8000/1{password}\n",
+        "<sip:{}@{}{transport}>;outbound=\"sip:{}{transport}\";regint={};answermode={answer};audio_codecs=PCMA/8000/1,PCMU/8000/1{password}\n",
         config.user,
         Kamailio::DOMAIN,
         config.outbound,

@@ -39,6 +39,8 @@ pub struct LatchConfig {
     pub hold_time_s: u32,
     /// Further arguments of `latch run`, e.g. `--max-legs 4096`.
     pub arguments: Vec<String>,
+    /// TOML put into the access and into the core realm.
+    pub realms: [String; 2],
     /// TOML put at the end of the configuration.
     pub extra: String,
 }
@@ -54,6 +56,7 @@ impl Default for LatchConfig {
             silence_timeout_s: 60,
             hold_time_s: 10,
             arguments: Vec::new(),
+            realms: Default::default(),
             extra: String::new(),
         }
     }
@@ -186,15 +189,21 @@ fn binary() -> Result<PathBuf> {
 fn toml(config: &LatchConfig, cdr: &std::path::Path) -> Result<String> {
     let (low, high) = config.ports;
     let mut text = String::new();
-    for (side, own, softswitch) in [
-        ("access", config.access, String::new()),
-        ("core", address::LATCH_CORE.into(), format!("softswitch = \"{}:5060\"\n", address::SOFTSWITCH)),
+    let port = if config.realms[1].contains("transport = \"tls\"") { 5061 } else { 5060 };
+    for (side, own, softswitch, more) in [
+        ("access", config.access, String::new(), &config.realms[0]),
+        (
+            "core",
+            address::LATCH_CORE.into(),
+            format!("softswitch = \"{}:{port}\"\n", address::SOFTSWITCH),
+            &config.realms[1],
+        ),
     ] {
         let signalling = SocketAddr::new(own, 5060);
         write!(
             text,
             "[[realm]]\nname = \"{side}\"\nside = \"{side}\"\ninterface = \"{side}\"\nsignalling = \"{signalling}\"\n\
-             media = \"{own}\"\nports = \"{low}-{high}\"\n{softswitch}\n"
+             media = \"{own}\"\nports = \"{low}-{high}\"\n{softswitch}{more}\n"
         )?;
     }
     write!(

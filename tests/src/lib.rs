@@ -45,7 +45,7 @@ pub use baresip::{Baresip, BaresipConfig, Event};
 pub use capture::{Capture, Recording, SipMessage};
 pub use chain::Chain;
 pub use counters::{Count, Counters, Direction};
-pub use kamailio::{Contact, Kamailio, KamailioConfig, User};
+pub use kamailio::{Contact, Kamailio, KamailioConfig, KamailioTls, User};
 pub use latch::{Latch, LatchConfig};
 pub use nat::{Nat, NatKind};
 pub use netns::Namespace;

@@ -249,3 +249,95 @@ pub(super) fn unreadable(index: usize, streams: &Streams) -> impl Iterator<Item 
         })
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::config::{Certificate, Config, Connections, Overrides, Problems, Streams};
+    use crate::flow::{Flow, Transport};
+    use std::{path::Path, time::Duration};
+
+    fn parse(access: &str, core: &str, rest: &str) -> Result<Config, Problems> {
+        let realm = |side: &str, address: &str, more: &str| {
+            format!(
+                "[[realm]]\nname = \"{side}\"\nside = \"{side}\"\ninterface = \"eth0\"\nports = \"30000-39999\"\n\
+                 signalling = \"{address}:5060\"\nmedia = \"{address}\"\n{more}\n"
+            )
+        };
+        let core = format!("softswitch = \"10.9.0.20:5061\"\n{core}");
+        let text = realm("access", "203.0.113.10", access) + &realm("core", "10.9.0.10", &core) + rest;
+        Config::parse(&text, Path::new("latch.toml"), Overrides::default())
+    }
+
+    const CERTIFICATE: &str = "certificate = \"/a/c.pem\"\nkey = \"/a/k.pem\"\n";
+
+    #[test]
+    fn every_setting_is_read() {
+        let access = format!(
+            "tcp_port = 5060\ntls_port = 5061\nws_port = 80\nwss_port = 443\n{CERTIFICATE}client_ca = \"/a/ca.pem\""
+        );
+        let core = format!(
+            "tls_port = 5061\ntransport = \"tls\"\nserver_ca = \"/a/s.pem\"\nserver_name = \"s.example.test\"\n{CERTIFICATE}"
+        );
+        let rest = "[connections]\nmax = 7\nmax_per_source = 3\nmax_message_bytes = 4000\nsend_queue_bytes = 70000\n\
+                    message_timeout_s = 2\nidle_timeout_s = 60\nconnect_timeout_s = 4\n";
+        let config = parse(&access, &core, rest).unwrap();
+        let certificate = Some(Certificate { chain: "/a/c.pem".into(), key: "/a/k.pem".into() });
+        let [access, core] = config.realms.as_slice() else { panic!() };
+        let expected = Streams {
+            tcp: Some(5060),
+            tls: Some(5061),
+            ws: Some(80),
+            wss: Some(443),
+            certificate: certificate.clone(),
+            client_ca: Some("/a/ca.pem".into()),
+            ..Streams::default()
+        };
+        assert_eq!(access.streams, expected);
+        assert_eq!(access.own(Transport::Wss), Some("203.0.113.10:443".parse().unwrap()));
+        let expected = Streams {
+            tls: Some(5061),
+            certificate,
+            softswitch: Transport::Tls,
+            server_ca: Some("/a/s.pem".into()),
+            server_name: Some("s.example.test".into()),
+            ..Streams::default()
+        };
+        assert_eq!(core.streams, expected);
+        assert_eq!(core.softswitch_flow(), Some(Flow::to(Transport::Tls, "10.9.0.20:5061".parse().unwrap())));
+        assert_eq!(core.own(Transport::Tcp), None);
+        let expected = Connections {
+            max: 7,
+            max_per_source: 3,
+            max_message_bytes: 4_000,
+            send_queue_bytes: 70_000,
+            message_timeout: Duration::from_secs(2),
+            idle_timeout: Duration::from_secs(60),
+            connect_timeout: Duration::from_secs(4),
+        };
+        assert_eq!(config.connections, expected);
+    }
+
+    #[test]
+    fn what_does_not_fit_together_is_named() {
+        for (access, core, problem) in [
+            ("tls_port = 5061", "", "realm[0].certificate: is missing"),
+            ("wss_port = 443\ncertificate = \"/a/c.pem\"", "", "realm[0].key: is missing"),
+            ("certificate = \"c.pem\"\nkey = \"/a/k.pem\"", "", "realm[0].certificate: is not an absolute path"),
+            ("client_ca = \"/a/ca.pem\"", "", "realm[0].client_ca: means nothing without TLS"),
+            ("tcp_port = 80\nws_port = 80", "", "realm[0].ws_port: 80 is tcp_port too"),
+            ("tcp_port = 0", "", "realm[0].tcp_port: is out of range"),
+            ("tcp_port = 65536", "", "realm[0].tcp_port: is out of range"),
+            ("transport = \"tcp\"", "", "realm[0].transport: does not belong in an access realm"),
+            ("", "ws_port = 80", "realm[1].ws_port: does not belong in a core realm"),
+            ("", "transport = \"ws\"", "realm[1].transport: \"ws\" is no transport to a softswitch"),
+            ("", "transport = \"tcp\"", "realm[1].tcp_port: is missing, and transport is \"tcp\""),
+            ("", "transport = \"tls\"", "realm[1].tls_port: is missing, and transport is \"tls\""),
+            ("", "transport = \"tls\"", "realm[1].server_ca: is missing, and transport is \"tls\""),
+            ("", "server_ca = \"/a/s.pem\"", "realm[1].server_ca: means nothing without TLS"),
+            ("", "server_name = \"a b\"", "realm[1].server_name: \"a b\" is no name of a host"),
+        ] {
+            let error = parse(access, core, "").unwrap_err().to_string();
+            assert!(error.contains(problem), "{problem} was expected:\n{error}");
+        }
+    }
+}
