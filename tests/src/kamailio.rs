@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 
+use crate::certificates::Identity;
 use crate::peer::{Peer, wait_until};
 use crate::topology::{Lab, address};
 
@@ -32,18 +33,15 @@ pub struct KamailioConfig {
     pub nat_aware: bool,
     /// Listen for TCP too, at port 5060.
     pub tcp: bool,
-    /// Listen for TLS too, at port 5061, with the certificate `NAME-certificate.pem` and key `NAME-key.pem` of this
-    /// path, and trust the authority in `ca`.
+    /// Listen for TLS too, at port 5061.
     pub tls: Option<KamailioTls>,
 }
 
 /// Files of TLS.
 #[derive(Clone, Debug)]
 pub struct KamailioTls {
-    /// Its certificate.
-    pub certificate: PathBuf,
-    /// Its key.
-    pub key: PathBuf,
+    /// Its certificate and key.
+    pub identity: Identity,
     /// Who must have signed the certificates of others.
     pub ca: PathBuf,
     /// Ask whoever connects for a certificate.
@@ -170,7 +168,7 @@ fn configuration(listen: SocketAddrV4, control: &str, config: &KamailioConfig) -
 }
 
 fn tls_configuration(tls: &KamailioTls) -> String {
-    let (certificate, key, ca) = (tls.certificate.display(), tls.key.display(), tls.ca.display());
+    let (certificate, key, ca) = (tls.identity.certificate.display(), tls.identity.key.display(), tls.ca.display());
     let require = if tls.mutual { "yes" } else { "no" };
     format!(
         "[server:default]\nmethod = TLSv1.2+\nprivate_key = {key}\ncertificate = {certificate}\nca_list = {ca}\n\

@@ -21,6 +21,7 @@
 
 mod baresip;
 mod capture;
+mod certificates;
 pub mod chain;
 mod counters;
 pub mod feed;
@@ -43,6 +44,7 @@ use std::io::Write as _;
 
 pub use baresip::{Baresip, BaresipConfig, Event};
 pub use capture::{Capture, Recording, SipMessage};
+pub use certificates::{Authority, Identity};
 pub use chain::Chain;
 pub use counters::{Count, Counters, Direction};
 pub use kamailio::{Contact, Kamailio, KamailioConfig, KamailioTls, User};

@@ -4,9 +4,10 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use lab::{
-    Baresip, Counters, Direction, KamailioConfig, Lab, LabConfig, LatchConfig, NatKind, Scene, address, lab_test,
-    wait_until,
+    Authority, Baresip, Counters, Direction, Identity, KamailioConfig, KamailioTls, Lab, LabConfig, Latch, LatchConfig,
+    NatKind, Scene, address, lab_test, wait_until,
 };
+use nix::sys::signal::Signal;
 use proxy_user::flow::Transport;
 
 /// How long anything may take that has to happen: much longer than it does.
@@ -85,4 +86,96 @@ fn phones_on_tcp_and_udp_call_each_other_through_a_softswitch_on_udp() {
 #[test]
 fn phones_on_tcp_and_udp_call_each_other_through_a_softswitch_on_tcp() {
     call_between_transports("tcp");
+}
+
+/// TOML that names these files.
+fn files(identity: &Identity) -> String {
+    format!("certificate = \"{}\"\nkey = \"{}\"\n", identity.certificate.display(), identity.key.display())
+}
+
+#[test]
+fn phones_on_tls_call_through_a_softswitch_on_tls_and_certificates_change_without_a_restart() {
+    lab_test(LabConfig::with_nats(&[NatKind::PortRestricted, NatKind::Symmetric]), |lab| {
+        let (access, core) =
+            (Authority::new(lab.directory(), "access-ca")?, Authority::new(lab.directory(), "core-ca")?);
+        let own = access.issue("latch-access", &[&address::LATCH_ACCESS.to_string()])?;
+        let in_core = core.issue("latch-core", &[&address::LATCH_CORE.to_string()])?;
+        let switch = core.issue("switch", &[&address::SOFTSWITCH.to_string()])?;
+        // Each asks the other who it is.
+        let tls = KamailioTls { identity: switch, ca: core.file(), mutual: true };
+        let kamailio = KamailioConfig { digest: true, tls: Some(tls), ..KamailioConfig::default() };
+        let core = format!(
+            "tls_port = 5061\ntransport = \"tls\"\nserver_ca = \"{}\"\n{}",
+            core.file().display(),
+            files(&in_core)
+        );
+        let realms = [format!("tls_port = 5061\n{}", files(&own)), core];
+        let mut scene = Scene::start(lab, &kamailio, &LatchConfig { realms, ..LatchConfig::default() })?;
+        let readable = Counters::add(
+            lab.latch(),
+            &[
+                ("in_access", Direction::In, "iifname access udp dport 5060"),
+                ("in_core", Direction::In, "iifname core meta l4proto { tcp, udp } th dport 5060"),
+                ("out_core", Direction::Out, "oifname core meta l4proto { tcp, udp } th dport 5060"),
+            ],
+        )?;
+        let at = [at_phone(lab, 1)?, at_phone(lab, 2)?];
+        let by_tls = |config: &mut lab::BaresipConfig, ca: &Authority| {
+            config.transport = Transport::Tls;
+            config.outbound.set_port(5061);
+            config.ca = Some(ca.file());
+        };
+        let mut alice = scene.baresip(1, "alice", |config| by_tls(config, &access))?;
+
+        // Latch gets another certificate, by somebody whom only bob trusts.
+        let later = Authority::new(lab.directory(), "later-ca")?;
+        later.issue("latch-access", &[&address::LATCH_ACCESS.to_string()])?;
+        scene.latch.peer.signal(Signal::SIGHUP)?;
+        scene.latch.peer.wait_for_line("certificates read again", TIMEOUT)?;
+        let mut bob = scene.baresip(2, "bob", |config| by_tls(config, &later))?;
+        talk(&mut alice, &mut bob, "bob", false, &at)?;
+        talk(&mut bob, &mut alice, "alice", true, &at)?;
+        for name in ["in_access", "in_core", "out_core"] {
+            ensure!(readable.get(name)?.packets == 0, "{name}: signalling that anybody can read");
+        }
+        let known = scene.kamailio.contacts_of("alice")?;
+        ensure!(known[0].uri.ends_with("@10.9.0.10:5061;transport=tls"), "{known:?}");
+        scene.finish(4).map(drop)
+    });
+}
+
+#[test]
+fn a_phone_that_lost_its_connection_is_out_of_reach_until_it_is_back() {
+    lab_test(LabConfig::default(), |lab| {
+        let config = latch("udp");
+        let mut scene = Scene::start(lab, &KamailioConfig::default(), &config)?;
+        let at = [at_phone(lab, 1)?, at_phone(lab, 2)?];
+        let mut bob = scene.baresip(2, "bob", |_| {})?;
+        let refused = |bob: &mut Baresip, user: &str| -> Result<()> {
+            bob.dial(user)?;
+            let closed = bob.wait_for("CALL_CLOSED", TIMEOUT)?;
+            ensure!(closed.parameter.contains("480"), "{closed:?}");
+            Ok(())
+        };
+
+        // The phone's process is gone.
+        let mut carol = scene.baresip(1, "carol", |config| config.transport = Transport::Tcp)?;
+        carol.peer.kill()?;
+        scene.latch.peer.wait_for_line("terminal is out of reach", TIMEOUT)?;
+        refused(&mut bob, "carol")?;
+
+        // Latch is killed: no connection outlives it, and nobody connects to the phone, which comes by itself.
+        let mut alice = scene.baresip(1, "alice", |config| {
+            (config.transport, config.expires_s) = (Transport::Tcp, 20);
+        })?;
+        talk(&mut bob, &mut alice, "alice", true, &at)?;
+        scene.latch.kill()?;
+        scene.latch = Latch::start(lab, &config)?;
+        scene.latch.peer.wait_for_line("registrations go on", TIMEOUT)?;
+        refused(&mut bob, "alice")?;
+        scene.latch.peer.wait_for_line("terminal is back", 3 * TIMEOUT)?;
+        talk(&mut bob, &mut alice, "alice", true, &at)?;
+        ensure!(at[0].get("connects")?.packets == 0, "nobody connects to a phone");
+        Ok(())
+    });
 }

@@ -127,6 +127,7 @@ impl Engine {
         }
         let keepalive_at = self.next_keepalive(now);
         let expires_at = now + lasts + GRACE;
+        let failures = self.config.keepalive.failures;
         let id = match known {
             Some(id) => {
                 if let Some(binding) = self.registrations.get_mut(id) {
@@ -136,6 +137,9 @@ impl Engine {
                     binding.call_id.clone_from(&pending.call_id);
                     binding.expires_at = expires_at;
                     binding.keepalive_at = keepalive_at;
+                    if !binding.is_reachable(failures) {
+                        info!(aor = binding.aor, source = %binding.source, "terminal is back");
+                    }
                     binding.unanswered = 0;
                     if before != pending.source {
                         self.move_terminal(pending.realm, before, pending.source);
