@@ -181,6 +181,8 @@ pub struct Loop<C, D> {
     /// By realm.
     sockets: Vec<UdpSocket>,
     streams: Option<Streams>,
+    /// How many connections had been refused at the last look.
+    refused: u64,
     /// Asks for certificates to be read again.
     reload: Option<Signal>,
     statistics: Statistics,
@@ -202,6 +204,7 @@ impl<C: Core, D: Datapath> Loop<C, D> {
             unsent: Vec::new(),
             sockets,
             streams: None,
+            refused: 0,
             reload: None,
             statistics: Statistics::default(),
             events: Vec::new(),
@@ -370,6 +373,10 @@ impl<C: Core, D: Datapath> Loop<C, D> {
     /// Hands the engine what came of connections.
     fn receive_streams(&mut self, now: Instant) {
         let Some(streams) = &mut self.streams else { return };
+        let refused = streams.statistics().refused();
+        if refused != std::mem::replace(&mut self.refused, refused) {
+            self.throttle.warn(now, || format!("connections are refused: {:?}", streams.statistics()));
+        }
         for event in streams.take() {
             self.statistics.stream_received += u64::from(matches!(event, streams::Event::Message { .. }));
             self.core.handle_input(event.input(), now);

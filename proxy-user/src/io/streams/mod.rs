@@ -242,7 +242,7 @@ impl Streams {
         {
             return None;
         }
-        let connector = self.tls.get(realm).and_then(|tls| tls.connector.clone());
+        let connector = self.tls.get(realm).and_then(|tls| tls.connector(flow.ip()));
         let origin = Origin::To(settings.signalling.ip(), flow.remote, connector);
         let id = self.begin(realm, flow, false, origin);
         self.pool.insert((realm, flow.transport, flow.remote), id);

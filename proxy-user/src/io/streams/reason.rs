@@ -68,6 +68,11 @@ pub struct StreamStatistics {
 }
 
 impl StreamStatistics {
+    /// Connections that were not taken.
+    pub(crate) fn refused(&self) -> u64 {
+        self.refused_max + self.refused_source + self.accept_errors
+    }
+
     pub(super) fn ended(&mut self, reason: Reason) {
         *match reason {
             Reason::Peer => &mut self.closed_by_peer,

@@ -400,6 +400,7 @@ async fn the_softswitch_has_to_be_who_it_is() {
             let streams = &mut config.realms[CORE].streams;
             (streams.softswitch, streams.server_ca) = (Transport::Tls, Some(authority.ca()));
             streams.server_name = Some("switch.example.test".into());
+            config.realms[CORE].softswitch = Some(at[0]);
         });
         let there = Flow::to(Transport::Tls, at[0]);
         assert!(streams.send(CORE, there, OPTIONS.as_bytes().to_vec()));

@@ -5,7 +5,7 @@ use crate::{
     flow::Transport,
 };
 use anyhow::{Context as _, Result, ensure};
-use std::{path::Path, sync::Arc};
+use std::{net::IpAddr, path::Path, sync::Arc};
 use tokio_rustls::{
     TlsAcceptor, TlsConnector,
     rustls::{
@@ -20,8 +20,9 @@ use tokio_rustls::{
 #[derive(Clone, Default)]
 pub(super) struct Tls {
     pub(super) acceptor: Option<TlsAcceptor>,
-    /// Towards the softswitch, with the name that it has to prove.
-    pub(super) connector: Option<(TlsConnector, ServerName<'static>)>,
+    connector: Option<TlsConnector>,
+    /// The softswitch, and the name that it has to prove.
+    server: Option<(IpAddr, ServerName<'static>)>,
 }
 
 impl Tls {
@@ -52,19 +53,28 @@ impl Tls {
                 None
             }
         };
-        let connector = match (&streams.server_ca, streams.softswitch, realm.softswitch) {
-            (Some(file), Transport::Tls, Some(softswitch)) => {
+        let connector = match &streams.server_ca {
+            Some(file) if streams.softswitch == Transport::Tls => {
                 let config = client(provider, authorities(file)?, identity).with_context(|| unusable(realm))?;
-                let name = match &streams.server_name {
-                    Some(name) => ServerName::try_from(name.clone())
-                        .with_context(|| format!("server_name \"{name}\" is no name of a host"))?,
-                    None => ServerName::IpAddress(softswitch.ip().into()),
-                };
-                Some((TlsConnector::from(Arc::new(config)), name))
+                Some(TlsConnector::from(Arc::new(config)))
             }
             _ => None,
         };
-        Ok(Self { acceptor, connector })
+        let server = match (realm.softswitch, &streams.server_name) {
+            (Some(softswitch), Some(name)) => {
+                let parsed = ServerName::try_from(name.clone());
+                Some((softswitch.ip(), parsed.with_context(|| format!("server_name \"{name}\" is no name of a host"))?))
+            }
+            _ => None,
+        };
+        Ok(Self { acceptor, connector, server })
+    }
+
+    /// How to connect to an address of the core, and the name that it has to prove: its address, but for the softswitch
+    /// with a name of its own.
+    pub(super) fn connector(&self, remote: IpAddr) -> Option<(TlsConnector, ServerName<'static>)> {
+        let named = self.server.as_ref().filter(|(softswitch, _)| *softswitch == remote).map(|(_, name)| name.clone());
+        Some((self.connector.clone()?, named.unwrap_or(ServerName::IpAddress(remote.into()))))
     }
 }
 
