@@ -22,6 +22,8 @@ const LARGEST_DATAGRAM: usize = 1_300;
 pub(super) struct Open {
     /// Transactions of ours that wait for an answer.
     clients: HashSet<u64>,
+    /// INVITEs that came over it and have no final response.
+    invites: HashSet<u64>,
     /// Bindings that were made over it; some may have moved on.
     bindings: HashSet<u64>,
 }
@@ -43,6 +45,18 @@ impl Engine {
     pub(super) fn note_client(&mut self, flow: Flow, client: u64) {
         if let Some(open) = flow.connection.and_then(|id| self.connections.get_mut(&id)) {
             open.clients.insert(client);
+        }
+    }
+
+    pub(super) fn note_invite(&mut self, flow: Flow, server: u64) {
+        if let Some(open) = flow.connection.and_then(|id| self.connections.get_mut(&id)) {
+            open.invites.insert(server);
+        }
+    }
+
+    pub(super) fn invite_over(&mut self, flow: Flow, server: u64) {
+        if let Some(open) = flow.connection.and_then(|id| self.connections.get_mut(&id)) {
+            open.invites.remove(&server);
         }
     }
 
@@ -131,6 +145,12 @@ impl Engine {
         if self.side(realm) != Some(Side::Core) {
             for id in open.clients {
                 self.lose(id, now);
+            }
+            // To the caller its call has failed: nobody is to ring for it.
+            for server in open.invites {
+                if let Some(client) = self.servers.get(&server).and_then(|server| server.client) {
+                    self.cancel_client(client, now);
+                }
             }
             return;
         }

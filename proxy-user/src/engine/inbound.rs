@@ -135,6 +135,9 @@ impl Engine {
         self.server_ids.insert(key.clone(), id);
         let tag = self.random_token();
         self.servers.insert(id, Server::new(key, source, request, tag));
+        if method == "INVITE" {
+            self.note_invite(source, id);
+        }
         if method == "CANCEL" {
             self.cancel(id, now)
         } else {
@@ -170,12 +173,16 @@ impl Engine {
         if let Some(at) = entry.next() {
             self.timers.set(at, Alarm::Server(server));
         }
+        if code >= 200 {
+            self.invite_over(source, server);
+        }
         self.send(realm, source, bytes);
     }
 
     pub(super) fn drop_server(&mut self, id: u64) {
         if let Some(server) = self.servers.remove(&id) {
             self.server_ids.remove(&server.key);
+            self.invite_over(server.source, id);
         }
     }
 

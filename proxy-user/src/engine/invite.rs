@@ -150,7 +150,7 @@ impl Engine {
         self.cancel_client(client, now);
     }
 
-    fn cancel_client(&mut self, id: u64, now: Instant) {
+    pub(super) fn cancel_client(&mut self, id: u64, now: Instant) {
         let Some(client) = self.clients.get_mut(&id) else { return };
         if let Purpose::Forward(super::Forward { dialog: Some(place), .. }) = &client.purpose {
             let call = self.dialogs.get_mut(&place.id).and_then(|dialog| dialog.call_mut());

@@ -167,6 +167,8 @@ pub struct Load {
     pub registrations: usize,
     /// Transactions of both kinds.
     pub transactions: usize,
+    /// Connections that messages came over.
+    pub connections: usize,
     /// Port pairs in use, resting ones left out.
     pub port_pairs: usize,
     /// Entries of the alarm clock.
@@ -366,6 +368,7 @@ impl Engine {
             dialogs: self.dialogs.len(),
             registrations: self.registrations.len(),
             transactions: self.servers.len() + self.clients.len(),
+            connections: self.connections.len(),
             port_pairs: self.allocators.iter().map(PortAllocator::in_use).sum(),
             alarms: self.timers.len(),
         }

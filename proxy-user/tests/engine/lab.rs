@@ -170,9 +170,13 @@ impl Lab {
 
     /// Over a connection.
     pub(crate) fn over(&mut self, realm: RealmId, source: Flow, text: &str) -> Vec<Sent> {
-        self.engine.handle_input(Input::Message { realm, source, bytes: text.as_bytes() }, self.now);
-        self.settle();
+        self.receive_over(realm, source, text.as_bytes());
         self.take()
+    }
+
+    pub(crate) fn receive_over(&mut self, realm: RealmId, source: Flow, bytes: &[u8]) {
+        self.engine.handle_input(Input::Message { realm, source, bytes }, self.now);
+        self.settle();
     }
 
     /// A connection ends.

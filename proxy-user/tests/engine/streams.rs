@@ -393,3 +393,33 @@ fn a_stranger_in_the_core_gets_nowhere_by_connecting() {
     assert!(lab.over(CORE, stranger, &request).is_empty());
     assert_eq!(lab.engine.statistics().foreign, 1);
 }
+
+#[test]
+fn nobody_rings_for_a_caller_whose_connection_is_gone() {
+    let mut lab = lab_with(Transport::Udp);
+    let alice = flow(Transport::Tcp, ALICE, 1);
+    let sent = lab.over(ACCESS, alice, &invite("sip:bob@example.test", "TCP"));
+    let request = only(&sent, "INVITE").clone();
+    lab.core(&answer(&request, "180 Ringing", "b", "Contact: <sip:bob@10.9.0.30>\n", ""));
+    let sent = lab.close(ACCESS, alice);
+    let cancel = only(&sent, "CANCEL").clone();
+    lab.core(&answer(&cancel, "200 OK", "", "", ""));
+    let sent = lab.core(&answer(&request, "487 Request Terminated", "b", "", ""));
+    assert_eq!(kinds(&sent), ["core ACK"], "nobody is there to be told");
+    lab.assert_empty();
+    assert_eq!((lab.records.len(), lab.records[0].end_cause), (1, EndCause::Cancelled));
+}
+
+#[test]
+fn ipv6_is_spoken_over_connections_too() {
+    let mut config = networks("2001:db8:a::10", OWN_CORE, SOFTSWITCH);
+    config.realms[ACCESS].streams.tls = Some(5061);
+    let mut lab = Lab::new(config);
+    let alice = flow(Transport::Tls, "[2001:db8:a:1::1]:40000", 1);
+    let known = registers(&mut lab, "alice", 1, alice, "Contact: <sip:alice@[2001:db8:a:1::1]:40000;transport=tls>");
+    let sent = lab.core(&outside("INVITE", &known, "i1", "", &sdp("10.9.0.30", 6_000)));
+    let request = over(&sent, "INVITE", alice);
+    assert!(request.header(Name::Via).starts_with("SIP/2.0/TLS [2001:db8:a::10]:5061;"), "{}", request.text);
+    assert!(request.contact().ends_with("@[2001:db8:a::10]:5061;transport=tls"), "{}", request.text);
+    assert_eq!(request.media(0).0, "2001:db8:a::10");
+}
