@@ -5,6 +5,7 @@ use lab::{
     Baresip, BaresipConfig, Capture, Counters, Direction, KamailioConfig, LabConfig, LatchConfig, Scene, address,
     lab_test, wait_until,
 };
+use proxy_user::flow::Transport;
 use std::{
     net::{Ipv4Addr, SocketAddr},
     time::Duration,
@@ -15,6 +16,15 @@ const TIMEOUT: Duration = Duration::from_secs(20);
 
 #[test]
 fn a_phone_on_ipv6_and_one_on_ipv4_hear_each_other_and_the_records_agree_with_both() {
+    call_across_families(Transport::Udp);
+}
+
+#[test]
+fn a_phone_on_ipv6_and_tcp_and_one_on_ipv4_and_udp_hear_each_other() {
+    call_across_families(Transport::Tcp);
+}
+
+fn call_across_families(transport: Transport) {
     let gateway = Ipv4Addr::new(10, 9, 0, 30);
     let config = LabConfig {
         nats: Vec::new(),
@@ -29,7 +39,8 @@ fn a_phone_on_ipv6_and_one_on_ipv4_hear_each_other_and_the_records_agree_with_bo
         // It has no other.
         six.ip("addr flush dev eth0 scope global")?;
         six.ipv6("eth0", address::PHONE_V6)?;
-        let latch = LatchConfig { access: address::LATCH_ACCESS_V6.into(), ..LatchConfig::default() };
+        let realms = ["tcp_port = 5060\n".into(), String::new()];
+        let latch = LatchConfig { access: address::LATCH_ACCESS_V6.into(), realms, ..LatchConfig::default() };
         let scene = Scene::start(lab, &KamailioConfig::default(), &latch)?;
         let signalling = Capture::start(lab, "core", lab.softswitch(), "latch", "udp port 5060")?;
         let latch_v6 = address::LATCH_ACCESS_V6;
@@ -51,6 +62,7 @@ fn a_phone_on_ipv6_and_one_on_ipv4_hear_each_other_and_the_records_agree_with_bo
         )?;
 
         let alice = BaresipConfig::new("alice", address::PHONE_V6, SocketAddr::from((latch_v6, 5060)));
+        let alice = BaresipConfig { transport, ..alice };
         let mut alice = phone(&scene, "alice", "six", alice)?;
         let carol = BaresipConfig::new("carol", gateway, SocketAddr::from((address::SOFTSWITCH, 5060)));
         let mut carol = phone(&scene, "carol", "gateway", carol)?;
