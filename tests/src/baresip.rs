@@ -1,11 +1,13 @@
 //! baresip: a real phone, scripted over its TCP control port.
 
 use std::collections::VecDeque;
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4, TcpStream};
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
+use proxy_user::flow::Transport;
 use serde_json::{Value, json};
 
 use crate::interrupt;
@@ -13,8 +15,6 @@ use crate::kamailio::Kamailio;
 use crate::netns::Namespace;
 use crate::peer::Peer;
 use crate::topology::Lab;
-use proxy_user::flow::Transport;
-use std::path::PathBuf;
 
 const CONTROL: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::LOCALHOST, 4444);
 const DIALOG_TIMEOUT: Duration = Duration::from_secs(10);
@@ -194,7 +194,9 @@ impl Baresip {
         match self.control.read(&mut buffer) {
             Ok(0) => bail!("{} closed its control port", self.peer.name()),
             Ok(length) => self.received.extend(buffer.iter().take(length)),
-            Err(error) if matches!(error.kind(), std::io::ErrorKind::WouldBlock | std::io::ErrorKind::TimedOut) => {}
+            // A machine that was halted meanwhile interrupts a read that has a time limit.
+            Err(error)
+                if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut | ErrorKind::Interrupted) => {}
             Err(error) => return Err(error).context("read baresip's control port"),
         }
         while let Some(message) = take_netstring(&mut self.received)? {

@@ -147,7 +147,7 @@ fn phones_on_tls_call_through_a_softswitch_on_tls_and_certificates_change_withou
 #[test]
 fn a_phone_that_lost_its_connection_is_out_of_reach_until_it_is_back() {
     lab_test(LabConfig::default(), |lab| {
-        let config = latch("udp");
+        let config = LatchConfig { keepalive_period_s: 2, ..latch("udp") };
         let mut scene = Scene::start(lab, &KamailioConfig::default(), &config)?;
         let at = [at_phone(lab, 1)?, at_phone(lab, 2)?];
         let mut bob = scene.baresip(2, "bob", |_| {})?;
@@ -175,6 +175,11 @@ fn a_phone_that_lost_its_connection_is_out_of_reach_until_it_is_back() {
         refused(&mut bob, "alice")?;
         scene.latch.peer.wait_for_line("terminal is back", 3 * TIMEOUT)?;
         talk(&mut bob, &mut alice, "alice", true, &at)?;
+
+        // Its NAT forgets it without a word: what is sent is not acknowledged any more.
+        lab.nat(1)?.namespace().nft("insert rule ip guard through drop")?;
+        scene.latch.peer.wait_for_line("terminal is out of reach", 3 * TIMEOUT)?;
+        refused(&mut bob, "alice")?;
         ensure!(at[0].get("connects")?.packets == 0, "nobody connects to a phone");
         Ok(())
     });

@@ -65,7 +65,13 @@ impl Browser {
     }
 
     fn receive_text(&mut self) -> Result<String> {
-        Ok(self.socket.read().context("read from the WebSocket")?.into_text()?.to_string())
+        loop {
+            match self.socket.read() {
+                // A machine that was halted meanwhile interrupts a read that has a time limit.
+                Err(tungstenite::Error::Io(error)) if error.kind() == std::io::ErrorKind::Interrupted => {}
+                read => return Ok(read.context("read from the WebSocket")?.into_text()?.to_string()),
+            }
+        }
     }
 
     /// The next message that is this: a method or a status code. Others before it are passed over.

@@ -120,7 +120,7 @@ impl World {
         self.at(when, event);
     }
 
-    fn from_phone(&mut self, index: usize, bytes: Vec<u8>) {
+    fn speak(&mut self, index: usize, bytes: Vec<u8>) {
         if !self.phones[index].reliable {
             return self.transmit(Event::FromPhone(index, 0, bytes));
         }
@@ -175,7 +175,7 @@ impl World {
         }
         for index in 0..self.phones.len() {
             for bytes in std::mem::take(&mut self.phones[index].out) {
-                self.from_phone(index, bytes);
+                self.speak(index, bytes);
             }
         }
         true

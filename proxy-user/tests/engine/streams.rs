@@ -100,7 +100,7 @@ fn nothing_is_sent_again_over_a_reliable_transport() {
     lab.wait(Duration::from_secs(2));
     let sent = lab.take();
     assert_eq!(kinds(&sent)[0], "core 408", "timer B is not");
-    lab.core(&outside("ACK", &known, "i1", "", "").replace("CSeq: 7", "CSeq: 7"));
+    lab.core(&outside("ACK", &known, "i1", "", ""));
 
     // A refusal of ours is not repeated either, and its transaction is over with its ACK.
     let sent = lab.over(ACCESS, alice, &invite("sip:bob@example.test", "TCP"));
