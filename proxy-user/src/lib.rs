@@ -25,3 +25,4 @@ pub mod media;
 pub mod netlink;
 pub mod sdp;
 pub mod signalling;
+mod tls;

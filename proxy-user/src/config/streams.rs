@@ -1,6 +1,6 @@
 //! Transports that have connections: where they are listened for, what proves who is who, and what they may cost.
 
-use super::{Problem, reader::Section, report::Report};
+use super::{reader::Section, report::Report};
 use crate::flow::Transport;
 use std::{net::IpAddr, path::PathBuf, time::Duration};
 
@@ -227,27 +227,6 @@ pub(super) fn check(index: usize, realm: &super::Realm, report: &mut Report<'_>)
         let remedy = "write a name or an address as it stands in the certificate";
         report.problem(&field("server_name"), format!("\"{name}\" is no name of a host"), remedy);
     }
-}
-
-/// Files that are named and cannot be read, with the field of each.
-pub(super) fn unreadable(index: usize, streams: &Streams) -> impl Iterator<Item = Problem> {
-    let certificate = streams.certificate.as_ref();
-    let files = [
-        ("certificate", certificate.map(|certificate| &certificate.chain)),
-        ("key", certificate.map(|certificate| &certificate.key)),
-        ("client_ca", streams.client_ca.as_ref()),
-        ("server_ca", streams.server_ca.as_ref()),
-    ];
-    files.into_iter().filter_map(move |(name, file)| {
-        let file = file?;
-        let error = std::fs::read(file).err()?;
-        Some(Problem {
-            place: None,
-            field: format!("realm[{index}].{name}"),
-            message: format!("{} cannot be read: {error}", file.display()),
-            remedy: "name a file in PEM that Latch may read".into(),
-        })
-    })
 }
 
 #[cfg(test)]

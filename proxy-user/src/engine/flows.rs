@@ -128,7 +128,7 @@ impl Engine {
     fn with_transport(&self, realm: RealmId, transport: Transport, branch: &str, request: &[u8]) -> Option<Vec<u8>> {
         let message = Message::parse(request).ok()?;
         let via = self.via(realm, transport, branch)?;
-        Some(message.edit().set(Name::Via, &via).finish())
+        Some(message.edit().set(Name::Via, &via).state_length().finish())
     }
 
     /// A connection is gone: who waits for an answer over it waits in vain, and the terminals behind it are out of reach.

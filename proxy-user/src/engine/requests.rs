@@ -298,6 +298,9 @@ impl Engine {
             }
             editor.body(None, body.clone());
         }
+        if way.destination.transport.is_reliable() {
+            editor.state_length();
+        }
         Some(editor.finish())
     }
 

@@ -216,6 +216,9 @@ impl Engine {
             }
             editor.body(None, body);
         }
+        if entry.source.transport.is_reliable() {
+            editor.state_length();
+        }
         Some(editor.finish())
     }
 

@@ -7,10 +7,10 @@ use proxy_user::{
     config::{Config, PortRange, Realm, RealmPolicy, Side},
     datapath::{Datapath, DatapathError, fake::Fake},
     engine::{Engine, Input, Media, Output, Restored},
-    flow::Flow,
+    flow::{Flow, Transport},
     journal::{Entry, Table},
     media::{MediaCommand, MediaEvent, RealmId},
-    signalling::sip::{Message, Name, NameAddr},
+    signalling::sip::{Frame, Framer, MAX_BYTES, Message, Name, NameAddr},
 };
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -287,6 +287,11 @@ impl Lab {
         let text = String::from_utf8_lossy(&bytes).into_owned();
         if self.strict {
             assert_hidden(realm, &text);
+        }
+        if matches!(destination.transport, Transport::Tcp | Transport::Tls) {
+            let mut framer = Framer::new(MAX_BYTES);
+            framer.push(&bytes);
+            assert_eq!(framer.next_frame(), Ok(Some(Frame::Message(bytes))), "{text}");
         }
         self.sent.push_back(Sent { realm, destination, text });
     }

@@ -423,3 +423,31 @@ fn ipv6_is_spoken_over_connections_too() {
     assert!(request.contact().ends_with("@[2001:db8:a::10]:5061;transport=tls"), "{}", request.text);
     assert_eq!(request.media(0).0, "2001:db8:a::10");
 }
+
+#[test]
+fn a_length_that_a_datagram_need_not_state_is_stated_in_a_stream() {
+    // The lab takes every message apart that is sent over a stream.
+    let without = |text: String| text.replace("Content-Length: 0\r\n", "");
+    for softswitch in [Transport::Udp, Transport::Tcp] {
+        let mut lab = lab_with(softswitch);
+        let text = without(register("alice", 1, &contact("alice"), ""));
+        let sent = lab.over(ACCESS, flow(Transport::Ws, ALICE, 1), &text);
+        let request = only(&sent, "REGISTER").clone();
+        let shown = request.header(Name::Contact);
+        let ok = without(answer(&request, "200 OK", "r", &format!("Contact: {shown};expires=600\n"), ""));
+        only(&lab.over(CORE, flow(Transport::Tcp, SOFTSWITCH, 2), &ok), "200");
+        let bob = flow(Transport::Tls, BOB, 3);
+        let known = registers_at(&mut lab, "bob", bob);
+        let message = without(outside("MESSAGE", &known, "m1", "", ""));
+        over(&lab.over(CORE, flow(Transport::Tcp, SOFTSWITCH, 2), &message), "MESSAGE", bob);
+    }
+}
+
+/// Registers, whatever the softswitch speaks.
+fn registers_at(lab: &mut Lab, user: &str, source: Flow) -> String {
+    let sent = lab.over(ACCESS, source, &register(user, 1, &contact(user), ""));
+    let request = only(&sent, "REGISTER").clone();
+    let shown = request.header(Name::Contact);
+    lab.core(&answer(&request, "200 OK", "r", &format!("Contact: {shown};expires=600\n"), ""));
+    request.contact()
+}

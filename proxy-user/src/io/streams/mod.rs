@@ -15,7 +15,6 @@ mod listen;
 mod reason;
 #[cfg(test)]
 mod tests;
-mod tls;
 mod websocket;
 
 use crate::{
@@ -23,6 +22,7 @@ use crate::{
     engine::Input,
     flow::{ConnectionId, Flow, Transport},
     media::RealmId,
+    tls::Tls,
 };
 use anyhow::{Context as _, Result};
 use connection::{Connection, Origin, Queue, Told};
@@ -36,7 +36,6 @@ use std::{
     task::{self, Poll},
     time::Duration,
 };
-use tls::Tls;
 use tokio::{net::TcpStream, sync::mpsc, task::AbortHandle};
 
 /// Messages of all connections that wait for the engine: a connection whose message finds no room reads no further.
@@ -100,7 +99,8 @@ impl Streams {
         let mut listeners = Vec::new();
         let mut tls = Vec::new();
         for (realm, settings) in config.realms.iter().enumerate() {
-            tls.push(Tls::load(settings).with_context(|| format!("TLS of realm {}", settings.name))?);
+            let loaded = Tls::load(settings).map_err(anyhow::Error::from);
+            tls.push(loaded.with_context(|| format!("TLS of realm {}", settings.name))?);
             for (transport, port) in settings.streams.listening() {
                 let address = SocketAddr::new(settings.signalling.ip(), port);
                 listeners.push(Listener::bind(realm, transport, address)?);
@@ -134,7 +134,10 @@ impl Streams {
                     *tls = new;
                     tracing::info!(realm = settings.name, "certificates read again");
                 }
-                Err(error) => tracing::error!(realm = settings.name, "the old certificates stay: {error:#}"),
+                Err(unusable) => {
+                    let error = anyhow::Error::from(unusable);
+                    tracing::error!(realm = settings.name, "the old certificates stay: {error:#}");
+                }
             }
         }
     }

@@ -4,7 +4,7 @@ use crate::{
     config::{Certificate, Realm},
     flow::Transport,
 };
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Error, Result, anyhow, ensure};
 use std::{net::IpAddr, path::Path, sync::Arc};
 use tokio_rustls::{
     TlsAcceptor, TlsConnector,
@@ -18,44 +18,68 @@ use tokio_rustls::{
 
 /// A realm's TLS, as it is for new connections.
 #[derive(Clone, Default)]
-pub(super) struct Tls {
-    pub(super) acceptor: Option<TlsAcceptor>,
+pub(crate) struct Tls {
+    pub(crate) acceptor: Option<TlsAcceptor>,
     connector: Option<TlsConnector>,
     /// The softswitch, and the name that it has to prove.
     server: Option<(IpAddr, ServerName<'static>)>,
 }
 
+/// What cannot be used, and the field of the realm that is to blame.
+#[derive(Debug)]
+pub(crate) struct Unusable {
+    pub(crate) field: &'static str,
+    pub(crate) error: Error,
+}
+
+impl From<Unusable> for Error {
+    fn from(unusable: Unusable) -> Self {
+        unusable.error.context(unusable.field)
+    }
+}
+
+/// Blames a field.
+fn of<T>(field: &'static str, outcome: Result<T>) -> Result<T, Unusable> {
+    outcome.map_err(|error| Unusable { field, error })
+}
+
 impl Tls {
     /// Reads the files that the realm names.
-    pub(super) fn load(realm: &Realm) -> Result<Self> {
+    pub(crate) fn load(realm: &Realm) -> Result<Self, Unusable> {
         let streams = &realm.streams;
         let provider = Arc::new(ring::default_provider());
-        let identity = streams.certificate.as_ref().map(identity).transpose()?;
+        let identity = match &streams.certificate {
+            Some(Certificate { chain, key }) => {
+                let read = PrivateKeyDer::from_pem_file(key);
+                let read = read.with_context(|| format!("{} cannot be read as a key in PEM", key.display()));
+                Some((of("certificate", certificates(chain))?, of("key", read)?))
+            }
+            None => None,
+        };
         let listens = streams.tls.or(streams.wss).is_some();
         let acceptor = match &identity {
             Some((chain, key)) if listens => {
-                let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
-                    .with_safe_default_protocol_versions()
-                    .context("TLS has no protocol version")?;
+                let builder = ServerConfig::builder_with_provider(Arc::clone(&provider));
+                let builder = of("certificate", builder.with_safe_default_protocol_versions().map_err(Error::from))?;
                 let builder = match &streams.client_ca {
                     None => builder.with_no_client_auth(),
-                    Some(file) => builder.with_client_cert_verifier(
-                        WebPkiClientVerifier::builder_with_provider(authorities(file)?.into(), Arc::clone(&provider))
-                            .build()
-                            .with_context(|| format!("client_ca {} cannot be used", file.display()))?,
-                    ),
+                    Some(file) => {
+                        let roots = of("client_ca", authorities(file))?.into();
+                        let verifier =
+                            WebPkiClientVerifier::builder_with_provider(roots, Arc::clone(&provider)).build();
+                        builder.with_client_cert_verifier(of("client_ca", verifier.map_err(Error::from))?)
+                    }
                 };
-                let config = builder.with_single_cert(chain.clone(), key.clone_key());
-                Some(TlsAcceptor::from(Arc::new(config.with_context(|| unusable(realm))?)))
+                let config = builder.with_single_cert(chain.clone(), key.clone_key()).map_err(Error::from);
+                Some(TlsAcceptor::from(Arc::new(of("certificate", config)?)))
             }
-            _ => {
-                ensure!(!listens, "realm {} listens for TLS and has no certificate", realm.name);
-                None
-            }
+            _ if listens => return of("certificate", Err(anyhow!("is missing: TLS needs one"))),
+            _ => None,
         };
         let connector = match &streams.server_ca {
             Some(file) if streams.softswitch == Transport::Tls => {
-                let config = client(provider, authorities(file)?, identity).with_context(|| unusable(realm))?;
+                let roots = of("server_ca", authorities(file))?;
+                let config = of("certificate", client(provider, roots, identity))?;
                 Some(TlsConnector::from(Arc::new(config)))
             }
             _ => None,
@@ -63,7 +87,8 @@ impl Tls {
         let server = match (realm.softswitch, &streams.server_name) {
             (Some(softswitch), Some(name)) => {
                 let parsed = ServerName::try_from(name.clone());
-                Some((softswitch.ip(), parsed.with_context(|| format!("server_name \"{name}\" is no name of a host"))?))
+                let parsed = parsed.with_context(|| format!("\"{name}\" is no name of a host"));
+                Some((softswitch.ip(), of("server_name", parsed)?))
             }
             _ => None,
         };
@@ -72,7 +97,7 @@ impl Tls {
 
     /// How to connect to an address of the core, and the name that it has to prove: its address, but for the softswitch
     /// with a name of its own.
-    pub(super) fn connector(&self, remote: IpAddr) -> Option<(TlsConnector, ServerName<'static>)> {
+    pub(crate) fn connector(&self, remote: IpAddr) -> Option<(TlsConnector, ServerName<'static>)> {
         let named = self.server.as_ref().filter(|(softswitch, _)| *softswitch == remote).map(|(_, name)| name.clone());
         Some((self.connector.clone()?, named.unwrap_or(ServerName::IpAddress(remote.into()))))
     }
@@ -89,18 +114,6 @@ fn client(provider: Arc<CryptoProvider>, roots: RootCertStore, identity: Option<
         Some((chain, key)) => builder.with_client_auth_cert(chain, key)?,
         None => builder.with_no_client_auth(),
     })
-}
-
-fn unusable(realm: &Realm) -> String {
-    let certificate = realm.streams.certificate.as_ref();
-    let files = certificate.map(|of| format!("certificate {} and key {}", of.chain.display(), of.key.display()));
-    format!("realm {}: {} cannot be used together", realm.name, files.unwrap_or_default())
-}
-
-fn identity(files: &Certificate) -> Result<Identity> {
-    let key = PrivateKeyDer::from_pem_file(&files.key);
-    let key = key.with_context(|| format!("key {} cannot be read as PEM", files.key.display()))?;
-    Ok((certificates(&files.chain)?, key))
 }
 
 fn authorities(file: &Path) -> Result<RootCertStore> {
