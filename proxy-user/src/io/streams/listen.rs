@@ -2,6 +2,7 @@
 
 use crate::{flow::Transport, media::RealmId};
 use anyhow::{Context as _, Result};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use socket2::{Domain, Protocol, Socket, Type};
 use std::{
     io,
@@ -19,6 +20,30 @@ use tokio::{
 const BACKLOG: i32 = 1_024;
 /// After an error such as too few file descriptors: trying again at once would not help.
 const PAUSE: Duration = Duration::from_millis(100);
+
+/// File descriptors for everything but connections.
+const RESERVED: u64 = 256;
+
+/// Lets the process have so many connections at once, as far as the operating system does. How many it lets.
+pub(super) fn make_room(wanted: usize) -> usize {
+    let files = (wanted as u64).saturating_add(RESERVED);
+    let granted = match getrlimit(Resource::RLIMIT_NOFILE) {
+        Ok((soft, _)) if soft >= files => return wanted,
+        Ok((soft, hard)) => {
+            let asked = files.min(hard);
+            setrlimit(Resource::RLIMIT_NOFILE, asked, hard).map_or(soft, |()| asked)
+        }
+        // Nothing is known against it.
+        Err(_) => return wanted,
+    };
+    let room = usize::try_from(granted.saturating_sub(RESERVED)).unwrap_or(usize::MAX).clamp(1, wanted);
+    if room < wanted {
+        tracing::warn!(
+            "{room} connections at most, not {wanted}: the process may have {granted} open files (LimitNOFILE)"
+        );
+    }
+    room
+}
 
 pub(super) struct Listener {
     pub(super) realm: RealmId,

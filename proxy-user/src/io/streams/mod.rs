@@ -66,6 +66,8 @@ impl Event {
 /// All connections and the sockets that they come to.
 pub struct Streams {
     config: Arc<Config>,
+    /// Connections at once: as configured, or as many as the operating system lets.
+    max: usize,
     listeners: Vec<Listener>,
     /// By realm.
     tls: Vec<Tls>,
@@ -107,7 +109,10 @@ impl Streams {
             }
         }
         let (tell, told) = mpsc::channel(INBOX);
+        let reliable = config.realms.iter().any(|realm| realm.streams.listening().next().is_some());
+        let wanted = config.connections.max;
         Ok(Self {
+            max: if reliable { listen::make_room(wanted) } else { wanted },
             config,
             listeners,
             tls,
@@ -220,11 +225,11 @@ impl Streams {
     }
 
     fn accept(&mut self, realm: RealmId, transport: Transport, stream: TcpStream, remote: SocketAddr) {
-        let Connections { max, max_per_source, .. } = self.config.connections;
+        let Connections { max_per_source, .. } = self.config.connections;
         let from_there = self.per_source.get(&remote.ip()).copied().unwrap_or_default();
         let settings = self.config.realms.get(realm);
         let is_softswitch = settings.and_then(|realm| realm.softswitch).is_some_and(|it| it.ip() == remote.ip());
-        if self.open.len() >= max {
+        if self.open.len() >= self.max {
             self.statistics.refused_max += 1;
             return;
         }
@@ -241,8 +246,7 @@ impl Streams {
     /// Connects where connections may be made to: in a core realm.
     fn connect(&mut self, realm: RealmId, flow: Flow) -> Option<ConnectionId> {
         let settings = self.config.realms.get(realm).filter(|settings| settings.side == Side::Core)?;
-        if !matches!(flow.transport, Transport::Tcp | Transport::Tls) || self.open.len() >= self.config.connections.max
-        {
+        if !matches!(flow.transport, Transport::Tcp | Transport::Tls) || self.open.len() >= self.max {
             return None;
         }
         let connector = self.tls.get(realm).and_then(|tls| tls.connector(flow.ip()));
