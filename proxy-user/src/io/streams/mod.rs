@@ -40,6 +40,9 @@ use tokio::{net::TcpStream, sync::mpsc, task::AbortHandle};
 
 /// Messages of all connections that wait for the engine: a connection whose message finds no room reads no further.
 const INBOX: usize = 64;
+/// Connections that Latch makes, and that the softswitch may have made, whatever terminals have: a bound on what a core
+/// can make us hold.
+const MOST_IN_CORE: usize = 100;
 /// Connections accepted at one listener before others have their turn.
 const BATCH: usize = 16;
 /// So long what was said last has to leave.
@@ -229,11 +232,12 @@ impl Streams {
         let from_there = self.per_source.get(&remote.ip()).copied().unwrap_or_default();
         let settings = self.config.realms.get(realm);
         let is_softswitch = settings.and_then(|realm| realm.softswitch).is_some_and(|it| it.ip() == remote.ip());
-        if self.open.len() >= self.max {
+        // Terminals must not keep the softswitch away.
+        if self.open.len() >= self.max && !is_softswitch {
             self.statistics.refused_max += 1;
             return;
         }
-        if from_there >= max_per_source && !is_softswitch {
+        if from_there >= if is_softswitch { MOST_IN_CORE } else { max_per_source } {
             self.statistics.refused_source += 1;
             return;
         }
@@ -246,7 +250,7 @@ impl Streams {
     /// Connects where connections may be made to: in a core realm.
     fn connect(&mut self, realm: RealmId, flow: Flow) -> Option<ConnectionId> {
         let settings = self.config.realms.get(realm).filter(|settings| settings.side == Side::Core)?;
-        if !matches!(flow.transport, Transport::Tcp | Transport::Tls) || self.open.len() >= self.max {
+        if !matches!(flow.transport, Transport::Tcp | Transport::Tls) || self.pool.len() >= MOST_IN_CORE {
             return None;
         }
         let connector = self.tls.get(realm).and_then(|tls| tls.connector(flow.ip()));
