@@ -133,7 +133,8 @@ impl Engine {
 
     /// A connection is gone: who waits for an answer over it waits in vain, and the terminals behind it are out of reach.
     pub(super) fn connection_closed(&mut self, realm: RealmId, flow: Flow, now: Instant) {
-        let Some(open) = flow.connection.and_then(|id| self.connections.remove(&id)) else { return };
+        // The softswitch may have closed one over which it never said anything.
+        let open = flow.connection.and_then(|id| self.connections.remove(&id)).unwrap_or_default();
         for id in open.bindings {
             let failures = self.config.keepalive.failures;
             let Some(binding) = self.registrations.get_mut(id) else { continue };
@@ -157,13 +158,19 @@ impl Engine {
         // Nothing tells whether the other end has read what was sent last, so it goes once more: whoever had it knows
         // it by its branch.
         let lost = |client: &super::Client<super::Purpose>| {
-            let there = client.destination.transport == flow.transport && client.destination.ip() == flow.ip();
+            let pooled = Flow { connection: None, ..flow };
+            let there = client.destination == flow || client.destination == pooled;
             client.realm == realm && client.state == ClientState::Calling && there
         };
         let mut again: Vec<_> = self.clients.iter().filter(|(_, client)| lost(client)).map(|(id, _)| *id).collect();
         again.sort_unstable();
         for id in again {
-            let Some(client) = self.clients.get(&id) else { continue };
+            let Some(client) = self.clients.get_mut(&id) else { continue };
+            if std::mem::replace(&mut client.sent_again, true) {
+                // Whoever closes every connection is not asked for ever.
+                self.lose(id, now);
+                continue;
+            }
             let (destination, bytes) = (client.destination, client.request.clone());
             self.statistics.retransmissions_sent += 1;
             self.send(realm, destination, bytes);

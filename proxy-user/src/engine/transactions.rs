@@ -198,6 +198,8 @@ pub(super) struct Client<P> {
     pub(super) failed: Option<u16>,
     /// It went over a stream because it is large, and may go as a datagram where there is no stream.
     pub(super) may_be_datagram: bool,
+    /// It went once more because the connection that it went over ended.
+    pub(super) sent_again: bool,
     interval: Duration,
     retransmit_at: Option<Instant>,
     ends_at: Instant,
@@ -227,6 +229,7 @@ impl<P> Client<P> {
             lost_code: 503,
             failed: None,
             may_be_datagram: false,
+            sent_again: false,
             interval: timing.t1,
             retransmit_at: (!destination.transport.is_reliable()).then_some(now + timing.t1),
             ends_at: now + 64 * timing.t1,

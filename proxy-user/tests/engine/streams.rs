@@ -308,10 +308,14 @@ fn what_the_softswitch_may_not_have_read_goes_once_more_when_its_connection_ends
     let mut lab = lab_with(Transport::Tcp);
     let softswitch = Flow::to(Transport::Tcp, SOFTSWITCH.parse().unwrap());
     let made = Flow { connection: Some(ConnectionId(9)), ..softswitch };
-    lab.over(CORE, made, &outside("OPTIONS", "sip:10.9.0.10", "o1", "", ""));
     let sent = lab.access(ALICE, &register("alice", 1, &contact("alice"), ""));
     let first = over(&sent, "REGISTER", softswitch).text.clone();
     assert_eq!(over(&lab.close(CORE, made), "REGISTER", softswitch).text, first);
+    // One that the softswitch had made for itself has nothing to do with it.
+    assert!(lab.close(CORE, flow(Transport::Tcp, "10.9.0.20:41000", 10)).is_empty());
+    // But not for ever to one that closes every connection.
+    let again = Flow { connection: Some(ConnectionId(11)), ..softswitch };
+    assert_eq!(kinds(&lab.close(CORE, again)), ["access 503"]);
 }
 
 #[test]
