@@ -6,6 +6,7 @@
 //! - [`sdp`]: session descriptions: read and rewritten.
 //! - [`media`]: streams and legs, as engine and datapath speak of them.
 //! - [`netlink`]: questions to the kernel about interfaces, addresses, routes and neighbours.
+//! - [`flow`]: over what a message travels.
 //! - [`io`]: sockets, clocks and signals.
 //! - [`ctl`]: what an operator asks a running Latch.
 //! - [`accounting`]: call detail records.
@@ -19,9 +20,11 @@ pub mod config;
 pub mod ctl;
 pub mod datapath;
 pub mod engine;
+pub mod flow;
 pub mod io;
 pub mod journal;
 pub mod media;
 pub mod netlink;
 pub mod sdp;
 pub mod signalling;
+mod tls;

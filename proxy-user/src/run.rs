@@ -11,7 +11,7 @@ use proxy_user::{
     ctl::Server,
     datapath::xdp::{Mode, Pins, Xdp, object},
     engine::Engine,
-    io::{Loop, Stop, sockets},
+    io::{Loop, Stop, Streams, sockets},
 };
 use std::{
     fs::File,
@@ -39,6 +39,8 @@ async fn serve(config: Arc<Config>, fresh: bool) -> Result<()> {
     };
     let records = config.cdr.file.as_deref().map(CdrSink::open).transpose()?;
     let sockets = sockets::bind(&config)?;
+    let streams = Streams::open(Arc::clone(&config))?;
+    let reload = signal(SignalKind::hangup()).context("cannot listen for SIGHUP")?;
     let legacy = Legacy::find(&config, fresh)?;
     let stop = stop_signal(Pins::new(&config.state.pins), config.state.keep)?;
     let mut datapath = Xdp::start(&config, &object, &legacy.life())?;
@@ -48,7 +50,8 @@ async fn serve(config: Arc<Config>, fresh: bool) -> Result<()> {
     let recorded = records.as_ref().map(CdrSink::latest).unwrap_or_default();
     let operator = Server::start(&config.state.directory)?;
     let (keeper, pins) = legacy.take_up(&mut engine, &mut datapath, &recorded, now)?;
-    let mut proxy = Loop::new(engine, datapath, records, sockets).journalled(keeper).operated(operator);
+    let mut proxy = Loop::new(engine, datapath, records, sockets);
+    proxy = proxy.journalled(keeper).operated(operator).with_streams(streams, Some(reload));
     eprintln!("latch is ready");
 
     let done = proxy.run(stop).await;
@@ -93,9 +96,14 @@ fn announce(config: &Config) {
             Side::Access => "access",
             Side::Core => "core",
         };
-        let softswitch = realm.softswitch.map(|address| format!(", softswitch {address}")).unwrap_or_default();
+        let softswitch = realm.softswitch_flow().map(|flow| format!(", softswitch {flow}")).unwrap_or_default();
+        let streams: String = realm
+            .streams
+            .listening()
+            .map(|(transport, port)| format!(", {} port {port}", transport.in_via()))
+            .collect();
         eprintln!(
-            "realm {} ({side}): interface {}, signalling UDP {}, media {} ports {}-{}{softswitch}",
+            "realm {} ({side}): interface {}, signalling UDP {}{streams}, media {} ports {}-{}{softswitch}",
             realm.name, realm.interface, realm.signalling, realm.media, realm.ports.first, realm.ports.last,
         );
     }
@@ -166,6 +174,7 @@ fn seed() -> Result<[u8; 32]> {
 /// What happened between start and end.
 fn account(proxy: &Loop<Engine, Xdp>) {
     tracing::info!("signalling: {:?}", proxy.statistics());
+    tracing::info!("connections: {:?}", proxy.stream_statistics());
     tracing::info!("engine: {:?}", proxy.core().statistics());
     tracing::info!("left: {:?}", proxy.core().load());
     tracing::info!("latches found late: {}", proxy.datapath().events_lost());

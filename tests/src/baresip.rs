@@ -1,11 +1,13 @@
 //! baresip: a real phone, scripted over its TCP control port.
 
 use std::collections::VecDeque;
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4, TcpStream};
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
+use proxy_user::flow::Transport;
 use serde_json::{Value, json};
 
 use crate::interrupt;
@@ -36,6 +38,10 @@ pub struct BaresipConfig {
     pub tone_hz: u32,
     /// Offers and takes RTP and RTCP on one port.
     pub rtcp_mux: bool,
+    /// How it speaks to `outbound`: UDP, TCP or TLS.
+    pub transport: Transport,
+    /// For TLS: who must have signed the certificate of `outbound`.
+    pub ca: Option<PathBuf>,
 }
 
 impl BaresipConfig {
@@ -50,6 +56,8 @@ impl BaresipConfig {
             expires_s: 3600,
             tone_hz: 440,
             rtcp_mux: false,
+            transport: Transport::Udp,
+            ca: None,
         }
     }
 }
@@ -186,7 +194,9 @@ impl Baresip {
         match self.control.read(&mut buffer) {
             Ok(0) => bail!("{} closed its control port", self.peer.name()),
             Ok(length) => self.received.extend(buffer.iter().take(length)),
-            Err(error) if matches!(error.kind(), std::io::ErrorKind::WouldBlock | std::io::ErrorKind::TimedOut) => {}
+            // A machine that was halted meanwhile interrupts a read that has a time limit.
+            Err(error)
+                if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut | ErrorKind::Interrupted) => {}
             Err(error) => return Err(error).context("read baresip's control port"),
         }
         while let Some(message) = take_netstring(&mut self.received)? {
@@ -231,7 +241,11 @@ fn configuration(config: &BaresipConfig) -> String {
          module g711.so\nmodule ausine.so\nmodule aubridge.so\n\
          module_tmp uuid.so\nmodule_tmp account.so\n\
          module_app menu.so\nmodule_app ctrl_tcp.so\n\
-         ctrl_tcp_listen {CONTROL}\nringback_disabled yes\nmenu_bell no\n",
+         ctrl_tcp_listen {CONTROL}\nringback_disabled yes\nmenu_bell no\n{tls}",
+        tls = match &config.ca {
+            Some(ca) => format!("sip_verify_server yes\nsip_cafile {}\n", ca.display()),
+            None => String::new(),
+        },
         listen = config.listen,
         tone = config.tone_hz,
         mux = if config.rtcp_mux { "yes" } else { "no" },
@@ -241,8 +255,9 @@ fn configuration(config: &BaresipConfig) -> String {
 fn account(config: &BaresipConfig) -> String {
     let password = config.password.as_ref().map(|p| format!(";auth_pass={p}")).unwrap_or_default();
     let answer = if config.auto_answer { "auto" } else { "manual" };
+    let transport = config.transport.in_uri().map(|name| format!(";transport={name}")).unwrap_or_default();
     format!(
-        "<sip:{}@{}>;outbound=\"sip:{}\";regint={};answermode={answer};audio_codecs=PCMA/8000/1,PCMU/8000/1{password}\n",
+        "<sip:{}@{}{transport}>;outbound=\"sip:{}{transport}\";regint={};answermode={answer};audio_codecs=PCMA/8000/1,PCMU/8000/1{password}\n",
         config.user,
         Kamailio::DOMAIN,
         config.outbound,

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 
+use crate::certificates::Identity;
 use crate::peer::{Peer, wait_until};
 use crate::topology::{Lab, address};
 
@@ -30,6 +31,21 @@ pub struct KamailioConfig {
     /// Send requests to where the REGISTER came from rather than to its Contact: only for phones that come here
     /// through a NAT without Latch.
     pub nat_aware: bool,
+    /// Listen for TCP too, at port 5060.
+    pub tcp: bool,
+    /// Listen for TLS too, at port 5061.
+    pub tls: Option<KamailioTls>,
+}
+
+/// Files of TLS.
+#[derive(Clone, Debug)]
+pub struct KamailioTls {
+    /// Its certificate and key.
+    pub identity: Identity,
+    /// Who must have signed the certificates of others.
+    pub ca: PathBuf,
+    /// Ask whoever connects for a certificate.
+    pub mutual: bool,
 }
 
 impl Default for KamailioConfig {
@@ -40,6 +56,8 @@ impl Default for KamailioConfig {
             digest: false,
             max_expires_s: 3600,
             nat_aware: false,
+            tcp: false,
+            tls: None,
         }
     }
 }
@@ -84,6 +102,9 @@ impl Kamailio {
         std::fs::create_dir_all(&directory)?;
         let control = directory.join("ctl");
         let file = directory.join("kamailio.cfg");
+        if let Some(tls) = &config.tls {
+            std::fs::write(directory.join("ctl.tls"), tls_configuration(tls)).context("write the TLS configuration")?;
+        }
         std::fs::write(&file, configuration(SocketAddrV4::new(local, 5060), &control.to_string_lossy(), config))
             .context("write kamailio.cfg")?;
 
@@ -133,14 +154,28 @@ fn configuration(listen: SocketAddrV4, control: &str, config: &KamailioConfig) -
         .iter()
         .map(|user| format!("        case \"{}\": $var(password) = \"{}\"; break;\n", user.name, user.password))
         .collect();
+    let tcp = if config.tcp { "#!define TCP\n" } else { "" };
+    let tls = config.tls.as_ref().map_or(String::new(), |_| "#!define TLS\n".into());
     include_str!("kamailio.cfg")
-        .replacen("@DEFINES@", &format!("{digest}{nat_aware}"), 1)
+        .replacen("@DEFINES@", &format!("{digest}{nat_aware}{tcp}{tls}"), 1)
+        .replace("@TLS_CONFIG@", &format!("{control}.tls"))
         .replace("@LISTEN@", &listen.to_string())
         .replace("@ADDRESS@", &listen.ip().to_string())
         .replace("@DOMAIN@", Kamailio::DOMAIN)
         .replace("@CONTROL@", control)
         .replace("@MAX_EXPIRES@", &config.max_expires_s.to_string())
         .replace("@PASSWORDS@", &passwords)
+}
+
+fn tls_configuration(tls: &KamailioTls) -> String {
+    let (certificate, key, ca) = (tls.identity.certificate.display(), tls.identity.key.display(), tls.ca.display());
+    let require = if tls.mutual { "yes" } else { "no" };
+    format!(
+        "[server:default]\nmethod = TLSv1.2+\nprivate_key = {key}\ncertificate = {certificate}\nca_list = {ca}\n\
+         verify_certificate = {require}\nrequire_certificate = {require}\n\n\
+         [client:default]\nmethod = TLSv1.2+\nprivate_key = {key}\ncertificate = {certificate}\nca_list = {ca}\n\
+         verify_certificate = yes\nrequire_certificate = yes\n"
+    )
 }
 
 /// Reads the indented `Key: value` lines of `ul.dump`.

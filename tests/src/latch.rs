@@ -43,6 +43,8 @@ pub struct LatchConfig {
     pub without: Vec<&'static str>,
     /// Further arguments of `latch run`, e.g. `--max-legs 4096`.
     pub arguments: Vec<String>,
+    /// TOML put into the access and into the core realm.
+    pub realms: [String; 2],
     /// TOML put at the end of the configuration.
     pub extra: String,
 }
@@ -60,6 +62,7 @@ impl Default for LatchConfig {
             realm: Default::default(),
             without: Vec::new(),
             arguments: Vec::new(),
+            realms: Default::default(),
             extra: String::new(),
         }
     }
@@ -266,16 +269,21 @@ fn binary() -> Result<PathBuf> {
 fn toml(config: &LatchConfig, cdr: &std::path::Path) -> Result<String> {
     let (low, high) = config.ports;
     let mut text = String::new();
-    let [access, core] = &config.realm;
-    for (side, own, settings) in [
-        ("access", config.access, access.clone()),
-        ("core", address::LATCH_CORE.into(), format!("softswitch = \"{}:5060\"\n{core}", address::SOFTSWITCH)),
+    let port = if config.realms[1].contains("transport = \"tls\"") { 5061 } else { 5060 };
+    for (side, own, softswitch, more) in [
+        ("access", config.access, String::new(), format!("{}\n{}", config.realm[0], config.realms[0])),
+        (
+            "core",
+            address::LATCH_CORE.into(),
+            format!("softswitch = \"{}:{port}\"\n", address::SOFTSWITCH),
+            format!("{}\n{}", config.realm[1], config.realms[1]),
+        ),
     ] {
         let signalling = SocketAddr::new(own, 5060);
         write!(
             text,
             "[[realm]]\nname = \"{side}\"\nside = \"{side}\"\ninterface = \"{side}\"\nsignalling = \"{signalling}\"\n\
-             media = \"{own}\"\nports = \"{low}-{high}\"\n{settings}\n"
+             media = \"{own}\"\nports = \"{low}-{high}\"\n{softswitch}{more}\n"
         )?;
     }
     write!(

@@ -146,6 +146,7 @@ fn realms() -> Vec<Realm> {
         vlan: Vec::new(),
         policy: RealmPolicy::default(),
         softswitch,
+        streams: Default::default(),
     };
     let softswitch = Some(SocketAddr::from((address::SOFTSWITCH, 5060)));
     vec![

@@ -17,6 +17,7 @@ pub(crate) const LAB: &[&str] = &[
     "iproute2",
     "kamailio",
     "kamailio-extra-modules",
+    "kamailio-tls-modules",
     "nftables",
     "procps",
     "sip-tester",

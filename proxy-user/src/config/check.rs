@@ -1,6 +1,6 @@
 //! Rules between fields: what the realms are to each other and to the maps.
 
-use super::{Config, Realm, Side, report::Report};
+use super::{Config, Realm, Side, report::Report, streams};
 use std::net::{IpAddr, SocketAddr};
 
 /// Largest `max_legs`: 512 MiB for each of the two maps.
@@ -12,6 +12,7 @@ pub(super) fn check(config: &Config, report: &mut Report<'_>) {
     number_of_realms(config, report);
     for (index, realm) in config.realms.iter().enumerate() {
         one_realm(index, realm, report);
+        streams::check(index, realm, report);
         for (earlier, other) in config.realms.iter().enumerate().take(index) {
             two_realms(index, realm, earlier, other, report);
         }

@@ -2,7 +2,7 @@
 
 use super::{
     AdmissionLimits, CdrFile, Config, KeepAlive, Limits, Maps, Media, PortRange, Problem, Problems, Realm, RealmPolicy,
-    Relay, Side, Sip, State, VlanTag, check, reader::Section, report::Report,
+    Relay, Side, Sip, State, VlanTag, check, reader::Section, report::Report, streams,
 };
 use crate::media::Carry;
 use std::{
@@ -92,6 +92,7 @@ fn read(text: &str, overrides: Overrides, report: &mut Report<'_>) -> Option<Con
     let keepalive = keepalive(root.table("keepalive", report), report);
     let media = media(root.table("media", report), overrides, report);
     let sip = sip(root.table("sip", report), report);
+    let connections = streams::connections(root.table("connections", report), report);
     let cdr = cdr(root.table("cdr", report), report);
     let state = state(root.table("state", report), report);
     let maps = maps(root.table("maps", report), overrides, report);
@@ -99,7 +100,7 @@ fn read(text: &str, overrides: Overrides, report: &mut Report<'_>) -> Option<Con
     root.finish(report);
     // What the realms are to each other can only be told when each is whole.
     let realms = realms.into_iter().collect::<Option<Vec<_>>>()?;
-    let config = Config { realms, keepalive, media, sip, cdr, state, maps, limits };
+    let config = Config { realms, keepalive, media, sip, connections, cdr, state, maps, limits };
     check::check(&config, report);
     Some(config)
 }
@@ -140,6 +141,7 @@ fn realm(mut section: Section<'_>, report: &mut Report<'_>) -> Option<Realm> {
     };
     let vlan = vlan(&mut section, report);
     let policy = policy(&mut section, report);
+    let streams = streams::streams(&mut section, report);
     section.finish(report);
     Some(Realm {
         name: name?,
@@ -151,6 +153,7 @@ fn realm(mut section: Section<'_>, report: &mut Report<'_>) -> Option<Realm> {
         vlan,
         policy,
         softswitch,
+        streams,
     })
 }
 

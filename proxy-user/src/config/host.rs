@@ -1,7 +1,10 @@
 //! Whether this host is the one that the configuration speaks of.
 
 use super::{Config, Problem, Realm};
-use crate::netlink::{Link, Netlink};
+use crate::{
+    netlink::{Link, Netlink},
+    tls::{Tls, Unusable},
+};
 use std::{io, net::IpAddr, path::Path};
 
 /// What the host is found to be.
@@ -29,6 +32,10 @@ pub fn check(config: &Config) -> io::Result<Findings> {
         interface(&field("interface"), realm, &links, &mut findings);
         for (name, address) in [("signalling", realm.signalling.ip()), ("media", realm.media)] {
             own_address(&field(name), realm, address, &links, &addresses, &mut findings);
+        }
+        if let Err(Unusable { field: name, error }) = Tls::load(realm) {
+            let remedy = "name files in PEM that Latch may read and that belong together".into();
+            findings.problems.push(problem(&field(name), format!("{error:#}"), remedy));
         }
         findings.warnings.extend(ephemeral_ports(&field("ports"), realm, &ephemeral, &reserved));
     }
@@ -150,7 +157,7 @@ fn problem(field: &str, message: String, remedy: String) -> Problem {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{PortRange, RealmPolicy, Side};
+    use crate::config::{Certificate, PortRange, RealmPolicy, Side};
 
     fn realm(first: u16, last: u16) -> Realm {
         Realm {
@@ -163,6 +170,7 @@ mod tests {
             vlan: Vec::new(),
             policy: RealmPolicy::default(),
             softswitch: None,
+            streams: Default::default(),
         }
     }
 
@@ -171,6 +179,16 @@ mod tests {
         let findings = check(&Config::new(vec![realm(30_000, 30_001)])).unwrap();
         let fields: Vec<_> = findings.problems.iter().map(|problem| problem.field.as_str()).collect();
         assert_eq!(fields, ["realm[0].interface", "realm[0].signalling", "realm[0].media"]);
+    }
+
+    #[test]
+    fn certificates_that_cannot_be_used_are_noticed() {
+        let mut realm = realm(30_000, 30_001);
+        realm.streams.tls = Some(5061);
+        realm.streams.certificate = Some(Certificate { chain: "/nowhere/c.pem".into(), key: "/nowhere/k.pem".into() });
+        let findings = check(&Config::new(vec![realm])).unwrap();
+        let problem = findings.problems.iter().find(|problem| problem.field == "realm[0].certificate").unwrap();
+        assert!(problem.message.contains("/nowhere/c.pem"), "{problem:?}");
     }
 
     #[test]

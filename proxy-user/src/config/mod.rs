@@ -2,11 +2,15 @@
 //!
 //! - here: the model and its defaults, which engine, datapath and `io` read;
 //! - `file` and `reader`: from text to model, each value with its place in the text;
+//! - `streams`: transports that have connections;
 //! - `check`: rules between fields;
 //! - [`host`]: whether this host is the one that the file speaks of;
 //! - `report`: what is wrong, where, and what would be right.
 
-use crate::media::{Carry, LegPolicy, Rate};
+use crate::{
+    flow::{Flow, Transport},
+    media::{Carry, LegPolicy, Rate},
+};
 use std::{
     net::{IpAddr, SocketAddr},
     path::PathBuf,
@@ -18,11 +22,13 @@ mod file;
 pub mod host;
 mod reader;
 mod report;
+mod streams;
 #[cfg(test)]
 mod tests;
 
 pub use file::Overrides;
 pub use report::{Problem, Problems};
+pub use streams::{Certificate, Connections, Streams};
 
 /// Everything that can be set. Build one by hand with [`Config::new`].
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -35,6 +41,8 @@ pub struct Config {
     pub media: Media,
     /// Timers of RFC 3261.
     pub sip: Sip,
+    /// How much connections may cost.
+    pub connections: Connections,
     /// Call detail records.
     pub cdr: CdrFile,
     /// What outlives the process.
@@ -53,6 +61,7 @@ impl Config {
             keepalive: KeepAlive::default(),
             media: Media::default(),
             sip: Sip::default(),
+            connections: Connections::default(),
             cdr: CdrFile::default(),
             state: State::default(),
             maps: Maps::default(),
@@ -75,7 +84,7 @@ pub struct Realm {
     pub side: Side,
     /// Name of the network interface towards it.
     pub interface: String,
-    /// Own UDP address for signalling.
+    /// Own address for signalling, with the port for UDP.
     pub signalling: SocketAddr,
     /// Own address for media.
     pub media: IpAddr,
@@ -87,6 +96,24 @@ pub struct Realm {
     pub policy: RealmPolicy,
     /// Where requests of terminals go. Set on core realms, and only there.
     pub softswitch: Option<SocketAddr>,
+    /// What there is besides UDP.
+    pub streams: Streams,
+}
+
+impl Realm {
+    /// The own address of a transport, if there is one.
+    pub fn own(&self, transport: Transport) -> Option<SocketAddr> {
+        let port = match transport {
+            Transport::Udp => Some(self.signalling.port()),
+            transport => self.streams.port(transport),
+        };
+        port.map(|port| SocketAddr::new(self.signalling.ip(), port))
+    }
+
+    /// Where and how requests of terminals go.
+    pub fn softswitch_flow(&self) -> Option<Flow> {
+        self.softswitch.map(|softswitch| Flow::to(self.streams.softswitch, softswitch))
+    }
 }
 
 /// How the legs of a realm learn, what may arrive there, what leaves with which mark, and how much there may be of it.

@@ -48,6 +48,13 @@ fn the_example_that_is_shipped_is_right() {
 }
 
 #[test]
+fn the_example_with_every_transport_is_right() {
+    let config = parse(include_str!("../../../deploy/latch-tls.toml")).unwrap();
+    assert_eq!(config.realms[0].streams.listening().count(), 4);
+    assert_eq!(config.realms[1].softswitch_flow().unwrap().transport, crate::flow::Transport::Tls);
+}
+
+#[test]
 fn what_outlives_the_process_can_be_elsewhere() {
     let state = "[state]\ndirectory = \"/srv/latch\"\npins = \"/sys/fs/bpf/a\"\non_stop = \"keep\"\n";
     let config = parse(&format!("{GOOD}\n{state}")).unwrap();

@@ -4,9 +4,9 @@
 //! a request with that token in its Request-URI is for that party. Call-ID and tags pass unchanged.
 
 use super::calls::Call;
-use crate::{journal::moment, media::RealmId, signalling::sip::NameAddr};
+use crate::{flow::Flow, journal::moment, media::RealmId, signalling::sip::NameAddr};
 use serde::{Deserialize, Serialize};
-use std::{net::SocketAddr, time::Instant};
+use std::time::Instant;
 
 /// Which party of a dialog.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -33,7 +33,7 @@ pub(super) struct Party {
     pub(super) token: String,
     pub(super) tag: String,
     /// Where requests to it are sent.
-    pub(super) destination: SocketAddr,
+    pub(super) destination: Flow,
     /// Its contact: the Request-URI of requests to it.
     pub(super) target: String,
     /// Its side's route set.

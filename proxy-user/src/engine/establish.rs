@@ -10,6 +10,7 @@ use super::{
 use crate::{
     addresses::literal,
     config::Side,
+    flow::{Flow, Transport},
     media::RealmId,
     signalling::sip::{Message, Name, NameAddr, Params, Uri},
 };
@@ -28,7 +29,7 @@ impl Engine {
         server: u64,
         request: &Message,
         way: &Way,
-        source: SocketAddr,
+        source: Flow,
         call: Option<Box<super::calls::Call>>,
         now: Instant,
     ) -> Option<u64> {
@@ -106,7 +107,7 @@ impl Engine {
                 let client = self.servers.get(&server)?.client?;
                 self.clients.get(&client)?.destination
             }
-            None => self.servers.get(&server)?.key.source,
+            None => self.servers.get(&server)?.source,
         };
         let party = Party {
             token: token.clone(),
@@ -132,13 +133,13 @@ impl Engine {
         party
     }
 
-    pub(super) fn core_destination(&self, realm: RealmId, party: &Party) -> Option<SocketAddr> {
+    pub(super) fn core_destination(&self, realm: RealmId, party: &Party) -> Option<Flow> {
         (self.side(realm)? == Side::Core).then_some(())?;
-        uri_address(party.routes.first().unwrap_or(&party.target))
+        self.core_flow(realm, party.routes.first().unwrap_or(&party.target))
     }
 
     /// A terminal registered again from another address: its NAT gave it another mapping. Its dialogs follow.
-    pub(super) fn move_terminal(&mut self, realm: RealmId, before: SocketAddr, now: SocketAddr) {
+    pub(super) fn move_terminal(&mut self, realm: RealmId, before: Flow, now: Flow) {
         let concerns = |dialog: &Dialog| {
             let parties = std::iter::once(&dialog.originator).chain(&dialog.answerers);
             dialog.realms.contains(&realm) && parties.into_iter().any(|party| party.destination == before)
@@ -209,9 +210,9 @@ impl Engine {
 }
 
 /// The URI by which a party wants to be reached; a broken peer that states none, where it is.
-fn target(message: &Message, address: SocketAddr) -> String {
+fn target(message: &Message, flow: Flow) -> String {
     let stated = message.values(Name::Contact).next().and_then(|value| contact_uri(&value));
-    stated.unwrap_or_else(|| format!("sip:{address}"))
+    stated.unwrap_or_else(|| format!("sip:{}", flow.remote))
 }
 
 /// The route set that a message's Record-Route makes: for who sent the request in its order, for who gets the response
@@ -224,9 +225,13 @@ pub(super) fn route_set(message: &Message, from_response: bool) -> Vec<String> {
     routes
 }
 
-/// The address of a URI or name-addr whose host is one.
-pub(super) fn uri_address(value: &str) -> Option<SocketAddr> {
+/// The transport that a URI or name-addr asks for, if it asks for one, and its address, where its host is one (RFC 3263,
+/// sections 4.1 and 4.2).
+pub(super) fn route_flow(value: &str) -> Option<(Option<Transport>, SocketAddr)> {
     let contact = NameAddr::parse(value).ok();
     let uri = Uri::parse(contact.as_ref().map_or(value, |contact| contact.uri)).ok()?;
-    Some(SocketAddr::new(literal(uri.host())?, uri.port().unwrap_or(5060)))
+    let named = uri.params().get("transport").and_then(|name| Transport::named(&name.to_ascii_lowercase()));
+    let transport = if uri.scheme().eq_ignore_ascii_case("sips") { Some(Transport::Tls) } else { named };
+    let port = if transport == Some(Transport::Tls) { 5061 } else { 5060 };
+    Some((transport, SocketAddr::new(literal(uri.host())?, uri.port().unwrap_or(port))))
 }

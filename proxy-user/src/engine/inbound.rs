@@ -7,6 +7,7 @@ use super::{
 use crate::{
     accounting::EndCause,
     config::Side,
+    flow::{Flow, Transport},
     media::{MediaEvent, RealmId},
     signalling::sip::{Datagram, Message, Name, Response, check_request},
 };
@@ -18,15 +19,23 @@ use tracing::{debug, warn};
 
 impl Engine {
     pub(super) fn datagram(&mut self, realm: RealmId, source: SocketAddr, bytes: &[u8], now: Instant) {
-        let Some(config) = self.config.realms.get(realm) else { return };
-        // A call between two terminals may come straight back where the softswitch does not stay in its path.
-        let expected =
-            source == config.signalling || config.softswitch.is_some_and(|softswitch| softswitch.ip() == source.ip());
-        let stranger = config.side == Side::Core && !expected;
         if Datagram::of(bytes) == Datagram::KeepAlive {
             self.statistics.keepalives_received += 1;
             return;
         }
+        self.message(realm, Flow::udp(source), bytes, now);
+    }
+
+    pub(super) fn message(&mut self, realm: RealmId, source: Flow, bytes: &[u8], now: Instant) {
+        let Some(config) = self.config.realms.get(realm) else { return };
+        // A call between two terminals may come straight back where the softswitch does not stay in its path.
+        let ourselves = match source.transport {
+            Transport::Udp => source == config.signalling,
+            _ => source.ip() == config.signalling.ip(),
+        };
+        let expected = ourselves || config.softswitch.is_some_and(|softswitch| softswitch.ip() == source.ip());
+        let stranger = config.side == Side::Core && !expected;
+        self.note_connection(source);
         match Message::parse(bytes) {
             Ok(message) if stranger && !self.is_of_a_dialog(realm, source, &message) => self.statistics.foreign += 1,
             Err(_) if stranger => self.statistics.foreign += 1,
@@ -44,7 +53,7 @@ impl Engine {
     }
 
     /// Whether a message belongs to a dialog: a request by its token, a response by coming from where its request went.
-    fn is_of_a_dialog(&self, realm: RealmId, source: SocketAddr, message: &Message) -> bool {
+    fn is_of_a_dialog(&self, realm: RealmId, source: Flow, message: &Message) -> bool {
         match message.method() {
             Some(_) => matches!(self.token_of(realm, message), Some(Token::Party(..))),
             None => {
@@ -107,9 +116,9 @@ impl Engine {
         warn!(limit, refused, "a limit is reached: what goes beyond it is refused");
     }
 
-    fn request(&mut self, realm: RealmId, source: SocketAddr, request: Message, now: Instant) {
+    fn request(&mut self, realm: RealmId, source: Flow, request: Message, now: Instant) {
         let method = request.method().unwrap_or_default().to_owned();
-        let key = server_key(realm, source, &request, &method);
+        let key = server_key(realm, self.peer(realm, source), &request, &method);
         if method == "ACK" {
             return self.ack(key, source, request, now);
         }
@@ -138,7 +147,10 @@ impl Engine {
         let id = self.new_id();
         self.server_ids.insert(key.clone(), id);
         let tag = self.random_token();
-        self.servers.insert(id, Server::new(key, request, tag));
+        self.servers.insert(id, Server::new(key, source, request, tag));
+        if method == "INVITE" {
+            self.note_invite(source, id);
+        }
         if method == "CANCEL" {
             self.cancel(id, now)
         } else {
@@ -161,7 +173,7 @@ impl Engine {
     pub(super) fn reply(&mut self, server: u64, code: u16, header: Option<(&str, &str)>, now: Instant) {
         let Some(entry) = self.servers.get(&server) else { return };
         let tag = (code > 100).then_some(entry.tag.as_str());
-        let bytes = plain_response(&entry.request, code, header, entry.key.source, tag);
+        let bytes = plain_response(&entry.request, code, header, entry.source, tag);
         self.respond(server, code, bytes, now);
     }
 
@@ -170,9 +182,12 @@ impl Engine {
     pub(super) fn respond(&mut self, server: u64, code: u16, bytes: Vec<u8>, now: Instant) {
         let Some(entry) = self.servers.get_mut(&server).filter(|entry| entry.takes(code)) else { return };
         entry.respond(code, &bytes, self.timing, now);
-        let (realm, source) = (entry.key.realm, entry.key.source);
+        let (realm, source) = (entry.key.realm, entry.source);
         if let Some(at) = entry.next() {
             self.timers.set(at, Alarm::Server(server));
+        }
+        if code >= 200 {
+            self.invite_over(source, server);
         }
         self.send(realm, source, bytes);
     }
@@ -180,6 +195,7 @@ impl Engine {
     pub(super) fn drop_server(&mut self, id: u64) {
         if let Some(server) = self.servers.remove(&id) {
             self.server_ids.remove(&server.key);
+            self.invite_over(server.source, id);
         }
     }
 
@@ -193,7 +209,7 @@ impl Engine {
                 return self.drop_server(id);
             }
             Due::Retransmit => {
-                let (realm, source, bytes) = (server.key.realm, server.key.source, server.response.clone());
+                let (realm, source, bytes) = (server.key.realm, server.source, server.response.clone());
                 self.statistics.retransmissions_sent += 1;
                 self.send(realm, source, bytes);
             }
@@ -205,7 +221,7 @@ impl Engine {
     }
 }
 
-fn server_key(realm: RealmId, source: SocketAddr, request: &Message, method: &str) -> ServerKey {
+fn server_key(realm: RealmId, peer: Flow, request: &Message, method: &str) -> ServerKey {
     let branch = request.top_via().ok().filter(|via| via.has_cookie()).map(|via| {
         // The same branch from two hosts behind one address is told apart by sent-by (RFC 3261, section 17.2.3).
         format!("{} {}:{}", via.branch(), via.host, via.port.unwrap_or(5060))
@@ -217,12 +233,12 @@ fn server_key(realm: RealmId, source: SocketAddr, request: &Message, method: &st
         let from_tag = request.from_tag().unwrap_or_default();
         format!("{call_id} {from_tag} {cseq} {}", request.request_uri().unwrap_or_default())
     });
-    ServerKey { realm, source, branch, method: method.to_owned() }
+    ServerKey { realm, peer, branch, method: method.to_owned() }
 }
 
 /// The Via values of a request as they go back in a response: the topmost says where it came from (RFC 3261, section
 /// 18.2.1; RFC 3581, section 4).
-pub(super) fn response_vias(request: &Message, source: SocketAddr) -> Vec<String> {
+pub(super) fn response_vias(request: &Message, source: Flow) -> Vec<String> {
     let mut vias: Vec<String> = request.values(Name::Via).map(|via| via.into_owned()).collect();
     if let (Some(first), Ok(via)) = (vias.first_mut(), request.top_via()) {
         *first = via.with_source(source.ip(), source.port());
@@ -231,7 +247,7 @@ pub(super) fn response_vias(request: &Message, source: SocketAddr) -> Vec<String
 }
 
 /// A response of the proxy's own, which goes back to where the request came from.
-fn returned<'m>(mut response: Response<'m>, request: &Message, source: SocketAddr, tag: Option<&str>) -> Response<'m> {
+fn returned<'m>(mut response: Response<'m>, request: &Message, source: Flow, tag: Option<&str>) -> Response<'m> {
     if let Ok(via) = request.top_via() {
         response.top_via(&via.with_source(source.ip(), source.port()));
     }
@@ -246,7 +262,7 @@ fn plain_response(
     request: &Message,
     code: u16,
     header: Option<(&str, &str)>,
-    source: SocketAddr,
+    source: Flow,
     tag: Option<&str>,
 ) -> Vec<u8> {
     let mut response = returned(Response::to(request, code), request, source, tag);

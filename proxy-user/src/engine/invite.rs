@@ -13,16 +13,17 @@ use super::{
 use crate::{
     accounting::Terminal,
     config::Side,
+    flow::Flow,
     media::{RealmId, StreamId},
     signalling::sip::{Message, Name, NameAddr, cancel_for},
 };
 use rand::RngCore;
-use std::{net::SocketAddr, time::Instant};
+use std::time::Instant;
 use tracing::{debug, info};
 
 impl Engine {
     /// An INVITE outside of dialogs.
-    pub(super) fn invite(&mut self, server: u64, request: &Message, mut way: Way, source: SocketAddr, now: Instant) {
+    pub(super) fn invite(&mut self, server: u64, request: &Message, mut way: Way, source: Flow, now: Instant) {
         let Some(entry) = self.servers.get(&server) else { return };
         let realm = entry.key.realm;
         if self.calls >= self.config.limits.max_calls {
@@ -48,7 +49,7 @@ impl Engine {
                 return self.end_call(id, EndCause::Rejected, Some(code), now);
             }
         };
-        way.contacts = self.party_contact(id, Role::Originator, request, way.realm);
+        way.contacts = self.party_contact(id, Role::Originator, request, way.realm, way.destination.transport);
         let place = InDialog { id, from: Role::Originator, to: None, target: None };
         self.forward(server, request, way, Some(place), phase, now);
     }
@@ -90,7 +91,7 @@ impl Engine {
     }
 
     /// The ACK of a non-2xx ends here; that of a 2xx goes from end to end.
-    pub(super) fn ack(&mut self, key: ServerKey, source: SocketAddr, request: Message, now: Instant) {
+    pub(super) fn ack(&mut self, key: ServerKey, source: Flow, request: Message, now: Instant) {
         if let Some(id) = self.invite_of(&key)
             && let Some(server) = self.servers.get_mut(&id)
             && server.state != ServerState::Accepted
@@ -106,7 +107,7 @@ impl Engine {
         }
     }
 
-    fn ack_in_dialog(&mut self, realm: RealmId, _source: SocketAddr, request: &Message, now: Instant) -> Option<()> {
+    fn ack_in_dialog(&mut self, realm: RealmId, _source: Flow, request: &Message, now: Instant) -> Option<()> {
         let (id, to) = match self.token_of(realm, request)? {
             super::Token::Party(id, to) => (id, to),
             super::Token::Binding(_) => return None,
@@ -149,7 +150,7 @@ impl Engine {
         self.cancel_client(client, now);
     }
 
-    fn cancel_client(&mut self, id: u64, now: Instant) {
+    pub(super) fn cancel_client(&mut self, id: u64, now: Instant) {
         let Some(client) = self.clients.get_mut(&id) else { return };
         if let Purpose::Forward(super::Forward { dialog: Some(place), .. }) = &client.purpose {
             let call = self.dialogs.get_mut(&place.id).and_then(|dialog| dialog.call_mut());
@@ -354,7 +355,7 @@ impl Engine {
         self.timers.set(now + LONGEST_HOLD, Alarm::Dialog(id));
     }
 
-    fn new_call(&self, request: &Message, realm: RealmId, source: SocketAddr, way: &Way, now: Instant) -> Call {
+    fn new_call(&self, request: &Message, realm: RealmId, source: Flow, way: &Way, now: Instant) -> Call {
         let uri = |name| {
             let value = request.value(name).unwrap_or_default();
             NameAddr::parse(&value).map_or_else(|_| value.clone().into_owned(), |address| address.uri.to_owned())
@@ -362,13 +363,16 @@ impl Engine {
         let terminal = match self.side(realm) {
             Some(Side::Access) => {
                 let contact = request.values(Name::Contact).next();
-                Terminal { source, contact: contact.and_then(|value| super::requests::contact_uri(&value)) }
+                Terminal {
+                    source: source.remote,
+                    contact: contact.and_then(|value| super::requests::contact_uri(&value)),
+                }
             }
-            _ => Terminal { source: way.destination, contact: Some(way.uri.clone()) },
+            _ => Terminal { source: way.destination.remote, contact: Some(way.uri.clone()) },
         };
-        let side = |realm: RealmId, address: SocketAddr| MediaSide {
+        let side = |realm: RealmId, flow: Flow| MediaSide {
             realm,
-            signalling: address.ip(),
+            signalling: flow.ip(),
             trusted: self.side(realm) == Some(Side::Core),
         };
         let binding = match self.token_of(realm, request) {
@@ -377,7 +381,7 @@ impl Engine {
         };
         let realms = [realm, way.realm];
         Call {
-            charge: Charge::new(realms, self.user_of(realms, request, source, binding)),
+            charge: Charge::new(realms, self.user_of(realms, request, source.remote, binding)),
             record: 0,
             media: MediaSession::new([side(realm, source), side(way.realm, way.destination)]),
             caller: uri(Name::From),

@@ -19,7 +19,10 @@ impl Engine {
             info!(aor = binding.aor, source = %binding.source, "registration expired");
             return self.unbind(id);
         }
-        self.send_keepalive(id, now);
+        // Where its connection is gone, there is no mapping to keep alive.
+        if self.reaches(binding.realm, binding.source) {
+            self.send_keepalive(id, now);
+        }
         let next = self.next_keepalive(now);
         if let Some(binding) = self.registrations.get_mut(id) {
             binding.keepalive_at = next;
@@ -45,8 +48,9 @@ impl Engine {
         let branch = self.new_branch();
         let (tag, call_id) = (self.random_token(), self.random_token());
         let Some(binding) = self.registrations.get(id) else { return };
-        let realm = binding.realm;
-        let (Some(own), Some(via)) = (self.own(realm), self.via(realm, &branch)) else { return };
+        let (realm, by) = (binding.realm, binding.source.transport);
+        let (Some(own), Some(via)) = (self.own(realm, by), self.via(realm, by, &branch)) else { return };
+        let Some(contact) = self.own_contact("", None, realm, by) else { return };
         let method = self.config.keepalive.method.clone();
         let bytes = Request::new(&method, &binding.contact)
             .header(Name::Via, &via)
@@ -54,7 +58,7 @@ impl Engine {
             .header(Name::To, &format!("<{}>", binding.contact))
             .header(Name::CallId, &call_id)
             .cseq(1, &method)
-            .header(Name::Contact, &format!("<sip:{own}>"))
+            .header(Name::Contact, &contact)
             .finish();
         let way = Way::to(realm, binding.source, String::new());
         self.start_client(branch, method, &way, bytes, Purpose::KeepAlive(id), now);

@@ -6,7 +6,7 @@
 //!
 //! | file | what it decides |
 //! |---|---|
-//! | `inbound` | what a datagram is: garbage, a retransmission, a request, a response |
+//! | `inbound` | what a message is: garbage, a retransmission, a request, a response |
 //! | `requests` | where a request goes and what it looks like there |
 //! | `responses` | the same for responses |
 //! | `registrar` | REGISTER and its answers |
@@ -18,6 +18,7 @@
 //! | `keepalive` | requests that keep NAT mappings alive |
 //! | `transactions`, `dialogs`, `registrations`, `calls`, `session` | the state behind them |
 //! | `topology` | addresses that must not cross |
+//! | `flows` | over what messages leave, and what a lost connection means |
 //! | `tracked`, `restore` | what is journalled, and how a later engine takes it up |
 
 mod admission;
@@ -26,6 +27,7 @@ mod calls;
 mod description;
 mod dialogs;
 mod establish;
+mod flows;
 mod inbound;
 mod invite;
 mod keepalive;
@@ -44,6 +46,7 @@ mod transactions;
 use crate::{
     accounting::{Cdr, WallClock},
     config::{Config, Side},
+    flow::{ConnectionId, Flow, Transport},
     media::{
         MediaCommand, MediaEvent, RealmId,
         allocator::{PortAllocator, UnusableRange},
@@ -79,6 +82,29 @@ pub enum Input<'a> {
         /// Its payload.
         bytes: &'a [u8],
     },
+    /// A message arrived over a connection.
+    Message {
+        /// The realm.
+        realm: RealmId,
+        /// The connection and its other end.
+        source: Flow,
+        /// The message, from its start line to the end of its body.
+        bytes: &'a [u8],
+    },
+    /// A connection that messages came over is gone. Its number will not come again.
+    Closed {
+        /// The realm.
+        realm: RealmId,
+        /// The connection and its other end.
+        flow: Flow,
+    },
+    /// What was sent there without naming a connection is lost: none could be made.
+    Unreachable {
+        /// The realm.
+        realm: RealmId,
+        /// The destination, as it was in [`Output::Send`].
+        flow: Flow,
+    },
     /// The datapath reports.
     Media(MediaEvent),
 }
@@ -87,13 +113,13 @@ pub enum Input<'a> {
 #[allow(clippy::large_enum_variant, reason = "moved once, from the queue to whoever does it")]
 #[derive(Debug)]
 pub enum Output {
-    /// Send a datagram from a realm's signalling address.
+    /// Send a message from a realm's signalling address.
     Send {
         /// The realm.
         realm: RealmId,
-        /// Where to.
-        destination: SocketAddr,
-        /// Its payload.
+        /// Where to, and how.
+        destination: Flow,
+        /// The message.
         bytes: Vec<u8>,
     },
     /// Change the datapath.
@@ -129,6 +155,8 @@ pub struct Statistics {
     pub media_failed: u64,
     /// Media packets of calls that came from an address or port that may not send there.
     pub strangers: u64,
+    /// Messages to a terminal whose connection is gone.
+    pub undeliverable: u64,
 }
 
 /// How much is going on.
@@ -142,6 +170,8 @@ pub struct Load {
     pub registrations: usize,
     /// Transactions of both kinds.
     pub transactions: usize,
+    /// Connections that messages came over.
+    pub connections: usize,
     /// Port pairs in use, resting ones left out.
     pub port_pairs: usize,
     /// Entries of the alarm clock.
@@ -164,6 +194,8 @@ pub struct Engine {
     servers: HashMap<u64, Server>,
     server_ids: HashMap<ServerKey, u64>,
     clients: HashMap<u64, Client<Purpose>>,
+    /// Connections that messages came over, and what hangs on each.
+    connections: HashMap<ConnectionId, flows::Open>,
     client_ids: HashMap<String, u64>,
     next_id: u64,
     registrations: Registrations,
@@ -270,6 +302,7 @@ impl Engine {
             servers: HashMap::new(),
             server_ids: HashMap::new(),
             clients: HashMap::new(),
+            connections: HashMap::new(),
             client_ids: HashMap::new(),
             next_id: 0,
             registrations: Registrations::default(),
@@ -291,6 +324,9 @@ impl Engine {
     pub fn handle_input(&mut self, input: Input<'_>, now: Instant) {
         match input {
             Input::Datagram { realm, source, bytes } => self.datagram(realm, source, bytes, now),
+            Input::Message { realm, source, bytes } => self.message(realm, source, bytes, now),
+            Input::Closed { realm, flow } => self.connection_closed(realm, flow, now),
+            Input::Unreachable { realm, flow } => self.unreachable(realm, flow, now),
             Input::Media(event) => self.media_event(event, now),
         }
     }
@@ -338,6 +374,7 @@ impl Engine {
             dialogs: self.dialogs.len(),
             registrations: self.registrations.len(),
             transactions: self.servers.len() + self.clients.len(),
+            connections: self.connections.len(),
             port_pairs: self.allocators.iter().map(PortAllocator::in_use).sum(),
             alarms: self.timers.len(),
         }
@@ -358,16 +395,13 @@ impl Engine {
     }
 
     /// The core realm that an access realm is paired with.
-    fn core_of(&self, _access: RealmId) -> Option<(RealmId, SocketAddr)> {
-        self.config
-            .realms
-            .iter()
-            .enumerate()
-            .find_map(|(id, realm)| (realm.side == Side::Core).then_some((id, realm.softswitch?)))
+    fn core_of(&self, _access: RealmId) -> Option<(RealmId, Flow)> {
+        let core = self.config.realms.iter().enumerate().find(|(_, realm)| realm.side == Side::Core);
+        core.and_then(|(id, realm)| Some((id, realm.softswitch_flow()?)))
     }
 
-    fn own(&self, realm: RealmId) -> Option<SocketAddr> {
-        self.config.realms.get(realm).map(|realm| realm.signalling)
+    fn own(&self, realm: RealmId, transport: Transport) -> Option<SocketAddr> {
+        self.config.realms.get(realm)?.own(transport)
     }
 
     /// A word that nobody can guess: 64 bits in 13 letters and digits.
@@ -380,10 +414,6 @@ impl Engine {
     fn new_id(&mut self) -> u64 {
         self.next_id += 1;
         self.next_id
-    }
-
-    fn send(&mut self, realm: RealmId, destination: SocketAddr, bytes: Vec<u8>) {
-        self.outputs.push_back(Output::Send { realm, destination, bytes });
     }
 
     /// Runs `work` on the media of a call and passes on what it asks of the datapath.

@@ -35,7 +35,7 @@ impl Engine {
         let (from_value, to_value) = dialog.identities_for(from, to)?;
         let (uri, routes) = party.route();
         let mut request = Request::new(method, &uri);
-        request.header(Name::Via, &self.via(realm, branch)?);
+        request.header(Name::Via, &self.via(realm, party.destination.transport, branch)?);
         for route in &routes {
             request.header(Name::Route, route);
         }

@@ -5,7 +5,7 @@
 
 use super::{
     Alarm, Engine, Forward, MediaPhase, Purpose, Token,
-    registrations::{Binding, Pending, lifetime},
+    registrations::{Binding, Pending, Stated, lifetime},
     requests::Way,
     topology::host_text,
 };
@@ -25,7 +25,7 @@ const GRACE: Duration = Duration::from_secs(5);
 impl Engine {
     pub(super) fn register(&mut self, server: u64, request: &Message, mut way: Way, now: Instant) {
         let Some(entry) = self.servers.get(&server) else { return };
-        let (realm, source) = (entry.key.realm, entry.key.source);
+        let (realm, source) = (entry.key.realm, entry.source);
         let Some(aor) = address_of_record(request, Name::To) else { return self.reply(server, 400, None, now) };
         let call_id = request.call_id().unwrap_or_default().into_owned();
         let stated: Vec<String> = request.values(Name::Contact).map(|value| value.into_owned()).collect();
@@ -46,12 +46,13 @@ impl Engine {
         let mut values = Vec::new();
         for value in stated.iter().filter(|_| !all) {
             let Ok(contact) = NameAddr::parse(value) else { return self.reply(server, 400, None, now) };
-            let known = self.registrations.find(&aor, contact.uri, source, &call_id);
+            let instance = instance_of(&contact);
+            let known = self.registrations.find(&aor, contact.uri, instance.as_deref(), source, &call_id);
             let token = known.map(|(_, binding)| binding.token.clone()).unwrap_or_else(|| self.random_token());
-            if let Some(value) = self.own_contact(value, Some(&token), way.realm) {
+            if let Some(value) = self.own_contact(value, Some(&token), way.realm, way.destination.transport) {
                 values.push(value);
             }
-            contacts.push((token, contact.uri.to_owned()));
+            contacts.push(Stated { token, uri: contact.uri.to_owned(), instance });
         }
         way.contacts = match (all, values.is_empty()) {
             (true, _) => Some(vec!["*".into()]),
@@ -92,10 +93,10 @@ impl Engine {
             let Ok(contact) = NameAddr::parse(value) else { continue };
             let Some(token) = contact.uri().ok().and_then(|uri| uri.user()) else { continue };
             let lasts = lifetime(contact.param("expires"), response.expires(), pending.expires);
-            if let Some((_, uri)) = pending.contacts.iter().find(|(pending, _)| pending == token) {
+            if let Some(stated) = pending.contacts.iter().find(|stated| stated.token == token) {
                 bound.push(token.to_owned());
-                shown.push(contact.with_uri(uri));
-                self.bind(&pending, token, uri, lasts, now);
+                shown.push(contact.with_uri(&stated.uri));
+                self.bind(&pending, stated, lasts, now);
             } else if let Some(Token::Binding(id)) = self.tokens.get(token) {
                 // Another terminal's contact of the same user: shown as that terminal stated it.
                 if let Some(binding) = self.registrations.get(*id).filter(|binding| binding.aor == pending.aor) {
@@ -103,7 +104,7 @@ impl Engine {
                 }
             }
         }
-        for (token, _) in pending.contacts.iter().filter(|(token, _)| !bound.contains(token)) {
+        for Stated { token, .. } in pending.contacts.iter().filter(|stated| !bound.contains(&stated.token)) {
             if let Some(Token::Binding(id)) = self.tokens.get(token).copied() {
                 info!(aor = pending.aor, source = %pending.source, "deregistered");
                 self.unbind(id);
@@ -112,7 +113,8 @@ impl Engine {
         (!shown.is_empty()).then_some(shown)
     }
 
-    fn bind(&mut self, pending: &Pending, token: &str, uri: &str, lasts: Duration, now: Instant) {
+    fn bind(&mut self, pending: &Pending, stated: &Stated, lasts: Duration, now: Instant) {
+        let Stated { token, uri, instance } = stated;
         let known = match self.tokens.get(token) {
             Some(Token::Binding(id)) => Some(*id),
             _ => None,
@@ -125,13 +127,19 @@ impl Engine {
         }
         let keepalive_at = self.next_keepalive(now);
         let expires_at = now + lasts + GRACE;
+        let failures = self.config.keepalive.failures;
         let id = match known {
             Some(id) => {
                 if let Some(binding) = self.registrations.get_mut(id) {
                     let before = std::mem::replace(&mut binding.source, pending.source);
+                    binding.contact.clone_from(uri);
+                    binding.instance.clone_from(instance);
                     binding.call_id.clone_from(&pending.call_id);
                     binding.expires_at = expires_at;
                     binding.keepalive_at = keepalive_at;
+                    if !binding.is_reachable(failures) {
+                        info!(aor = binding.aor, source = %binding.source, "terminal is back");
+                    }
                     binding.unanswered = 0;
                     if before != pending.source {
                         self.move_terminal(pending.realm, before, pending.source);
@@ -147,11 +155,12 @@ impl Engine {
                 let binding = Binding {
                     aor: pending.aor.clone(),
                     token: token.to_owned(),
-                    contact: uri.to_owned(),
+                    contact: uri.clone(),
                     source: pending.source,
                     realm: pending.realm,
                     core: pending.core,
                     call_id: pending.call_id.clone(),
+                    instance: instance.clone(),
                     expires_at,
                     unanswered: 0,
                     keepalive_at,
@@ -162,10 +171,17 @@ impl Engine {
                 id
             }
         };
+        self.note_binding(pending.source, id);
         if let Some(binding) = self.registrations.get(id) {
             self.timers.set(binding.next(), Alarm::Binding(id));
         }
     }
+}
+
+/// What names a device's flow in its Contact, if it names one (RFC 5626, section 4.2).
+fn instance_of(contact: &NameAddr<'_>) -> Option<String> {
+    let (instance, flow) = (contact.param("+sip.instance")?, contact.param("reg-id")?);
+    (!instance.is_empty() && !flow.is_empty()).then(|| format!("{instance} {flow}"))
 }
 
 /// The user in From or To: its URI without parameters. A REGISTER is about the one in To (RFC 3261, section 10.3, step 5).

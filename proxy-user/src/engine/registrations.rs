@@ -4,11 +4,10 @@
 //! its REGISTER. The softswitch sees neither but a contact of the proxy's own with a token in it.
 
 use super::tracked::Tracked;
-use crate::{journal::moment, media::RealmId};
+use crate::{flow::Flow, journal::moment, media::RealmId};
 use serde::{Deserialize, Serialize};
 use std::{
     collections::HashMap,
-    net::SocketAddr,
     time::{Duration, Instant},
 };
 
@@ -21,14 +20,17 @@ pub struct Binding {
     pub token: String,
     /// URI in the terminal's Contact.
     pub contact: String,
-    /// Source of the IP and UDP headers of its last REGISTER.
-    pub source: SocketAddr,
+    /// Where its last REGISTER came from, and requests for it go: the address is that of the IP header.
+    pub source: Flow,
     /// Realm it is in.
     pub realm: RealmId,
     /// Realm of its softswitch.
     pub core: RealmId,
     /// Call-ID of its REGISTERs.
     pub call_id: String,
+    /// What names this flow of this device, whatever its addresses are: `+sip.instance` and `reg-id` (RFC 5626).
+    #[serde(default)]
+    pub instance: Option<String>,
     /// When the softswitch forgets it.
     #[serde(with = "moment")]
     pub expires_at: Instant,
@@ -54,16 +56,25 @@ impl Binding {
 #[derive(Debug)]
 pub(super) struct Pending {
     pub(super) aor: String,
-    pub(super) source: SocketAddr,
+    pub(super) source: Flow,
     pub(super) realm: RealmId,
     pub(super) core: RealmId,
     pub(super) call_id: String,
-    /// Token and original URI of each contact.
-    pub(super) contacts: Vec<(String, String)>,
+    pub(super) contacts: Vec<Stated>,
     /// `Contact: *` with `Expires: 0`.
     pub(super) all: bool,
     /// In case the answer does not say.
     pub(super) expires: Option<u32>,
+}
+
+/// A contact as a terminal states it.
+#[derive(Debug)]
+pub(super) struct Stated {
+    /// User part of the contact that stands for it.
+    pub(super) token: String,
+    pub(super) uri: String,
+    /// See [`Binding::instance`].
+    pub(super) instance: Option<String>,
 }
 
 /// All bindings.
@@ -102,10 +113,20 @@ impl Registrations {
 
     /// The binding that a REGISTER means. Terminals behind different NATs may state the same private contact for one
     /// user: only the source of the packet, or the Call-ID that a terminal keeps for all its REGISTERs (RFC 3261,
-    /// section 10.2.4), tells them apart.
-    pub(super) fn find(&self, aor: &str, contact: &str, source: SocketAddr, call_id: &str) -> Option<(u64, &Binding)> {
-        let same =
-            |binding: &Binding| binding.contact == contact && (binding.source == source || binding.call_id == call_id);
+    /// section 10.2.4), tells them apart. A device that names itself and its flow is known by these alone, with whatever
+    /// contact it comes back (RFC 5626, section 6).
+    pub(super) fn find(
+        &self,
+        aor: &str,
+        contact: &str,
+        instance: Option<&str>,
+        source: Flow,
+        call_id: &str,
+    ) -> Option<(u64, &Binding)> {
+        let same = |binding: &Binding| match (instance, binding.instance.as_deref()) {
+            (Some(one), Some(other)) => one == other,
+            _ => binding.contact == contact && (binding.source == source || binding.call_id == call_id),
+        };
         self.of(aor).iter().find_map(|id| self.bindings.get(id).filter(|binding| same(binding)).map(|b| (*id, b)))
     }
 
@@ -145,10 +166,11 @@ mod tests {
             aor: "alice@example.test".into(),
             token: "t".into(),
             contact: contact.into(),
-            source: source.parse().unwrap(),
+            source: Flow::udp(source.parse().unwrap()),
             realm: 0,
             core: 1,
             call_id: call_id.into(),
+            instance: None,
             expires_at: Instant::now(),
             unanswered: 0,
             keepalive_at: None,
@@ -162,7 +184,8 @@ mod tests {
         let first = all.insert(binding(contact, "203.0.113.101:61000", "a"));
         let second = all.insert(binding(contact, "203.0.113.102:61000", "b"));
         let find = |source: &str, call_id| {
-            all.find("alice@example.test", contact, source.parse().unwrap(), call_id).map(|(id, _)| id)
+            let source = Flow::udp(source.parse().unwrap());
+            all.find("alice@example.test", contact, None, source, call_id).map(|(id, _)| id)
         };
         assert_eq!(find("203.0.113.101:61000", "x"), Some(first));
         assert_eq!(find("203.0.113.102:61000", "x"), Some(second));

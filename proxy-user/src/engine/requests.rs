@@ -15,21 +15,27 @@ use super::{
 use crate::{
     addresses::literal,
     config::Side,
+    flow::{Flow, Transport},
     media::RealmId,
     signalling::sip::{Message, Name, NameAddr, Uri},
 };
-use std::{net::SocketAddr, time::Instant};
+use std::time::Instant;
 use tracing::debug;
 
 /// Methods that Latch answers for itself about.
 pub(super) const ALLOW: &str =
     "INVITE, ACK, CANCEL, BYE, OPTIONS, REGISTER, PRACK, UPDATE, SUBSCRIBE, NOTIFY, REFER, MESSAGE, INFO, PUBLISH";
 
+/// With 480, to a request that may only travel encrypted (RFC 5630, section 5.3).
+const SIPS_NOT_ALLOWED: (&str, &str) = ("Warning", "380 latch \"SIPS Not Allowed\"");
+
 /// Where a request goes.
 #[derive(Clone, Debug)]
 pub(super) struct Way {
     pub(super) realm: RealmId,
-    pub(super) destination: SocketAddr,
+    pub(super) destination: Flow,
+    /// Status code that tells the requester that nobody can be reached there any more.
+    pub(super) lost_code: u16,
     /// Request-URI there.
     pub(super) uri: String,
     pub(super) routes: Vec<String>,
@@ -43,8 +49,9 @@ pub(super) struct Way {
 
 impl Way {
     /// A way without a route set; Contact is left out, all else stays.
-    pub(super) fn to(realm: RealmId, destination: SocketAddr, uri: String) -> Self {
-        Self { realm, destination, uri, routes: Vec::new(), contacts: None, identities: None, body: None }
+    pub(super) fn to(realm: RealmId, destination: Flow, uri: String) -> Self {
+        let (routes, contacts, identities, body) = (Vec::new(), None, None, None);
+        Self { realm, destination, lost_code: 503, uri, routes, contacts, identities, body }
     }
 }
 
@@ -104,19 +111,22 @@ impl Engine {
     /// Whether the Request-URI names the proxy itself and nobody behind it.
     fn is_for_us(&self, realm: RealmId, request: &Message) -> bool {
         let Some(uri) = request.request_uri().and_then(|uri| Uri::parse(uri).ok()) else { return false };
-        let Some(own) = self.own(realm) else { return false };
+        let Some(own) = self.own(realm, Transport::Udp) else { return false };
         let method_of_a_server = request.method() != Some("REGISTER");
         method_of_a_server && uri.user().is_none() && literal(uri.host()) == Some(own.ip())
     }
 
     fn toward_softswitch(&mut self, server: u64, request: &Message, now: Instant) {
         let Some(entry) = self.servers.get(&server) else { return };
-        let (realm, source) = (entry.key.realm, entry.key.source);
+        let (realm, source) = (entry.key.realm, entry.source);
         let Some((core, softswitch)) = self.core_of(realm) else {
             return self.reply(server, 503, None, now);
         };
         let Some(crossing) = Crossing::new(&self.config, realm, core) else { return };
-        let way = Way::to(core, softswitch, crossing.value(request.request_uri().unwrap_or_default()).into_owned());
+        let way = Way::to(core, softswitch, crossing.request_uri(request.request_uri().unwrap_or_default()));
+        if self.would_expose(request, &way) {
+            return self.reply(server, 480, Some(SIPS_NOT_ALLOWED), now);
+        }
         match request.method() {
             Some("REGISTER") => self.register(server, request, way, now),
             _ => self.begin(server, request, way, source, now),
@@ -127,27 +137,39 @@ impl Engine {
         let Some(binding) = self.registrations.get(binding) else {
             return self.reply(server, 404, None, now);
         };
-        let way = Way::to(binding.realm, binding.source, binding.contact.clone());
+        let mut way = Way::to(binding.realm, binding.source, binding.contact.clone());
+        // The registrar may know another flow of such a terminal (RFC 5626, section 5.3.1).
+        way.lost_code = if binding.instance.is_some() { 430 } else { 480 };
         let Some(entry) = self.servers.get(&server) else { return };
-        let source = entry.key.source;
+        let source = entry.source;
         if request.method() == Some("REGISTER") {
             return self.reply(server, 403, None, now);
+        }
+        if self.would_expose(request, &way) {
+            return self.reply(server, 480, Some(SIPS_NOT_ALLOWED), now);
         }
         self.begin(server, request, way, source, now);
     }
 
+    /// Whether a request that may only travel encrypted would leave otherwise (RFC 5630, section 5.3).
+    fn would_expose(&self, request: &Message, way: &Way) -> bool {
+        let is_sips = |uri: &str| Uri::parse(uri).is_ok_and(|uri| uri.scheme().eq_ignore_ascii_case("sips"));
+        !way.destination.transport.is_secure() && request.request_uri().is_some_and(is_sips)
+    }
+
     /// A request outside of dialogs.
-    fn begin(&mut self, server: u64, request: &Message, mut way: Way, source: SocketAddr, now: Instant) {
+    fn begin(&mut self, server: u64, request: &Message, mut way: Way, source: Flow, now: Instant) {
         match request.method() {
             Some("INVITE") => self.invite(server, request, way, source, now),
             Some("SUBSCRIBE" | "REFER") => {
                 let Some(dialog) = self.new_dialog(server, request, &way, source, None, now) else { return };
-                way.contacts = self.party_contact(dialog, Role::Originator, request, way.realm);
+                way.contacts =
+                    self.party_contact(dialog, Role::Originator, request, way.realm, way.destination.transport);
                 let in_dialog = InDialog { id: dialog, from: Role::Originator, to: None, target: None };
                 self.forward(server, request, way, Some(in_dialog), MediaPhase::None, now);
             }
             _ => {
-                way.contacts = self.plain_contact(request, way.realm);
+                way.contacts = self.plain_contact(request, way.realm, way.destination.transport);
                 self.forward(server, request, way, None, MediaPhase::None, now);
             }
         }
@@ -174,7 +196,7 @@ impl Engine {
             _ => return self.reply(server, 481, None, now),
         };
         let Some(entry) = self.servers.get(&server) else { return };
-        let source = entry.key.source;
+        let source = entry.source;
         let Some(dialog) = self.dialogs.get_mut(&id) else { return };
         if let Some(party) = dialog.party_mut(from) {
             party.cseq = party.cseq.max(request.cseq().map(|cseq| cseq.number).unwrap_or_default());
@@ -201,9 +223,10 @@ impl Engine {
         Some(Way {
             realm,
             destination: party.destination,
+            lost_code: if self.side(realm) == Some(Side::Core) { 503 } else { 430 },
             uri,
             routes,
-            contacts: self.party_contact(id, from, request, realm),
+            contacts: self.party_contact(id, from, request, realm, party.destination.transport),
             identities,
             body: None,
         })
@@ -243,7 +266,7 @@ impl Engine {
         let crossing = Crossing::new(&self.config, from, way.realm)?;
         let mut editor = request.edit();
         editor.request_uri(&way.uri);
-        editor.set(Name::Via, &self.via(way.realm, branch)?);
+        editor.set(Name::Via, &self.via(way.realm, way.destination.transport, branch)?);
         let hops = request.max_forwards().ok().flatten().unwrap_or(70);
         editor.set(Name::MaxForwards, &hops.saturating_sub(1).to_string());
         match way.routes.as_slice() {
@@ -275,6 +298,9 @@ impl Engine {
             }
             editor.body(None, body.clone());
         }
+        if way.destination.transport.is_reliable() {
+            editor.state_length();
+        }
         Some(editor.finish())
     }
 
@@ -288,12 +314,22 @@ impl Engine {
         now: Instant,
     ) -> u64 {
         let id = self.new_id();
-        let client =
-            Client::new(branch.clone(), method, way.realm, way.destination, bytes.clone(), purpose, self.timing, now);
+        let by_stream = self.by_stream(way.realm, way.destination, &branch, &bytes);
+        let may_be_datagram = by_stream.is_some();
+        let (destination, bytes) = by_stream.unwrap_or((way.destination, bytes));
+        let mut client =
+            Client::new(branch.clone(), method, way.realm, destination, bytes.clone(), purpose, self.timing, now);
+        client.lost_code = way.lost_code;
+        client.may_be_datagram = may_be_datagram;
         self.timers.set(client.next(), Alarm::Client(id));
         self.client_ids.insert(client_key(&branch, &client.method), id);
         self.clients.insert(id, client);
-        self.send(way.realm, way.destination, bytes);
+        self.note_client(destination, id);
+        if self.reaches(way.realm, destination) {
+            self.send(way.realm, destination, bytes);
+        } else {
+            self.lose(id, now);
+        }
         id
     }
 
@@ -313,9 +349,9 @@ impl Engine {
         }
     }
 
-    /// A terminal's NAT may give its signalling another port: the newest is the one that works. Another address is not
-    /// believed here.
-    fn follow_terminal(&mut self, id: u64, role: Role, source: SocketAddr) -> bool {
+    /// A terminal's NAT may give its signalling another port, and it may have made another connection: the newest is the
+    /// one that works. Another address is not believed here.
+    fn follow_terminal(&mut self, id: u64, role: Role, source: Flow) -> bool {
         let Some(dialog) = self.dialogs.get(&id) else { return false };
         let Some(&realm) = dialog.realms.get(role.side()) else { return false };
         if self.side(realm) != Some(Side::Access) {
@@ -332,26 +368,50 @@ impl Engine {
     }
 
     /// Contact of a message from one party of a dialog, as the other side sees it.
-    pub(super) fn party_contact(&self, id: u64, from: Role, message: &Message, to: RealmId) -> Option<Vec<String>> {
+    pub(super) fn party_contact(
+        &self,
+        id: u64,
+        from: Role,
+        message: &Message,
+        to: RealmId,
+        by: Transport,
+    ) -> Option<Vec<String>> {
         let token = &self.dialogs.get(&id)?.party(from)?.token;
         let first = message.values(Name::Contact).next()?;
-        self.own_contact(&first, Some(token), to).map(|contact| vec![contact])
+        self.own_contact(&first, Some(token), to, by).map(|contact| vec![contact])
     }
 
     /// Contact of a message outside of dialogs: nobody will send a request there.
-    pub(super) fn plain_contact(&self, message: &Message, to: RealmId) -> Option<Vec<String>> {
+    pub(super) fn plain_contact(&self, message: &Message, to: RealmId, by: Transport) -> Option<Vec<String>> {
         let first = message.values(Name::Contact).next()?;
-        self.own_contact(&first, None, to).map(|contact| vec![contact])
+        self.own_contact(&first, None, to, by).map(|contact| vec![contact])
     }
 
-    /// A Contact value with the proxy's own URI in it; its parameters stay.
-    pub(super) fn own_contact(&self, value: &str, token: Option<&str>, realm: RealmId) -> Option<String> {
-        let own = self.own(realm)?;
-        let uri = match token {
-            Some(token) => format!("sip:{token}@{own}"),
-            None => format!("sip:{own}"),
+    /// A Contact value with the proxy's own URI in it, by which it is reached over that transport; its parameters stay.
+    pub(super) fn own_contact(
+        &self,
+        value: &str,
+        token: Option<&str>,
+        realm: RealmId,
+        by: Transport,
+    ) -> Option<String> {
+        let own = self.own(realm, by)?;
+        let stated = NameAddr::parse(value);
+        let is_sips = |contact: &NameAddr<'_>| contact.uri().is_ok_and(|uri| uri.scheme().eq_ignore_ascii_case("sips"));
+        // Whoever asked for encryption from end to end gets it (RFC 5630, section 5.1.2).
+        let sips = by.is_secure() && stated.as_ref().is_ok_and(is_sips);
+        let scheme = if sips { "sips" } else { "sip" };
+        let transport = match by.in_uri() {
+            // It goes without saying.
+            Some("tls") if sips => String::new(),
+            Some(transport) => format!(";transport={transport}"),
+            None => String::new(),
         };
-        Some(match NameAddr::parse(value) {
+        let uri = match token {
+            Some(token) => format!("{scheme}:{token}@{own}{transport}"),
+            None => format!("{scheme}:{own}{transport}"),
+        };
+        Some(match stated {
             Ok(contact) if !contact.is_wildcard() => contact.with_uri(&uri),
             _ => format!("<{uri}>"),
         })
@@ -361,8 +421,8 @@ impl Engine {
         format!("z9hG4bK{}", self.random_token())
     }
 
-    pub(super) fn via(&self, realm: RealmId, branch: &str) -> Option<String> {
-        Some(format!("SIP/2.0/UDP {};branch={branch}", self.own(realm)?))
+    pub(super) fn via(&self, realm: RealmId, by: Transport, branch: &str) -> Option<String> {
+        Some(format!("SIP/2.0/{} {};branch={branch}", by.in_via(), self.own(realm, by)?))
     }
 }
 

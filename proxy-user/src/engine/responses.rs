@@ -68,12 +68,12 @@ impl Engine {
 
     fn forward_response(&mut self, client: u64, forward: Forward, response: &Message, code: u16, now: Instant) {
         let Some(entry) = self.servers.get(&forward.server) else { return };
-        let upstream = entry.key.realm;
+        let (upstream, by) = (entry.key.realm, entry.source.transport);
         let method = entry.key.method.clone();
         let tag = response.to_tag().unwrap_or_default().into_owned();
         if let Some(repeated) = entry.accepted(&tag).filter(|_| (200..300).contains(&code)) {
             // Read once: an offer may have been made since.
-            let (source, bytes) = (entry.key.source, repeated.to_vec());
+            let (source, bytes) = (entry.source, repeated.to_vec());
             self.statistics.retransmissions_sent += 1;
             return self.send(upstream, source, bytes);
         }
@@ -93,9 +93,9 @@ impl Engine {
             self.refresh_targets(place, responder, response, &method);
         }
         let contacts = match (&forward.dialog, responder, code) {
-            (Some(place), Some(responder), ..300) => self.party_contact(place.id, responder, response, upstream),
+            (Some(place), Some(responder), ..300) => self.party_contact(place.id, responder, response, upstream, by),
             (_, _, 300..400 | 485) => self.redirect_contacts(from, upstream, response),
-            _ => self.plain_contact(response, upstream),
+            _ => self.plain_contact(response, upstream, by),
         };
         let body = self.response_body(client, &forward, responder, response, code, now);
         if let Some(bytes) = self.rewrite_response(forward.server, from, response, contacts, body) {
@@ -181,7 +181,7 @@ impl Engine {
         let request = &entry.request;
         let crossing = Crossing::new(&self.config, from, entry.key.realm)?;
         let mut editor = response.edit();
-        editor.replace(Name::Via, response_vias(request, entry.key.source));
+        editor.replace(Name::Via, response_vias(request, entry.source));
         for &name in URI_HEADERS {
             if let Some(values) = crossing.header(response, name) {
                 editor.replace(name, &values);
@@ -216,35 +216,41 @@ impl Engine {
             }
             editor.body(None, body);
         }
+        if entry.source.transport.is_reliable() {
+            editor.state_length();
+        }
         Some(editor.finish())
     }
 
     /// Time is up for a transaction of ours.
     pub(super) fn client_ends(&mut self, id: u64, now: Instant) {
         let Some(client) = self.clients.get(&id) else { return };
-        if client.is_invite() && client.state == ClientState::Proceeding && client.cancel != Cancel::Sent {
+        let goes_on = client.is_invite() && client.state == ClientState::Proceeding && client.cancel != Cancel::Sent;
+        if goes_on && client.failed.is_none() {
             debug!("no final response to an INVITE in time");
             return self.send_cancel(id, now);
         }
         let Some(client) = self.clients.remove(&id) else { return };
         self.client_ids.remove(&client_key(&client.branch, &client.method));
+        self.client_gone(client.destination, id);
         let unanswered = matches!(client.state, ClientState::Calling | ClientState::Proceeding);
+        let code = client.failed.unwrap_or(408);
         match client.purpose {
             Purpose::KeepAlive(binding) if unanswered => self.keepalive_unanswered(binding),
             Purpose::Forward(forward) if unanswered => {
                 let server = forward.server;
                 if let Some(place) = &forward.dialog {
-                    self.offer_over(place, forward.media, 408, now);
-                    self.after_subscription(place, server, &client.method, None, 408, now);
+                    self.offer_over(place, forward.media, code, now);
+                    self.after_subscription(place, server, &client.method, None, code, now);
                 }
-                if client.method == "INVITE" {
-                    self.reply(forward.server, 408, None, now);
+                if client.method == "INVITE" || client.failed.is_some() {
+                    self.reply(forward.server, code, None, now);
                 } else {
                     // A 408 would come too late to be of use to anybody (RFC 4320, section 4.2).
                     self.drop_server(forward.server);
                 }
                 if let Some(place) = forward.dialog {
-                    self.after_response(&place, &client.method, 408, None, now);
+                    self.after_response(&place, &client.method, code, None, now);
                 }
             }
             _ => {}

@@ -120,6 +120,10 @@ impl Engine {
             self.journalled.stale.push(entry.removed());
             return Ok(false);
         }
+        if binding.source.transport.is_reliable() {
+            // Its connection ended with the process: it cannot be reached before it is back.
+            binding.unanswered = self.config.keepalive.failures;
+        }
         binding.keepalive_at = self.next_keepalive(now);
         let (token, at) = (binding.token.clone(), binding.next());
         let id = self.registrations.insert(binding);

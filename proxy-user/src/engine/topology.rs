@@ -7,7 +7,7 @@ use crate::{
     addresses::{Hidden, literal},
     config::{Config, Side},
     media::RealmId,
-    signalling::sip::{Header, Message, Name, rewrite_hosts},
+    signalling::sip::{Header, Message, Name, Uri, rewrite_hosts},
 };
 use std::{
     borrow::Cow,
@@ -40,6 +40,8 @@ pub(super) const INTERNAL_HEADERS: &[Name] = &[Name::RecordRoute, Name::Path, Na
 #[derive(Clone, Debug)]
 pub(super) struct Crossing {
     from_own: SocketAddr,
+    /// Its further ports.
+    from_ports: Vec<u16>,
     to_own: SocketAddr,
     /// What the other side knows the receiving network's server as.
     to_server: SocketAddr,
@@ -58,16 +60,31 @@ impl Crossing {
             Side::Core => to.softswitch.unwrap_or(to.signalling),
             Side::Access => to.signalling,
         };
-        Some(Self { from_own: from.signalling, to_own: to.signalling, to_server, hidden })
+        let from_ports = from.streams.listening().map(|(_, port)| port).collect();
+        Some(Self { from_own: from.signalling, from_ports, to_own: to.signalling, to_server, hidden })
     }
 
     /// The host and port that take the place of a literal address: the proxy itself stands for the server behind it,
     /// any other address becomes the proxy's own.
     fn map(&self, host: &str, port: Option<u16>) -> Option<String> {
         let address = literal(host)?;
-        let own = address == self.from_own.ip() && port.is_none_or(|port| port == self.from_own.port());
+        let own = address == self.from_own.ip() && port.is_none_or(|port| self.is_own(port));
         let place = if own { self.to_server } else { self.to_own };
         Some(if place.port() == 5060 { host_text(place.ip()) } else { place.to_string() })
+    }
+
+    fn is_own(&self, port: u16) -> bool {
+        port == self.from_own.port() || self.from_ports.contains(&port)
+    }
+
+    /// The Request-URI of a terminal's request, as the softswitch sees it. How the terminal reaches the proxy is not its
+    /// concern.
+    pub(super) fn request_uri(&self, uri: &str) -> String {
+        let own = |uri: &Uri<'_>| literal(uri.host()) == Some(self.from_own.ip());
+        match Uri::parse(uri) {
+            Ok(parsed) if own(&parsed) => self.value(&parsed.without_param("transport")).into_owned(),
+            _ => self.value(uri).into_owned(),
+        }
     }
 
     /// The header value with mapped addresses; borrowed where there was none.

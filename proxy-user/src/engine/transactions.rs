@@ -2,11 +2,8 @@
 //!
 //! The machines only keep state and time; what a message means is decided elsewhere.
 
-use crate::{media::RealmId, signalling::sip::Message};
-use std::{
-    net::SocketAddr,
-    time::{Duration, Instant},
-};
+use crate::{flow::Flow, media::RealmId, signalling::sip::Message};
+use std::time::{Duration, Instant};
 
 /// T4: how long a message may stay in the network (RFC 3261, section 17.1.1.1).
 pub(super) const T4: Duration = Duration::from_secs(5);
@@ -16,7 +13,8 @@ pub(super) const T4: Duration = Duration::from_secs(5);
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct ServerKey {
     pub(super) realm: RealmId,
-    pub(super) source: SocketAddr,
+    /// Who sent it; in a core realm not over which connection, as its peers open new ones as they like.
+    pub(super) peer: Flow,
     pub(super) branch: String,
     pub(super) method: String,
 }
@@ -37,6 +35,8 @@ pub(super) enum ServerState {
 #[derive(Debug)]
 pub(super) struct Server {
     pub(super) key: ServerKey,
+    /// Where it came from, and its responses go.
+    pub(super) source: Flow,
     pub(super) request: Message,
     pub(super) state: ServerState,
     /// The last response that was sent.
@@ -60,9 +60,10 @@ pub(super) enum Due {
 }
 
 impl Server {
-    pub(super) fn new(key: ServerKey, request: Message, tag: String) -> Self {
+    pub(super) fn new(key: ServerKey, source: Flow, request: Message, tag: String) -> Self {
         Self {
             key,
+            source,
             request,
             state: ServerState::Proceeding,
             response: Vec::new(),
@@ -107,12 +108,14 @@ impl Server {
         if code < 200 {
             return;
         }
-        self.ends_at = Some(now + 64 * timing.t1);
+        let reliable = self.source.transport.is_reliable();
+        // Timer J: nothing comes twice over a reliable transport.
+        self.ends_at = Some(if reliable && !self.is_invite() { now } else { now + 64 * timing.t1 });
         self.state = match (self.is_invite(), code) {
             (true, 200..300) => ServerState::Accepted,
             (true, _) => {
                 self.interval = timing.t1;
-                self.retransmit_at = Some(now + self.interval);
+                self.retransmit_at = (!reliable).then_some(now + self.interval);
                 ServerState::Completed
             }
             (false, _) => ServerState::Completed,
@@ -124,7 +127,7 @@ impl Server {
         if self.state == ServerState::Completed && self.is_invite() {
             self.state = ServerState::Confirmed;
             self.retransmit_at = None;
-            self.ends_at = Some(now + T4);
+            self.ends_at = Some(now + linger(self.source));
         }
     }
 
@@ -143,6 +146,11 @@ impl Server {
         }
         Due::Nothing
     }
+}
+
+/// Timers I and K: how long stragglers may come.
+fn linger(flow: Flow) -> Duration {
+    if flow.transport.is_reliable() { Duration::ZERO } else { T4 }
 }
 
 /// T1 and T2 of RFC 3261, and timer C.
@@ -179,11 +187,19 @@ pub(super) struct Client<P> {
     pub(super) branch: String,
     pub(super) method: String,
     pub(super) realm: RealmId,
-    pub(super) destination: SocketAddr,
+    pub(super) destination: Flow,
     pub(super) request: Vec<u8>,
     pub(super) state: ClientState,
     pub(super) cancel: Cancel,
     pub(super) purpose: P,
+    /// What to answer for it where nobody can be reached there.
+    pub(super) lost_code: u16,
+    /// It could not be sent, or what it was sent over is gone: so it is to be answered.
+    pub(super) failed: Option<u16>,
+    /// It went over a stream because it is large, and may go as a datagram where there is no stream.
+    pub(super) may_be_datagram: bool,
+    /// It went once more because the connection that it went over ended.
+    pub(super) sent_again: bool,
     interval: Duration,
     retransmit_at: Option<Instant>,
     ends_at: Instant,
@@ -195,7 +211,7 @@ impl<P> Client<P> {
         branch: String,
         method: String,
         realm: RealmId,
-        destination: SocketAddr,
+        destination: Flow,
         request: Vec<u8>,
         purpose: P,
         timing: Timing,
@@ -210,8 +226,12 @@ impl<P> Client<P> {
             state: ClientState::Calling,
             cancel: Cancel::No,
             purpose,
+            lost_code: 503,
+            failed: None,
+            may_be_datagram: false,
+            sent_again: false,
             interval: timing.t1,
-            retransmit_at: Some(now + timing.t1),
+            retransmit_at: (!destination.transport.is_reliable()).then_some(now + timing.t1),
             ends_at: now + 64 * timing.t1,
         }
     }
@@ -240,12 +260,38 @@ impl<P> Client<P> {
                     (true, 200..300) => ClientState::Accepted,
                     _ => ClientState::Completed,
                 };
-                self.ends_at = now + if self.is_invite() { 64 * timing.t1 } else { T4 };
+                self.ends_at = now
+                    + match self.state {
+                        // Timer D: over a reliable transport no refusal comes twice.
+                        ClientState::Completed if self.destination.transport.is_reliable() => Duration::ZERO,
+                        _ if self.is_invite() => 64 * timing.t1,
+                        _ => linger(self.destination),
+                    };
                 true
             }
             (ClientState::Accepted, 200..300) => true,
             _ => false,
         }
+    }
+
+    /// Nobody was reached. Its time is up; returns whether it still waited for an answer.
+    pub(super) fn lose(&mut self, code: u16, now: Instant) -> bool {
+        let waits = matches!(self.state, ClientState::Calling | ClientState::Proceeding);
+        if waits {
+            self.failed = Some(code);
+            self.retransmit_at = None;
+            self.ends_at = now;
+        }
+        waits
+    }
+
+    /// It goes as datagrams from now on.
+    pub(super) fn go_by_datagrams(&mut self, request: Vec<u8>, destination: Flow, timing: Timing, now: Instant) {
+        self.request = request;
+        self.destination = destination;
+        self.may_be_datagram = false;
+        self.interval = timing.t1;
+        self.retransmit_at = Some(now + timing.t1);
     }
 
     /// The CANCEL goes out: a final response has to come soon.

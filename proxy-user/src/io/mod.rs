@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! socket ──datagram──▶ engine ──Send──▶ socket
+//! streams ──message──▶        ──Send──▶ streams
 //! datapath ──event───▶        ──Media─▶ datapath
 //! clock ──timeout────▶        ──Record▶ file
 //! ```
@@ -17,6 +18,7 @@ use crate::{
     ctl::{Answer, Question, Request, Server},
     datapath::Datapath,
     engine::{Engine, Input, Output},
+    flow::{Flow, Transport},
     journal::{Change, Head, Journal},
     media::{MediaCommand, MediaEvent, RealmId},
 };
@@ -26,15 +28,16 @@ use serde_json::{Value, json};
 use std::{
     collections::BTreeMap,
     future::{Future, poll_fn},
-    net::SocketAddr,
     pin::pin,
     task::Poll,
     time::{Duration, Instant},
 };
+pub use streams::{StreamStatistics, Streams};
 use throttle::Throttle;
-use tokio::net::UdpSocket;
+use tokio::{net::UdpSocket, signal::unix::Signal};
 
 pub mod sockets;
+mod streams;
 mod throttle;
 mod watch;
 
@@ -120,6 +123,12 @@ pub struct Statistics {
     pub record_errors: u64,
     /// Changes that the journal did not take at once.
     pub journal_errors: u64,
+    /// Messages received over connections.
+    pub stream_received: u64,
+    /// Messages handed to connections.
+    pub stream_sent: u64,
+    /// Messages to connections that are gone, or that do not take them.
+    pub stream_lost: u64,
 }
 
 /// How the loop is to end.
@@ -178,10 +187,15 @@ pub struct Loop<C, D> {
     datapath: D,
     records: Option<CdrSink>,
     keeper: Option<Keeper>,
-    /// Datagrams of this turn.
-    unsent: Vec<(RealmId, SocketAddr, Vec<u8>)>,
+    /// Messages of this turn.
+    unsent: Vec<(RealmId, Flow, Vec<u8>)>,
     /// By realm.
     sockets: Vec<UdpSocket>,
+    streams: Option<Streams>,
+    /// How many connections had been refused at the last look.
+    refused: u64,
+    /// Asks for certificates to be read again.
+    reload: Option<Signal>,
     statistics: Statistics,
     events: Vec<MediaEvent>,
     /// For what the network can cause.
@@ -202,6 +216,9 @@ impl<C: Core, D: Datapath> Loop<C, D> {
             keeper: None,
             unsent: Vec::new(),
             sockets,
+            streams: None,
+            refused: 0,
+            reload: None,
             statistics: Statistics::default(),
             events: Vec::new(),
             throttle: Throttle::new(Duration::from_secs(1)),
@@ -221,6 +238,12 @@ impl<C: Core, D: Datapath> Loop<C, D> {
     #[must_use]
     pub fn operated(self, operator: Server) -> Self {
         Self { operator: Some(operator), ..self }
+    }
+
+    /// Has connections too, and reads their certificates again at a signal.
+    #[must_use]
+    pub fn with_streams(self, streams: Streams, reload: Option<Signal>) -> Self {
+        Self { streams: Some(streams), reload, ..self }
     }
 
     /// Ends: what the loop worked with.
@@ -243,6 +266,11 @@ impl<C: Core, D: Datapath> Loop<C, D> {
         self.statistics
     }
 
+    /// What happened to connections.
+    pub fn stream_statistics(&self) -> StreamStatistics {
+        self.streams.as_ref().map(Streams::statistics).unwrap_or_default()
+    }
+
     /// Runs until `stop` is ready, and then, with [`Stop::End`], until every call has ended in order or 3 seconds have
     /// passed. Returns how it was told to stop.
     ///
@@ -250,6 +278,14 @@ impl<C: Core, D: Datapath> Loop<C, D> {
     ///
     /// The operating system does not let the loop wait. No input from the network is an error.
     pub async fn run(&mut self, stop: impl Future<Output = Stop>) -> Result<Stop> {
+        let stopped = self.go_round(stop).await?;
+        if let Some(streams) = &self.streams {
+            streams.flush().await;
+        }
+        Ok(stopped)
+    }
+
+    async fn go_round(&mut self, stop: impl Future<Output = Stop>) -> Result<Stop> {
         let mut stop = pin!(stop);
         let datapath_events: Vec<_> = self
             .datapath
@@ -286,6 +322,12 @@ impl<C: Core, D: Datapath> Loop<C, D> {
                             woken.realms.push(realm);
                         }
                     }
+                    if let Some(streams) = &mut self.streams {
+                        woken.streams = streams.poll(context).is_ready();
+                    }
+                    if let Some(reload) = &mut self.reload {
+                        woken.reload = reload.poll_recv(context).is_ready();
+                    }
                     for events in &datapath_events {
                         if let Poll::Ready(ready) = events.poll_read_ready(context) {
                             woken.datapath = true;
@@ -312,6 +354,12 @@ impl<C: Core, D: Datapath> Loop<C, D> {
             let now = Instant::now();
             for realm in woken.realms {
                 self.receive(realm, &mut buffer, now);
+            }
+            if woken.streams {
+                self.receive_streams(now);
+            }
+            if let Some(streams) = self.streams.as_mut().filter(|_| woken.reload) {
+                streams.reload();
             }
             if self.core.poll_timeout().is_some_and(|at| at <= now) {
                 self.core.handle_timeout(now);
@@ -369,6 +417,19 @@ impl<C: Core, D: Datapath> Loop<C, D> {
         }
     }
 
+    /// Hands the engine what came of connections.
+    fn receive_streams(&mut self, now: Instant) {
+        let Some(streams) = &mut self.streams else { return };
+        let refused = streams.statistics().refused();
+        if refused != std::mem::replace(&mut self.refused, refused) {
+            self.throttle.warn(now, || format!("connections are refused: {:?}", streams.statistics()));
+        }
+        for event in streams.take() {
+            self.statistics.stream_received += u64::from(matches!(event, streams::Event::Message { .. }));
+            self.core.handle_input(event.input(), now);
+        }
+    }
+
     /// Carries out what the engine wants, hands it what the datapath tells, and so on until both are quiet.
     fn carry_out(&mut self, now: Instant) {
         self.settle(now);
@@ -381,7 +442,7 @@ impl<C: Core, D: Datapath> Loop<C, D> {
             }
         }
         for (realm, destination, bytes) in std::mem::take(&mut self.unsent) {
-            self.send(realm, destination, &bytes, now);
+            self.send(realm, destination, bytes, now);
         }
     }
 
@@ -425,9 +486,14 @@ impl<C: Core, D: Datapath> Loop<C, D> {
     }
 
     /// A datagram that the kernel does not take now is lost like one on the way: SIP sends it again.
-    fn send(&mut self, realm: RealmId, destination: SocketAddr, bytes: &[u8], now: Instant) {
+    fn send(&mut self, realm: RealmId, destination: Flow, bytes: Vec<u8>, now: Instant) {
+        if destination.transport != Transport::Udp {
+            let sent = self.streams.as_mut().is_some_and(|streams| streams.send(realm, destination, bytes));
+            *if sent { &mut self.statistics.stream_sent } else { &mut self.statistics.stream_lost } += 1;
+            return;
+        }
         let Some(socket) = self.sockets.get(realm) else { return };
-        match socket.try_send_to(bytes, destination) {
+        match socket.try_send_to(&bytes, destination.remote) {
             Ok(_) => self.statistics.sent += 1,
             Err(error) => {
                 self.statistics.send_errors += 1;
@@ -442,6 +508,8 @@ impl<C: Core, D: Datapath> Loop<C, D> {
 struct Woken {
     realms: Vec<RealmId>,
     datapath: bool,
+    streams: bool,
+    reload: bool,
     timeout: bool,
     stop: Option<Stop>,
     question: Option<Question>,
@@ -449,7 +517,8 @@ struct Woken {
 
 impl Woken {
     fn is_empty(&self) -> bool {
-        self.realms.is_empty() && !self.datapath && !self.timeout && self.stop.is_none() && self.question.is_none()
+        let quiet = !self.datapath && !self.streams && !self.reload && !self.timeout && self.question.is_none();
+        quiet && self.realms.is_empty() && self.stop.is_none()
     }
 }
 

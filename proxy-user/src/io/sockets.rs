@@ -55,6 +55,7 @@ mod tests {
             vlan: Vec::new(),
             policy: RealmPolicy::default(),
             softswitch: None,
+            streams: Default::default(),
         };
         let error = bind(&Config::new(vec![realm])).unwrap_err();
         assert!(format!("{error:#}").contains(&address.to_string()), "{error:#}");

@@ -3,7 +3,7 @@ use crate::{
     datapath::fake::Fake,
     media::{LegPolicy, LegSpec, PayloadTypes, StreamId, StreamSpec},
 };
-use std::collections::VecDeque;
+use std::{collections::VecDeque, net::SocketAddr};
 
 /// Sends every datagram back, opens a stream on "open", and needs one timeout to end.
 #[derive(Default)]
@@ -24,14 +24,14 @@ impl Core for Echo {
                     self.outputs.push_back(Output::Media(MediaCommand::Apply(spec())));
                     self.timeout = Some(now + Duration::from_millis(20));
                 }
-                self.outputs.push_back(Output::Send { realm, destination: source, bytes: bytes.to_vec() });
+                self.outputs.push_back(Output::Send { realm, destination: Flow::udp(source), bytes: bytes.to_vec() });
             }
             Input::Media(MediaEvent::Released { stream, .. }) => {
                 self.released.push(stream);
                 self.idle = true;
             }
             Input::Media(MediaEvent::Failed { stream }) => self.failed.push(stream),
-            Input::Media(_) => {}
+            Input::Media(_) | Input::Message { .. } | Input::Closed { .. } | Input::Unreachable { .. } => {}
         }
     }
 
@@ -163,7 +163,7 @@ async fn the_network_cannot_silence_the_alarms() {
     run.datapath.full = true;
     let now = Instant::now();
     // A port that no datagram can be sent to.
-    run.send(0, SocketAddr::from(([127, 0, 0, 1], 0)), b"x", now);
+    run.send(0, Flow::udp(SocketAddr::from(([127, 0, 0, 1], 0))), b"x".to_vec(), now);
     assert_eq!(run.statistics().send_errors, 1);
     assert_eq!(run.throttle.admit(now), None, "the warning had its turn");
     run.core.outputs.push_back(Output::Media(MediaCommand::Apply(spec())));

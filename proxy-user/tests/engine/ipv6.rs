@@ -71,7 +71,7 @@ fn calls_cross_ip_versions_both_ways() {
         let media = media.replace("{v}", version(core.media)).replace("{a}", core.media);
         let sent = lab.core(&answer(&invite, "200 OK", "b1", &more, &sdp_of(core.media, &media)));
         let ok = only(&sent, "200");
-        assert_eq!((ok.destination, ok.media(0).0.as_str()), (peer, access.own));
+        assert_eq!((ok.destination.remote, ok.media(0).0.as_str()), (peer, access.own));
         let rtcp = format!("a=rtcp:{} IN {} {}\r\n", ok.media(0).1 + 1, version(access.own), access.own);
         assert!(ok.body().contains(&rtcp), "{}", ok.body());
         assert!(!ok.text.contains("X-Seen"), "{}", ok.text);

@@ -7,9 +7,10 @@ use proxy_user::{
     config::{Config, PortRange, Realm, RealmPolicy, Side},
     datapath::{Datapath, DatapathError, fake::Fake},
     engine::{Engine, Input, Media, Output, Restored},
+    flow::{Flow, Transport},
     journal::{Entry, Table},
     media::{MediaCommand, MediaEvent, RealmId},
-    signalling::sip::{Message, Name, NameAddr},
+    signalling::sip::{Frame, Framer, MAX_BYTES, Message, Name, NameAddr},
 };
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -35,7 +36,7 @@ const SINCE_1970: Duration = Duration::from_secs(1_790_000_000);
 #[derive(Clone, Debug)]
 pub(crate) struct Sent {
     pub(crate) realm: RealmId,
-    pub(crate) destination: SocketAddr,
+    pub(crate) destination: Flow,
     pub(crate) text: String,
 }
 
@@ -117,6 +118,7 @@ pub(crate) fn networks(own_access: &str, own_core: &str, softswitch: &str) -> Co
         vlan: Vec::new(),
         policy: RealmPolicy::default(),
         softswitch: softswitch.map(|address| address.parse().unwrap()),
+        streams: Default::default(),
     };
     let mut config = Config::new(vec![
         realm("access", Side::Access, own_access, None),
@@ -164,6 +166,31 @@ impl Lab {
     pub(crate) fn receive_bytes(&mut self, realm: RealmId, source: SocketAddr, bytes: &[u8]) {
         self.engine.handle_input(Input::Datagram { realm, source, bytes }, self.now);
         self.settle();
+    }
+
+    /// Over a connection.
+    pub(crate) fn over(&mut self, realm: RealmId, source: Flow, text: &str) -> Vec<Sent> {
+        self.receive_over(realm, source, text.as_bytes());
+        self.take()
+    }
+
+    pub(crate) fn receive_over(&mut self, realm: RealmId, source: Flow, bytes: &[u8]) {
+        self.engine.handle_input(Input::Message { realm, source, bytes }, self.now);
+        self.settle();
+    }
+
+    /// A connection ends.
+    pub(crate) fn close(&mut self, realm: RealmId, flow: Flow) -> Vec<Sent> {
+        self.engine.handle_input(Input::Closed { realm, flow }, self.now);
+        self.wait(Duration::ZERO);
+        self.take()
+    }
+
+    /// No connection can be made.
+    pub(crate) fn refuse(&mut self, realm: RealmId, flow: Flow) -> Vec<Sent> {
+        self.engine.handle_input(Input::Unreachable { realm, flow }, self.now);
+        self.wait(Duration::ZERO);
+        self.take()
     }
 
     /// From a terminal.
@@ -256,10 +283,15 @@ impl Lab {
         }
     }
 
-    fn send(&mut self, realm: RealmId, destination: SocketAddr, bytes: Vec<u8>) {
+    fn send(&mut self, realm: RealmId, destination: Flow, bytes: Vec<u8>) {
         let text = String::from_utf8_lossy(&bytes).into_owned();
         if self.strict {
             assert_hidden(realm, &text);
+        }
+        if matches!(destination.transport, Transport::Tcp | Transport::Tls) {
+            let mut framer = Framer::new(MAX_BYTES);
+            framer.push(&bytes);
+            assert_eq!(framer.next_frame(), Ok(Some(Frame::Message(bytes))), "{text}");
         }
         self.sent.push_back(Sent { realm, destination, text });
     }

@@ -14,3 +14,4 @@ mod races;
 mod registrations;
 mod restart;
 mod simulation;
+mod streams;

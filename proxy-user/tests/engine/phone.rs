@@ -52,6 +52,8 @@ pub(crate) struct Phone {
     /// The address that it knows of itself: a private one over IPv4, its own over IPv6, where there is no NAT.
     host: String,
     pub(crate) dead: bool,
+    /// It speaks over connections, where nothing is lost and nothing has to be sent again.
+    pub(crate) reliable: bool,
     dialogs: Vec<Dialog>,
     repeats: Vec<Repeat>,
     responses: HashMap<String, Vec<u8>>,
@@ -70,6 +72,7 @@ impl Phone {
                 SocketAddr::V6(address) => address.ip().to_string(),
             },
             dead: false,
+            reliable: false,
             dialogs: Vec::new(),
             repeats: Vec::new(),
             responses: HashMap::new(),
@@ -343,7 +346,9 @@ impl Phone {
     }
 
     fn repeat(&mut self, key: String, bytes: Vec<u8>, now: Instant) {
-        self.repeats.push(Repeat { key, bytes, next: now + T1, interval: T1, until: now + 64 * T1, stopped: false });
+        // The 2xx to an INVITE is repeated from end to end all the same (RFC 3261, section 13.3.1.4).
+        let stopped = self.reliable && !key.starts_with("200 ");
+        self.repeats.push(Repeat { key, bytes, next: now + T1, interval: T1, until: now + 64 * T1, stopped });
     }
 
     fn branch(&mut self) -> String {

@@ -146,6 +146,15 @@ fn a_new_body_brings_the_missing_content_length() {
 }
 
 #[test]
+fn a_missing_content_length_is_stated_where_it_has_to_be() {
+    let message = Message::parse(b"MESSAGE sip:a SIP/2.0\r\nCall-ID: a\r\n\r\nbody").unwrap();
+    let output = message.edit().state_length().finish();
+    assert!(output.ends_with(b"\r\nCall-ID: a\r\nContent-Length: 4\r\n\r\nbody"));
+    let again = Message::parse(&output).unwrap();
+    assert_eq!(again.edit().state_length().finish(), output, "once");
+}
+
+#[test]
 fn a_value_cannot_bring_a_line_of_its_own() {
     let message = with("Call-ID: a");
     let output = message.edit().set(Name::Subject, "x\r\nRoute: <sip:evil>").request_uri("sip:a\r\nB: c").finish();

@@ -155,7 +155,7 @@ fn outcome(input: &[u8]) -> Expect {
     }
 }
 
-fn carried() -> impl Iterator<Item = Message> {
+pub(crate) fn carried() -> impl Iterator<Item = Message> {
     let names = MESSAGES.iter().filter(|(_, _, expected)| *expected == Carried);
     names.map(|(name, _, _)| Message::parse(&file(name)).unwrap())
 }

@@ -215,6 +215,7 @@ mod tests {
             vlan: Vec::new(),
             policy: RealmPolicy::default(),
             softswitch: None,
+            streams: Default::default(),
         }
     }
 

@@ -17,6 +17,7 @@ pub struct Editor<'m> {
     uri: Option<String>,
     lines: Vec<EditedLine<'m>>,
     body: Option<Vec<u8>>,
+    states_length: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -38,7 +39,7 @@ impl<'m> Editor<'m> {
         // Room for what a proxy usually adds.
         let mut edited = Vec::with_capacity(message.fields.len() + 4);
         edited.extend(lines);
-        Self { message, uri: None, lines: edited, body: None }
+        Self { message, uri: None, lines: edited, body: None, states_length: false }
     }
 
     /// Replaces the Request-URI; nothing happens to a response.
@@ -125,6 +126,13 @@ impl<'m> Editor<'m> {
         self
     }
 
+    /// Adds Content-Length where it is missing, as it may be in a datagram and in a WebSocket's message, but not in a
+    /// stream (RFC 3261 §20.14).
+    pub fn state_length(&mut self) -> &mut Self {
+        self.states_length = true;
+        self
+    }
+
     /// Writes the changed message: without excess bytes, and without the line ends before the start line.
     #[must_use]
     pub fn finish(&self) -> Vec<u8> {
@@ -134,12 +142,13 @@ impl<'m> Editor<'m> {
         let uri_length = self.uri.as_ref().map_or(0, String::len);
         let mut out = Vec::with_capacity(length + body.len() + uri_length + self.message.fields_start + 64);
         self.write_start(raw, &mut out);
-        let mut counted = self.body.is_none();
+        let mut counted = self.body.is_none() && !self.states_length;
         for line in &self.lines {
             if self.body.is_some() && line.name == Name::ContentLength {
                 write_content_length(&line.bytes, body.len(), &mut out);
                 counted = true;
             } else {
+                counted |= line.name == Name::ContentLength;
                 out.extend_from_slice(&line.bytes);
             }
         }

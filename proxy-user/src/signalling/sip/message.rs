@@ -218,7 +218,7 @@ impl Message {
             (Ok(Some(length)), Some(body_start)) => match body_start.checked_add(length) {
                 Some(end) if end <= datagram.len() => end,
                 _ => {
-                    note(Fault::ShortBody);
+                    note(if length > MAX_BYTES { Fault::TooLarge } else { Fault::ShortBody });
                     datagram.len()
                 }
             },

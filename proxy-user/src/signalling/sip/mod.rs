@@ -1,6 +1,7 @@
 //! The SIP message layer: what was not edited leaves as it came, byte for byte (RFC 3261).
 //!
-//! Data flows through it like this: [`Datagram::of`] tells keep-alives from messages, [`Message::parse`]
+//! Data flows through it like this: [`Datagram::of`] tells keep-alives from messages and [`Framer`] finds both in a
+//! stream, [`Message::parse`]
 //! finds the start line and the header fields as byte ranges, [`check_request`] says what RFC 3261 §16.3
 //! refuses, the typed views ([`Via`], [`NameAddr`], [`Uri`], ...) read single values, [`Editor`] changes some of
 //! them, and [`Response`] and [`Request`] write what Latch itself originates.
@@ -22,6 +23,7 @@
 mod build;
 mod check;
 mod edit;
+mod framing;
 mod message;
 mod name;
 mod params;
@@ -33,6 +35,7 @@ mod values;
 pub use build::{Request, Response, ack_for, cancel_for, reason_phrase};
 pub use check::{Reject, check_request, check_response};
 pub use edit::Editor;
+pub use framing::{Broken, Frame, Framer};
 pub use message::{Datagram, Fault, Header, MAX_BYTES, MAX_FIELDS, Message, ParseError, Start};
 pub use name::{Key, Name, Shape};
 pub use params::Params;

@@ -79,6 +79,7 @@ fn config() -> Config {
         vlan: Vec::new(),
         policy: RealmPolicy::default(),
         softswitch,
+        streams: Default::default(),
     };
     let softswitch = Some(SocketAddr::from((address::SOFTSWITCH, 5060)));
     Config::new(vec![

@@ -100,6 +100,7 @@ pub(in super::super) fn config() -> Config {
         vlan: Vec::new(),
         policy: RealmPolicy::default(),
         softswitch: softswitch.map(|address| address.parse().unwrap()),
+        streams: Default::default(),
     };
     Config::new(vec![
         realm("access", Side::Access, "203.0.113.10", None),

@@ -1,0 +1,302 @@
+//! Connections: TCP, TLS and WebSocket, towards terminals and softswitch.
+//!
+//! ```text
+//! listener ─accept─▶ task of a connection ──whole messages──▶ loop ──▶ engine
+//!                    task of a connection ◀──bounded queue─── loop ◀── engine
+//! ```
+//!
+//! Each connection has a task (`connection`, and `websocket` in it), which reads no further while the engine has not
+//! taken what it read before. What may wait for a peer is bounded; a peer that does not take it loses the connection.
+//! Towards terminals, connections are only accepted. Towards a core realm they are made as they are needed, one to each
+//! address, and made anew after they ended.
+
+mod connection;
+mod listen;
+mod reason;
+#[cfg(test)]
+mod tests;
+mod websocket;
+
+use crate::{
+    config::{Config, Connections, Side},
+    engine::Input,
+    flow::{ConnectionId, Flow, Transport},
+    media::RealmId,
+    tls::Tls,
+};
+use anyhow::{Context as _, Result};
+use connection::{Connection, Origin, Queue, Told};
+use listen::Listener;
+use reason::Reason;
+pub use reason::StreamStatistics;
+use std::{
+    collections::{HashMap, VecDeque},
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+    task::{self, Poll},
+    time::Duration,
+};
+use tokio::{net::TcpStream, sync::mpsc, task::AbortHandle};
+
+/// Messages of all connections that wait for the engine: a connection whose message finds no room reads no further.
+const INBOX: usize = 64;
+/// Connections that Latch makes, and that the softswitch may have made, whatever terminals have: a bound on what a core
+/// can make us hold.
+const MOST_IN_CORE: usize = 100;
+/// Connections accepted at one listener before others have their turn.
+const BATCH: usize = 16;
+/// So long what was said last has to leave.
+const FLUSH: Duration = Duration::from_secs(1);
+
+/// What came of connections, for the engine.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Event {
+    Message { realm: RealmId, source: Flow, bytes: Vec<u8> },
+    Closed { realm: RealmId, flow: Flow },
+    Unreachable { realm: RealmId, flow: Flow },
+}
+
+impl Event {
+    pub(super) fn input(&self) -> Input<'_> {
+        match self {
+            Self::Message { realm, source, bytes } => Input::Message { realm: *realm, source: *source, bytes },
+            Self::Closed { realm, flow } => Input::Closed { realm: *realm, flow: *flow },
+            Self::Unreachable { realm, flow } => Input::Unreachable { realm: *realm, flow: *flow },
+        }
+    }
+}
+
+/// All connections and the sockets that they come to.
+pub struct Streams {
+    config: Arc<Config>,
+    /// Connections at once: as configured, or as many as the operating system lets.
+    max: usize,
+    listeners: Vec<Listener>,
+    /// By realm.
+    tls: Vec<Tls>,
+    open: HashMap<ConnectionId, Open>,
+    per_source: HashMap<IpAddr, usize>,
+    /// Those that were made, by where to.
+    pool: HashMap<(RealmId, Transport, SocketAddr), ConnectionId>,
+    last_id: u64,
+    tell: mpsc::Sender<Told>,
+    told: mpsc::Receiver<Told>,
+    inbox: Vec<Told>,
+    statistics: StreamStatistics,
+}
+
+/// What is known of a connection outside of its task.
+struct Open {
+    realm: RealmId,
+    flow: Flow,
+    accepted: bool,
+    queue: Queue,
+    task: AbortHandle,
+}
+
+impl Streams {
+    /// Listens for what the realms name, and reads their certificates. Must be called within a tokio runtime.
+    ///
+    /// # Errors
+    ///
+    /// An address is not the host's or is in use, or a file of TLS cannot be used.
+    pub fn open(config: Arc<Config>) -> Result<Self> {
+        let mut listeners = Vec::new();
+        let mut tls = Vec::new();
+        for (realm, settings) in config.realms.iter().enumerate() {
+            let loaded = Tls::load(settings).map_err(anyhow::Error::from);
+            tls.push(loaded.with_context(|| format!("TLS of realm {}", settings.name))?);
+            for (transport, port) in settings.streams.listening() {
+                let address = SocketAddr::new(settings.signalling.ip(), port);
+                listeners.push(Listener::bind(realm, transport, address)?);
+            }
+        }
+        let (tell, told) = mpsc::channel(INBOX);
+        let reliable = config.realms.iter().any(|realm| realm.streams.listening().next().is_some());
+        let wanted = config.connections.max;
+        Ok(Self {
+            max: if reliable { listen::make_room(wanted) } else { wanted },
+            config,
+            listeners,
+            tls,
+            open: HashMap::new(),
+            per_source: HashMap::new(),
+            pool: HashMap::new(),
+            last_id: 0,
+            tell,
+            told,
+            inbox: Vec::new(),
+            statistics: StreamStatistics::default(),
+        })
+    }
+
+    /// Reads the files of TLS again: what is connected stays as it is, new connections have the new ones. Where one
+    /// cannot be used, its realm's old ones stay.
+    pub fn reload(&mut self) {
+        for (settings, tls) in self.config.realms.iter().zip(&mut self.tls) {
+            if settings.streams.certificate.is_none() && settings.streams.server_ca.is_none() {
+                continue;
+            }
+            match Tls::load(settings) {
+                Ok(new) => {
+                    *tls = new;
+                    tracing::info!(realm = settings.name, "certificates read again");
+                }
+                Err(unusable) => {
+                    let error = anyhow::Error::from(unusable);
+                    tracing::error!(realm = settings.name, "the old certificates stay: {error:#}");
+                }
+            }
+        }
+    }
+
+    /// What happened so far.
+    pub fn statistics(&self) -> StreamStatistics {
+        self.statistics
+    }
+
+    /// Ready when there is something for [`Streams::take`].
+    pub(super) fn poll(&mut self, context: &mut task::Context<'_>) -> Poll<()> {
+        let mut ready = !self.inbox.is_empty();
+        let mut accepted = Vec::new();
+        for listener in &mut self.listeners {
+            for _ in 0..BATCH {
+                match listener.poll_accept(context) {
+                    Poll::Pending => break,
+                    Poll::Ready(outcome) => accepted.push((listener.realm, listener.transport, outcome)),
+                }
+            }
+        }
+        ready |= !accepted.is_empty();
+        for (realm, transport, outcome) in accepted {
+            match outcome {
+                Ok((stream, remote)) => self.accept(realm, transport, stream, remote),
+                Err(_) => self.statistics.accept_errors += 1,
+            }
+        }
+        let room = INBOX.saturating_sub(self.inbox.len());
+        if room > 0 {
+            ready |= self.told.poll_recv_many(context, &mut self.inbox, room).is_ready();
+        }
+        if ready { Poll::Ready(()) } else { Poll::Pending }
+    }
+
+    /// What came since the last call, in order.
+    pub(super) fn take(&mut self) -> VecDeque<Event> {
+        let mut events = VecDeque::new();
+        for told in std::mem::take(&mut self.inbox) {
+            match told {
+                Told::Message(id, bytes) => {
+                    if let Some(open) = self.open.get(&id) {
+                        events.push_back(Event::Message { realm: open.realm, source: open.flow, bytes });
+                    }
+                }
+                Told::Ended(id, reason) => events.extend(self.ended(id, reason)),
+            }
+        }
+        events
+    }
+
+    /// Sends over a flow's connection, or over one that is made for it. False where the message is lost.
+    pub(super) fn send(&mut self, realm: RealmId, flow: Flow, bytes: Vec<u8>) -> bool {
+        let pooled = (realm, flow.transport, flow.remote);
+        let id = match flow.connection.or_else(|| self.pool.get(&pooled).copied()) {
+            Some(id) => id,
+            None => match self.connect(realm, flow) {
+                Some(id) => id,
+                None => return false,
+            },
+        };
+        let Some(open) = self.open.get(&id) else { return false };
+        if open.queue.push(bytes) {
+            return true;
+        }
+        // The peer does not read. Its task may hang in a write: it is told by nobody but us.
+        open.task.abort();
+        self.inbox.push(Told::Ended(id, Reason::NotRead));
+        false
+    }
+
+    /// Waits a little until what was sent has left.
+    pub(super) async fn flush(&self) {
+        let left = async {
+            while self.open.values().any(|open| !open.queue.is_empty()) {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        let _ = tokio::time::timeout(FLUSH, left).await;
+    }
+
+    fn accept(&mut self, realm: RealmId, transport: Transport, stream: TcpStream, remote: SocketAddr) {
+        let Connections { max_per_source, .. } = self.config.connections;
+        let from_there = self.per_source.get(&remote.ip()).copied().unwrap_or_default();
+        let settings = self.config.realms.get(realm);
+        let is_softswitch = settings.and_then(|realm| realm.softswitch).is_some_and(|it| it.ip() == remote.ip());
+        // Terminals must not keep the softswitch away.
+        if self.open.len() >= self.max && !is_softswitch {
+            self.statistics.refused_max += 1;
+            return;
+        }
+        if from_there >= if is_softswitch { MOST_IN_CORE } else { max_per_source } {
+            self.statistics.refused_source += 1;
+            return;
+        }
+        self.statistics.accepted += 1;
+        *self.per_source.entry(remote.ip()).or_default() += 1;
+        let acceptor = self.tls.get(realm).and_then(|tls| tls.acceptor.clone());
+        self.begin(realm, Flow::to(transport, remote), true, Origin::Accepted(stream, acceptor));
+    }
+
+    /// Connects where connections may be made to: in a core realm.
+    fn connect(&mut self, realm: RealmId, flow: Flow) -> Option<ConnectionId> {
+        let settings = self.config.realms.get(realm).filter(|settings| settings.side == Side::Core)?;
+        if !matches!(flow.transport, Transport::Tcp | Transport::Tls) || self.pool.len() >= MOST_IN_CORE {
+            return None;
+        }
+        let connector = self.tls.get(realm).and_then(|tls| tls.connector(flow.ip()));
+        let origin = Origin::To(settings.signalling.ip(), flow.remote, connector);
+        let id = self.begin(realm, flow, false, origin);
+        self.pool.insert((realm, flow.transport, flow.remote), id);
+        self.statistics.made += 1;
+        Some(id)
+    }
+
+    fn begin(&mut self, realm: RealmId, flow: Flow, accepted: bool, origin: Origin) -> ConnectionId {
+        self.last_id += 1;
+        let id = ConnectionId(self.last_id);
+        let limits = self.config.connections.clone();
+        let (queue, outgoing) = Queue::new(limits.send_queue_bytes);
+        let (transport, tell) = (flow.transport, self.tell.clone());
+        let connection = Connection { id, transport, limits, queue: queue.clone(), outgoing, tell };
+        let task = tokio::spawn(connection.run(origin)).abort_handle();
+        let flow = Flow { connection: Some(id), ..flow };
+        self.open.insert(id, Open { realm, flow, accepted, queue, task });
+        id
+    }
+
+    fn ended(&mut self, id: ConnectionId, reason: Reason) -> Option<Event> {
+        let Open { realm, flow, accepted, .. } = self.open.remove(&id)?;
+        self.statistics.ended(reason);
+        tracing::debug!(%flow, ?reason, "connection ended");
+        if accepted {
+            if let Some(count) = self.per_source.get_mut(&flow.ip()) {
+                *count -= 1;
+                if *count == 0 {
+                    self.per_source.remove(&flow.ip());
+                }
+            }
+            return Some(Event::Closed { realm, flow });
+        }
+        self.pool.remove(&(realm, flow.transport, flow.remote));
+        Some(match reason {
+            Reason::Unreachable => Event::Unreachable { realm, flow: Flow { connection: None, ..flow } },
+            _ => Event::Closed { realm, flow },
+        })
+    }
+}
+
+impl Drop for Streams {
+    fn drop(&mut self) {
+        self.open.values().for_each(|open| open.task.abort());
+    }
+}

@@ -1,0 +1,108 @@
+//! SIP over WebSocket (RFC 7118): each WebSocket message holds one SIP message.
+
+use super::{
+    connection::{Connection, Pace, Told},
+    reason::Reason,
+};
+use futures_util::{SinkExt as _, StreamExt as _};
+use std::time::Duration;
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    time::timeout,
+};
+use tokio_tungstenite::{
+    WebSocketStream, accept_hdr_async_with_config,
+    tungstenite::{
+        Error, Message,
+        error::CapacityError,
+        handshake::server::{ErrorResponse, Request, Response},
+        http::{HeaderValue, StatusCode, header::SEC_WEBSOCKET_PROTOCOL},
+        protocol::WebSocketConfig,
+    },
+};
+
+/// A peer that takes nothing for so long is given up.
+const NOT_READ: Duration = Duration::from_secs(20);
+/// The subprotocol's name (RFC 7118, section 4.1).
+const SUBPROTOCOL: &str = "sip";
+
+pub(super) async fn speak<S: AsyncRead + AsyncWrite + Unpin + Send>(connection: Connection, stream: S) -> Reason {
+    let Connection { id, limits, queue, mut outgoing, tell, .. } = connection;
+    let config = WebSocketConfig::default()
+        .read_buffer_size(4_096)
+        .write_buffer_size(0)
+        .max_write_buffer_size(limits.send_queue_bytes.max(65_536 + 1_024))
+        .max_message_size(Some(limits.max_message_bytes))
+        .max_frame_size(Some(limits.max_message_bytes));
+    let accept = accept_hdr_async_with_config(stream, negotiate, Some(config));
+    let stream: WebSocketStream<S> = match timeout(limits.message_timeout, accept).await {
+        Err(_) => return Reason::Slow,
+        Ok(Err(_)) => return Reason::Handshake,
+        Ok(Ok(stream)) => stream,
+    };
+    let pace = Pace::new(&limits, true);
+    let (mut sink, mut source) = stream.split();
+    let write = async {
+        while let Some(bytes) = outgoing.recv().await {
+            let length = bytes.len();
+            // Both are allowed (RFC 7118, section 5); most are text.
+            let message =
+                String::from_utf8(bytes).map_or_else(|error| Message::binary(error.into_bytes()), Message::text);
+            match timeout(NOT_READ, sink.send(message)).await {
+                Err(_) => return Reason::NotRead,
+                Ok(Err(_)) => return Reason::Error,
+                Ok(Ok(())) => queue.written(length),
+            }
+            pace.touch();
+        }
+        Reason::Error
+    };
+    let read = async {
+        loop {
+            let bytes = match pace.within(false, source.next()).await {
+                Err(reason) => return reason,
+                Ok(None | Some(Ok(Message::Close(_)) | Err(Error::ConnectionClosed))) => return Reason::Peer,
+                Ok(Some(Err(Error::Capacity(CapacityError::MessageTooLong { .. })))) => return Reason::TooLarge,
+                Ok(Some(Err(Error::Io(_)))) => return Reason::Error,
+                Ok(Some(Err(_))) => return Reason::NotSip,
+                Ok(Some(Ok(Message::Text(text)))) => text.as_bytes().to_vec(),
+                Ok(Some(Ok(Message::Binary(bytes)))) => bytes.to_vec(),
+                // The library answers those that want an answer.
+                Ok(Some(Ok(_))) => continue,
+            };
+            match bytes.as_slice() {
+                b"\r\n\r\n" if queue.push(b"\r\n".to_vec()) => {}
+                b"\r\n\r\n" => return Reason::NotRead,
+                bytes if bytes.iter().all(|byte| matches!(byte, b'\r' | b'\n')) => {}
+                bytes => {
+                    let line = bytes.split(|byte| *byte == b'\n').next().unwrap_or_default();
+                    if memchr::memmem::find(line, b"SIP/").is_none() {
+                        return Reason::NotSip;
+                    }
+                    pace.message();
+                    if tell.send(Told::Message(id, bytes.to_vec())).await.is_err() {
+                        return Reason::Error;
+                    }
+                }
+            }
+        }
+    };
+    tokio::select! {
+        reason = read => reason,
+        reason = write => reason,
+    }
+}
+
+/// Who does not ask for SIP has come to the wrong place.
+#[allow(clippy::result_large_err, reason = "the library's callback")]
+fn negotiate(request: &Request, mut response: Response) -> Result<Response, ErrorResponse> {
+    let offered = request.headers().get_all(SEC_WEBSOCKET_PROTOCOL).iter().filter_map(|value| value.to_str().ok());
+    let mut names = offered.flat_map(|value| value.split(',')).map(str::trim);
+    if names.any(|name| name.eq_ignore_ascii_case(SUBPROTOCOL)) {
+        response.headers_mut().insert(SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(SUBPROTOCOL));
+        return Ok(response);
+    }
+    let mut refusal = ErrorResponse::new(Some("the subprotocol sip is needed".into()));
+    *refusal.status_mut() = StatusCode::BAD_REQUEST;
+    Err(refusal)
+}
