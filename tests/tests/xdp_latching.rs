@@ -321,14 +321,14 @@ fn race(world: &mut World) -> Result<()> {
             let racers: Vec<_> = (0..RACERS)
                 .map(|racer| {
                     let (frame, start) = (rtp((NAT, 61_000 + racer)).frame(), &start);
-                    let thread = world.thread().unwrap();
+                    let thread = world.thread().expect("a thread of the test world");
                     scope.spawn(move || {
                         start.wait();
-                        (0..PACKETS).filter(|_| thread.run(&frame).unwrap() == 4).count() as u64
+                        (0..PACKETS).filter(|_| thread.run(&frame).expect("a run of the program") == 4).count() as u64
                     })
                 })
                 .collect();
-            racers.into_iter().map(|racer| racer.join().unwrap()).collect()
+            racers.into_iter().map(|racer| racer.join().expect("a racing thread")).collect()
         });
 
         let winners: Vec<_> = (0..RACERS).filter(|&racer| accepted[usize::from(racer)] > 0).collect();

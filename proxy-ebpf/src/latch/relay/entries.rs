@@ -211,7 +211,7 @@ impl StateEntry {
     /// Source and destination of a component.
     #[inline(always)]
     pub(crate) fn component(self, component: u32) -> ComponentEntry {
-        const { assert!(RTP_AT % 8 == 0 && RTCP_AT % 8 == 0) }
+        const { assert!(RTP_AT.is_multiple_of(8) && RTCP_AT.is_multiple_of(8)) }
         let offset = if component == RTP { RTP_AT } else { RTCP_AT };
         ComponentEntry(self.0.cast::<u8>().wrapping_add(offset).cast())
     }
