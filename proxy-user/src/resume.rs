@@ -7,9 +7,9 @@ use proxy_user::{
     clock::Clock,
     config::{self, Config, Overrides, Relay, Side},
     datapath::xdp::{Life, Mode, Pins, Xdp},
-    engine::{Engine, Media, Restored},
     io::Keeper,
     journal::{Entry, Head, Journal, Table, boot_id, wall_ms},
+    signalling::sip::agent::{Engine, Media, Restored},
 };
 use std::{
     collections::HashSet,

@@ -10,8 +10,8 @@ use proxy_user::{
     config::{Config, Problems, Relay, Side, host},
     ctl::Server,
     datapath::xdp::{Mode, Pins, Xdp, object},
-    engine::Engine,
     io::{Loop, Stop, Streams, sockets},
+    signalling::sip::agent::Engine,
 };
 use std::{
     fs::File,

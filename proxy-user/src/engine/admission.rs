@@ -3,20 +3,13 @@
 //! Every call has a [`Charge`]: what it is counted with in both of its realms and, in the realm of its terminal, for the
 //! user. It follows the call's offers and answers, and is nothing when the call has ended.
 
-use super::{Engine, registrar::address_of_record, session::Flows};
+use super::session::Flows;
 use crate::{
-    config::{AdmissionLimits, Realm, Side},
+    config::{AdmissionLimits, Realm},
     media::RealmId,
-    sdp::Session,
-    signalling::sip::{Message, Name},
 };
 use serde::{Deserialize, Serialize};
-use std::{
-    collections::HashMap,
-    net::SocketAddr,
-    time::{Duration, Instant},
-};
-use tracing::warn;
+use std::{collections::HashMap, time::Instant};
 
 /// What is going on in a realm, or of a user.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -27,48 +20,48 @@ struct Load {
 
 /// What a call is counted with. Side 0 is the party that began it.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub(super) struct Charge {
+pub(crate) struct Charge {
     realms: [RealmId; 2],
     /// The side of its terminal, and whose that is; `None` where nobody counts.
-    user: Option<(usize, String)>,
+    pub(crate) user: Option<(usize, String)>,
     /// Of this engine: a later one counts anew.
     #[serde(skip)]
-    calls: u32,
+    pub(crate) calls: u32,
     #[serde(skip)]
-    media: [Flows; 2],
+    pub(crate) media: [Flows; 2],
 }
 
 /// All that is counted.
 #[derive(Debug, Default)]
-pub(super) struct Admission {
+pub(crate) struct Admission {
     realms: HashMap<RealmId, Load>,
     users: HashMap<(RealmId, String), Load>,
     /// When the log last told of a refusal.
-    told: Option<Instant>,
+    pub(crate) told: Option<Instant>,
 }
 
 /// A limit that would be passed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Excess {
-    realm: RealmId,
-    limit: &'static str,
+pub(crate) struct Excess {
+    pub(crate) realm: RealmId,
+    pub(crate) limit: &'static str,
     /// Status code that says so to a new call.
-    pub(super) code: u16,
+    pub(crate) code: u16,
 }
 
 impl Charge {
-    pub(super) fn new(realms: [RealmId; 2], user: Option<(usize, String)>) -> Self {
+    pub(crate) fn new(realms: [RealmId; 2], user: Option<(usize, String)>) -> Self {
         Self { realms, user, calls: 0, media: [Flows::default(); 2] }
     }
 
-    pub(super) fn calls(&self) -> u32 {
+    pub(crate) fn calls(&self) -> u32 {
         self.calls
     }
 }
 
 impl Admission {
     /// Whether a call may be counted with this from now on. What does not grow may stay, whatever the limits are.
-    fn check(&self, realms: &[Realm], charge: &Charge, calls: u32, media: [Flows; 2]) -> Result<(), Excess> {
+    pub(crate) fn check(&self, realms: &[Realm], charge: &Charge, calls: u32, media: [Flows; 2]) -> Result<(), Excess> {
         for (side, &id) in charge.realms.iter().enumerate() {
             let Some(limits) = realms.get(id).map(|realm| &realm.policy.admission) else { continue };
             let AdmissionLimits { max_calls, max_kbps, max_calls_per_user, max_kbps_per_user, refuse_with } = *limits;
@@ -99,7 +92,7 @@ impl Admission {
     }
 
     /// Counts a call with this from now on.
-    pub(super) fn charge(&mut self, charge: &mut Charge, calls: u32, media: [Flows; 2]) {
+    pub(crate) fn charge(&mut self, charge: &mut Charge, calls: u32, media: [Flows; 2]) {
         if (charge.calls, charge.media) == (calls, media) {
             return;
         }
@@ -122,88 +115,5 @@ impl Admission {
         }
         charge.calls = calls;
         charge.media = media;
-    }
-}
-
-impl Engine {
-    /// Counts a new call, or says which limit it would pass.
-    pub(super) fn admit_call(&mut self, id: u64, now: Instant) -> Result<(), Excess> {
-        let Some(call) = self.dialogs.get_mut(&id).and_then(|dialog| dialog.call_mut()) else { return Ok(()) };
-        let media = call.charge.media;
-        match self.admission.check(&self.config.realms, &call.charge, 1, media) {
-            Ok(()) => {
-                self.admission.charge(&mut call.charge, 1, media);
-                Ok(())
-            }
-            Err(excess) => Err(self.not_admitted(id, excess, now)),
-        }
-    }
-
-    /// Counts a call that an earlier engine had admitted, whatever the limits are now.
-    pub(super) fn charge_again(&mut self, id: u64) {
-        let Some(call) = self.dialogs.get_mut(&id).and_then(|dialog| dialog.call_mut()) else { return };
-        if call.ended.is_none() {
-            let media = call.media.demand(&self.config.realms);
-            self.admission.charge(&mut call.charge, 1, media);
-        }
-    }
-
-    /// Whether the media of this offer may be added to a call; it is counted when the offer is taken.
-    pub(super) fn admit_offer(&mut self, id: u64, session: &Session, now: Instant) -> Result<(), Excess> {
-        let Some(call) = self.call(id) else { return Ok(()) };
-        let media = call.media.demand_with(session, &self.config.realms);
-        let checked = self.admission.check(&self.config.realms, &call.charge, call.charge.calls, media);
-        checked.map_err(|excess| self.not_admitted(id, excess, now))
-    }
-
-    /// A call that has ended is not counted.
-    pub(super) fn discharge(&mut self, id: u64) {
-        if let Some(call) = self.dialogs.get_mut(&id).and_then(|dialog| dialog.call_mut()) {
-            self.admission.charge(&mut call.charge, 0, [Flows::default(); 2]);
-        }
-    }
-
-    /// Counts a refusal and tells of it, at most once a second.
-    fn not_admitted(&mut self, id: u64, excess: Excess, now: Instant) -> Excess {
-        self.statistics.not_admitted += 1;
-        let lately = |told: Instant| now.saturating_duration_since(told) < Duration::from_secs(1);
-        if !self.admission.told.is_some_and(lately) {
-            self.admission.told = Some(now);
-            let realm = self.config.realms.get(excess.realm).map_or("", |realm| realm.name.as_str());
-            let dialog = self.dialogs.get(&id);
-            let call_id = dialog.map_or("", |dialog| dialog.call_id.as_str());
-            let user = dialog.and_then(|dialog| Some(dialog.call()?.charge.user.as_ref()?.1.as_str()));
-            warn!(call_id, realm, limit = excess.limit, user, "a call, or more media of one, is not admitted");
-        }
-        excess
-    }
-
-    /// The user whose terminal is in a call, where the realm has limits for users: as registered; a terminal that is not
-    /// counts as who it says it is.
-    pub(super) fn user_of(
-        &self,
-        realms: [RealmId; 2],
-        request: &Message,
-        source: SocketAddr,
-        binding: Option<&super::Binding>,
-    ) -> Option<(usize, String)> {
-        let of_users = |limits: &AdmissionLimits| limits.max_calls_per_user.or(limits.max_kbps_per_user).is_some();
-        let side = realms.iter().position(|&realm| {
-            let realm = self.config.realms.get(realm);
-            realm.is_some_and(|realm| realm.side == Side::Access && of_users(&realm.policy.admission))
-        })?;
-        if side == 1 {
-            let registered = binding.map(|binding| binding.aor.clone());
-            return Some((side, registered.or_else(|| address_of_record(request, Name::To))?));
-        }
-        let stated = address_of_record(request, Name::From)?;
-        let here = |binding: &super::Binding| binding.realm == realms[0] && binding.source == source;
-        let ids = self.registrations.of(&stated);
-        if ids.iter().filter_map(|id| self.registrations.get(*id)).any(here) {
-            return Some((side, stated));
-        }
-        // Under another name: not to get around its limits.
-        let registered = self.registrations.iter().filter(|binding| here(binding)).map(|binding| &binding.aor).min();
-        Some((side, registered.unwrap_or(&stated).clone()))
     }
 }

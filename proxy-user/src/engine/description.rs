@@ -11,52 +11,52 @@ use serde::{Deserialize, Serialize};
 
 /// What one media description says of the party that sent it.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub(super) struct Description {
-    pub(super) relayed: bool,
+pub(crate) struct Description {
+    pub(crate) relayed: bool,
     /// Besides RTP and RTCP.
-    pub(super) carry: Carry,
+    pub(crate) carry: Carry,
     /// As SRTP.
-    pub(super) secured: bool,
-    pub(super) rtcp_mux: bool,
+    pub(crate) secured: bool,
+    pub(crate) rtcp_mux: bool,
     /// Its author wants it: the port is not 0.
-    pub(super) stated: bool,
-    pub(super) kind: String,
+    pub(crate) stated: bool,
+    pub(crate) kind: String,
     /// `None` keeps the address that was there before: old-style hold, or one that the relay can't send to.
-    pub(super) remote: Option<RemoteMedia>,
-    pub(super) payload_types: PayloadTypes,
-    pub(super) formats: Vec<Format>,
-    pub(super) bandwidth: Stated,
-    pub(super) held: bool,
+    pub(crate) remote: Option<RemoteMedia>,
+    pub(crate) payload_types: PayloadTypes,
+    pub(crate) formats: Vec<Format>,
+    pub(crate) bandwidth: Stated,
+    pub(crate) held: bool,
 }
 
 /// What offer and answer made of a slot.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub(super) struct Agreed {
-    pub(super) kind: String,
-    pub(super) remotes: [Option<RemoteMedia>; 2],
-    pub(super) payload_types: PayloadTypes,
+pub(crate) struct Agreed {
+    pub(crate) kind: String,
+    pub(crate) remotes: [Option<RemoteMedia>; 2],
+    pub(crate) payload_types: PayloadTypes,
     /// Of each side, whether RTP and RTCP share a port there.
-    pub(super) rtcp_mux: [bool; 2],
+    pub(crate) rtcp_mux: [bool; 2],
     /// What the session descriptions want relayed besides RTP and RTCP.
-    pub(super) carry: Carry,
+    pub(crate) carry: Carry,
     /// RTP clock, Hz; 0: not known.
-    pub(super) clock_rate: u32,
+    pub(crate) clock_rate: u32,
     /// The first that is the media itself.
-    pub(super) codec: Codec,
+    pub(crate) codec: Codec,
     /// The most that each side sends, where that is known.
-    pub(super) sends: [Option<Estimate>; 2],
-    pub(super) on_hold: bool,
+    pub(crate) sends: [Option<Estimate>; 2],
+    pub(crate) on_hold: bool,
 }
 
 /// Whether a session description that goes out is an offer or an answer there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Exchange {
+pub(crate) enum Exchange {
     Offer,
     Answer,
 }
 
 impl Description {
-    pub(super) fn read(media: &Media) -> Self {
+    pub(crate) fn read(media: &Media) -> Self {
         let relayed = media.port != 0 && media.relayable();
         Self {
             relayed,
@@ -78,16 +78,16 @@ impl Description {
         }
     }
 
-    pub(super) fn clock_rate(&self) -> u32 {
+    pub(crate) fn clock_rate(&self) -> u32 {
         self.formats.first().map_or(0, |format| format.clock_rate)
     }
 
-    pub(super) fn codec(&self) -> Codec {
+    pub(crate) fn codec(&self) -> Codec {
         self.formats.iter().map(|format| format.codec).find(|codec| !codec.is_aside()).unwrap_or(Codec::Unknown)
     }
 
     /// The most that its author gets in these formats from a party with that description.
-    pub(super) fn receives(&self, formats: &[Format], sender: &Self) -> Option<Estimate> {
+    pub(crate) fn receives(&self, formats: &[Format], sender: &Self) -> Option<Estimate> {
         if self.carry.udptl {
             return Some(bandwidth::UDPTL);
         }
@@ -96,14 +96,14 @@ impl Description {
     }
 
     /// The most that it asks for, before there is an answer.
-    pub(super) fn asks_for(&self) -> Option<Estimate> {
+    pub(crate) fn asks_for(&self) -> Option<Estimate> {
         self.receives(&self.formats, self)
     }
 }
 
 impl Agreed {
     /// Before there is an answer: what is offered.
-    pub(super) fn offered(description: &Description) -> Self {
+    pub(crate) fn offered(description: &Description) -> Self {
         Self {
             kind: description.kind.clone(),
             remotes: [None; 2],
@@ -117,14 +117,14 @@ impl Agreed {
         }
     }
 
-    pub(super) fn set_remote(&mut self, side: usize, remote: Option<RemoteMedia>) {
+    pub(crate) fn set_remote(&mut self, side: usize, remote: Option<RemoteMedia>) {
         if let (Some(place), Some(remote)) = (self.remotes.get_mut(side), remote) {
             *place = Some(remote);
         }
     }
 
     /// Side `from` answered.
-    pub(super) fn agree(&mut self, from: usize, offered: &Description, answered: &Description) {
+    pub(crate) fn agree(&mut self, from: usize, offered: &Description, answered: &Description) {
         let to = 1 - from;
         self.set_remote(to, offered.remote);
         self.set_remote(from, answered.remote);

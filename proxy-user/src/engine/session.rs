@@ -21,20 +21,20 @@ use std::{
 };
 
 /// A call on hold may be silent, but not for ever: nothing else would tell that both parties are gone.
-pub(super) const LONGEST_HOLD: Duration = Duration::from_secs(3600);
+pub(crate) const LONGEST_HOLD: Duration = Duration::from_secs(3600);
 
 /// What a session needs from the engine around it.
-pub(super) struct Resources<'a> {
+pub(crate) struct Resources<'a> {
     /// One for each realm.
-    pub(super) allocators: &'a mut [PortAllocator],
+    pub(crate) allocators: &'a mut [PortAllocator],
     /// The media address of each realm.
-    pub(super) addresses: &'a [IpAddr],
+    pub(crate) addresses: &'a [IpAddr],
     /// What each realm says of its legs.
-    pub(super) realms: &'a [Realm],
-    pub(super) next_stream: &'a mut u64,
-    pub(super) random: &'a mut dyn FnMut() -> u64,
-    pub(super) commands: &'a mut Vec<MediaCommand>,
-    pub(super) now: Instant,
+    pub(crate) realms: &'a [Realm],
+    pub(crate) next_stream: &'a mut u64,
+    pub(crate) random: &'a mut dyn FnMut() -> u64,
+    pub(crate) commands: &'a mut Vec<MediaCommand>,
+    pub(crate) now: Instant,
 }
 
 impl Resources<'_> {
@@ -47,7 +47,7 @@ impl Resources<'_> {
 
 /// Why an offer can't be passed on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum OfferError {
+pub(crate) enum OfferError {
     /// No pair of ports is left in the realm.
     PortsExhausted(RealmId),
     /// It holds media, but none that can be relayed.
@@ -56,7 +56,7 @@ pub(super) enum OfferError {
 
 /// The media of one call. Side 0 is the party that began the call, side 1 the one that was called.
 #[derive(Debug, Serialize, Deserialize)]
-pub(super) struct MediaSession {
+pub(crate) struct MediaSession {
     sides: [Side; 2],
     /// One for each media description, by position; `None` where it is not relayed.
     slots: Vec<Option<Slot>>,
@@ -69,12 +69,12 @@ pub(super) struct MediaSession {
 
 /// One party, as far as media go.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
-pub(super) struct Side {
-    pub(super) realm: RealmId,
+pub(crate) struct Side {
+    pub(crate) realm: RealmId,
     /// Where its signalling comes from.
-    pub(super) signalling: IpAddr,
+    pub(crate) signalling: IpAddr,
     /// Its session descriptions tell the truth about its addresses.
-    pub(super) trusted: bool,
+    pub(crate) trusted: bool,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -112,34 +112,34 @@ struct Offer {
 
 /// Media in the two directions of a realm, bytes a second of IP packets.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Flows {
-    pub(super) arriving: u64,
-    pub(super) leaving: u64,
+pub(crate) struct Flows {
+    pub(crate) arriving: u64,
+    pub(crate) leaving: u64,
 }
 
 /// What became of a stream.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub(super) struct StreamReport {
-    pub(super) index: usize,
-    pub(super) kind: String,
-    pub(super) codec: Codec,
+pub(crate) struct StreamReport {
+    pub(crate) index: usize,
+    pub(crate) kind: String,
+    pub(crate) codec: Codec,
     #[serde(with = "moment")]
-    pub(super) latched: [[Option<(SocketAddr, Instant)>; 2]; 2],
-    pub(super) counters: [LegCounters; 2],
+    pub(crate) latched: [[Option<(SocketAddr, Instant)>; 2]; 2],
+    pub(crate) counters: [LegCounters; 2],
 }
 
 impl MediaSession {
-    pub(super) fn new(sides: [Side; 2]) -> Self {
+    pub(crate) fn new(sides: [Side; 2]) -> Self {
         Self { sides, slots: Vec::new(), offer: None, leaving: Vec::new(), ended: Vec::new() }
     }
 
     /// Whether the last offer waits for its answer, and from whom the offer came.
-    pub(super) fn open_offer(&self) -> Option<usize> {
+    pub(crate) fn open_offer(&self) -> Option<usize> {
         self.offer.as_ref().filter(|offer| !offer.answered && !offer.orphan).map(|offer| offer.from)
     }
 
     /// Reads an offer that side `from` sent; returns the body for the other side.
-    pub(super) fn offer(
+    pub(crate) fn offer(
         &mut self,
         from: usize,
         session: &Session,
@@ -194,7 +194,7 @@ impl MediaSession {
 
     /// Reads the answer of side `from`; returns the body for the party that offered. `last` says that no other answer to
     /// this offer can come, so what it refuses is given up.
-    pub(super) fn answer(
+    pub(crate) fn answer(
         &mut self,
         from: usize,
         session: &Session,
@@ -231,18 +231,18 @@ impl MediaSession {
     }
 
     /// Whether side `from` is the one to answer the last offer, for the first time or once more.
-    pub(super) fn is_answerer(&self, from: usize) -> bool {
+    pub(crate) fn is_answerer(&self, from: usize) -> bool {
         self.offer.as_ref().is_some_and(|offer| offer.from != from)
     }
 
     /// The body for side `to` of a description that changes nothing, with the ports that its media have anyway.
-    pub(super) fn restate(&self, to: usize, session: &Session, resources: &Resources<'_>) -> Vec<u8> {
+    pub(crate) fn restate(&self, to: usize, session: &Session, resources: &Resources<'_>) -> Vec<u8> {
         let media: Vec<_> = session.media().iter().map(Description::read).collect();
         self.rewrite(to, session, self.plans(to, &media, Exchange::Answer), resources)
     }
 
     /// Forgets an offer that nobody answered.
-    pub(super) fn roll_back(&mut self, resources: &mut Resources<'_>) {
+    pub(crate) fn roll_back(&mut self, resources: &mut Resources<'_>) {
         if let Some(offer) = self.offer.take_if(|offer| !offer.answered) {
             self.give_up(&offer.fresh, resources);
         }
@@ -250,7 +250,7 @@ impl MediaSession {
 
     /// The request with the last offer failed, though a provisional response had answered it: as it was before (RFC 3261,
     /// section 14.1).
-    pub(super) fn undo(&mut self, resources: &mut Resources<'_>) {
+    pub(crate) fn undo(&mut self, resources: &mut Resources<'_>) {
         let Some(offer) = self.offer.take() else { return };
         self.give_up(&offer.fresh, resources);
         for (index, agreed) in offer.before {
@@ -262,20 +262,20 @@ impl MediaSession {
     }
 
     /// Ends all streams.
-    pub(super) fn close(&mut self, resources: &mut Resources<'_>) {
+    pub(crate) fn close(&mut self, resources: &mut Resources<'_>) {
         let all: Vec<_> = (0..self.slots.len()).collect();
         self.give_up(&all, resources);
         self.offer = None;
     }
 
     /// Media of each side, bytes a second of IP packets, as [`Flows`]; those that an open offer asks for are among them.
-    pub(super) fn demand(&self, realms: &[Realm]) -> [Flows; 2] {
+    pub(crate) fn demand(&self, realms: &[Realm]) -> [Flows; 2] {
         let offer = self.offer.as_ref().filter(|offer| !offer.answered && !offer.orphan);
         self.demand_beside(offer.map_or(&[], |offer| &offer.media), realms)
     }
 
     /// The same, if this offer were taken.
-    pub(super) fn demand_with(&self, session: &Session, realms: &[Realm]) -> [Flows; 2] {
+    pub(crate) fn demand_with(&self, session: &Session, realms: &[Realm]) -> [Flows; 2] {
         let media: Vec<_> = session.media().iter().map(Description::read).collect();
         self.demand_beside(&media, realms)
     }
@@ -310,17 +310,17 @@ impl MediaSession {
     }
 
     /// Whether the last counters of every stream have come.
-    pub(super) fn is_closed(&self) -> bool {
+    pub(crate) fn is_closed(&self) -> bool {
         self.leaving.is_empty() && self.slots.iter().all(Option::is_none)
     }
 
     /// Streams that are or were relayed.
-    pub(super) fn reports(&self) -> &[StreamReport] {
+    pub(crate) fn reports(&self) -> &[StreamReport] {
         &self.ended
     }
 
     /// A leg latched.
-    pub(super) fn latched(&mut self, stream: StreamId, leg: usize, rtcp: bool, source: SocketAddr, at: Instant) {
+    pub(crate) fn latched(&mut self, stream: StreamId, leg: usize, rtcp: bool, source: SocketAddr, at: Instant) {
         let component = usize::from(rtcp);
         let place = self.slot_mut(stream).and_then(|slot| slot.latched.get_mut(leg)?.get_mut(component));
         if let Some(place) = place {
@@ -330,7 +330,7 @@ impl MediaSession {
 
     /// A stream was silent for `timeout`. Returns whether the whole session is: every stream, and those on hold for
     /// [`LONGEST_HOLD`].
-    pub(super) fn silent(&mut self, stream: StreamId, now: Instant, timeout: Duration) -> bool {
+    pub(crate) fn silent(&mut self, stream: StreamId, now: Instant, timeout: Duration) -> bool {
         // Every stream reports once in `timeout` while it is silent; half of it more covers the time between reports.
         let horizon = timeout + timeout / 2;
         let lasts = |last: Instant| now.saturating_duration_since(last) < horizon;
@@ -346,12 +346,12 @@ impl MediaSession {
     }
 
     /// Whether no stream is relayed now.
-    pub(super) fn is_idle(&self) -> bool {
+    pub(crate) fn is_idle(&self) -> bool {
         self.slots.iter().all(Option::is_none)
     }
 
     /// The last counters of a stream came: its ports may rest. Returns false for a stream of another session.
-    pub(super) fn released(
+    pub(crate) fn released(
         &mut self,
         stream: StreamId,
         counters: [LegCounters; 2],
@@ -373,37 +373,37 @@ impl MediaSession {
     }
 
     /// Every stream that is relayed or whose last counters have not come.
-    pub(super) fn streams(&self) -> impl Iterator<Item = StreamId> {
+    pub(crate) fn streams(&self) -> impl Iterator<Item = StreamId> {
         self.held().map(|slot| slot.id)
     }
 
     /// Those that are relayed, as the datapath was told.
-    pub(super) fn live_specs(&self) -> impl Iterator<Item = &StreamSpec> {
+    pub(crate) fn live_specs(&self) -> impl Iterator<Item = &StreamSpec> {
         self.slots.iter().flatten().filter_map(|slot| slot.applied.as_ref())
     }
 
     /// Those whose last counters have not come.
-    pub(super) fn leaving_specs(&self) -> impl Iterator<Item = &StreamSpec> {
+    pub(crate) fn leaving_specs(&self) -> impl Iterator<Item = &StreamSpec> {
         self.leaving.iter().filter_map(|slot| slot.applied.as_ref())
     }
 
     /// Streams that were given up and whose last counters have not come.
-    pub(super) fn leaving(&self) -> impl Iterator<Item = StreamId> {
+    pub(crate) fn leaving(&self) -> impl Iterator<Item = StreamId> {
         self.leaving.iter().map(|slot| slot.id)
     }
 
     /// The ports in use, with their realms.
-    pub(super) fn ports(&self) -> impl Iterator<Item = (RealmId, PortPair)> {
+    pub(crate) fn ports(&self) -> impl Iterator<Item = (RealmId, PortPair)> {
         self.held().flat_map(|slot| self.sides.iter().map(|side| side.realm).zip(slot.ports))
     }
 
     /// The transaction of the last offer ended with an earlier process.
-    pub(super) fn orphan_offer(&mut self) {
+    pub(crate) fn orphan_offer(&mut self) {
         self.offer.iter_mut().for_each(|offer| offer.orphan = true);
     }
 
     /// All streams are gone, and nobody knows what they counted.
-    pub(super) fn lose(&mut self) {
+    pub(crate) fn lose(&mut self) {
         let lost = self.slots.drain(..).flatten().chain(self.leaving.drain(..));
         self.ended.extend(lost.map(|slot| StreamReport {
             index: slot.index,

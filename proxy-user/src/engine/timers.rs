@@ -10,7 +10,7 @@ use std::{
 /// Keys ordered by time, each with one alarm: the earliest that was set. Whoever owns the key remembers its own next
 /// time, and sets the alarm again where it went off too early. So moving a time on, which happens with every message,
 /// costs nothing and leaves nothing behind.
-pub(super) struct Timers<K> {
+pub(crate) struct Timers<K> {
     heap: BinaryHeap<Reverse<(Instant, u64, K)>>,
     /// The entry of the heap that counts.
     armed: HashMap<K, Instant>,
@@ -18,11 +18,11 @@ pub(super) struct Timers<K> {
 }
 
 impl<K: Copy + Ord + Hash> Timers<K> {
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self { heap: BinaryHeap::new(), armed: HashMap::new(), sequence: 0 }
     }
 
-    pub(super) fn set(&mut self, at: Instant, key: K) {
+    pub(crate) fn set(&mut self, at: Instant, key: K) {
         if self.armed.get(&key).is_some_and(|armed| *armed <= at) {
             return;
         }
@@ -32,17 +32,17 @@ impl<K: Copy + Ord + Hash> Timers<K> {
     }
 
     /// How many entries there are.
-    pub(super) fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.heap.len()
     }
 
     /// When the next alarm goes off, or earlier.
-    pub(super) fn next(&self) -> Option<Instant> {
+    pub(crate) fn next(&self) -> Option<Instant> {
         self.heap.peek().map(|Reverse((at, ..))| *at)
     }
 
     /// Takes the next alarm that is due by `now`.
-    pub(super) fn pop(&mut self, now: Instant) -> Option<K> {
+    pub(crate) fn pop(&mut self, now: Instant) -> Option<K> {
         while self.next()? <= now {
             let Reverse((at, _, key)) = self.heap.pop()?;
             if self.armed.get(&key) == Some(&at) {

@@ -4,7 +4,7 @@ use std::collections::{BTreeSet, HashMap};
 
 /// A map by number. Whatever was lent to be changed counts as touched.
 #[derive(Debug)]
-pub(super) struct Tracked<V> {
+pub(crate) struct Tracked<V> {
     values: HashMap<u64, V>,
     touched: BTreeSet<u64>,
 }
@@ -16,45 +16,45 @@ impl<V> Default for Tracked<V> {
 }
 
 impl<V> Tracked<V> {
-    pub(super) fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.values.len()
     }
 
-    pub(super) fn get(&self, id: &u64) -> Option<&V> {
+    pub(crate) fn get(&self, id: &u64) -> Option<&V> {
         self.values.get(id)
     }
 
-    pub(super) fn get_mut(&mut self, id: &u64) -> Option<&mut V> {
+    pub(crate) fn get_mut(&mut self, id: &u64) -> Option<&mut V> {
         let value = self.values.get_mut(id)?;
         self.touched.insert(*id);
         Some(value)
     }
 
-    pub(super) fn insert(&mut self, id: u64, value: V) {
+    pub(crate) fn insert(&mut self, id: u64, value: V) {
         self.touched.insert(id);
         self.values.insert(id, value);
     }
 
-    pub(super) fn remove(&mut self, id: &u64) -> Option<V> {
+    pub(crate) fn remove(&mut self, id: &u64) -> Option<V> {
         let value = self.values.remove(id)?;
         self.touched.insert(*id);
         Some(value)
     }
 
-    pub(super) fn iter(&self) -> impl Iterator<Item = (&u64, &V)> {
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (&u64, &V)> {
         self.values.iter()
     }
 
-    pub(super) fn keys(&self) -> impl Iterator<Item = &u64> {
+    pub(crate) fn keys(&self) -> impl Iterator<Item = &u64> {
         self.values.keys()
     }
 
-    pub(super) fn values(&self) -> impl Iterator<Item = &V> {
+    pub(crate) fn values(&self) -> impl Iterator<Item = &V> {
         self.values.values()
     }
 
     /// What was touched since the last call, in order.
-    pub(super) fn take_touched(&mut self) -> Vec<u64> {
+    pub(crate) fn take_touched(&mut self) -> Vec<u64> {
         std::mem::take(&mut self.touched).into_iter().collect()
     }
 }

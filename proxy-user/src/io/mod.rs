@@ -17,10 +17,11 @@ use crate::{
     clock::Clock,
     ctl::{Answer, Question, Request, Server},
     datapath::Datapath,
-    engine::{Engine, Input, Output},
+    engine::{Input, Output},
     flow::{Flow, Transport},
     journal::{Change, Head, Journal},
     media::{MediaCommand, MediaEvent, RealmId},
+    signalling::sip::agent::Engine,
 };
 use anyhow::{Context as _, Result};
 use serde::Serialize;

@@ -4,8 +4,8 @@ use crate::{calls::*, lab::*, registrations::*};
 use proxy_user::{
     accounting::EndCause,
     config::{AdmissionLimits, Config},
-    engine::Media,
     signalling::sip::Name,
+    signalling::sip::agent::Media,
 };
 
 /// The limits of one realm.

@@ -6,10 +6,11 @@ use proxy_user::{
     clock::Clock,
     config::{Config, PortRange, Realm, RealmPolicy, Side},
     datapath::{Datapath, DatapathError, fake::Fake},
-    engine::{Engine, Input, Media, Output, Restored},
+    engine::{Input, Output},
     flow::{Flow, Transport},
     journal::{Entry, Table},
     media::{MediaCommand, MediaEvent, RealmId},
+    signalling::sip::agent::{Engine, Media, Restored},
     signalling::sip::{Frame, Framer, MAX_BYTES, Message, Name, NameAddr},
 };
 use std::{

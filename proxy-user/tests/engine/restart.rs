@@ -3,9 +3,9 @@
 use crate::lab::*;
 use proxy_user::{
     accounting::{EndCause, Timestamp},
-    engine::Media,
     media::{LegCounters, StreamId},
     signalling::sip::Name,
+    signalling::sip::agent::Media,
 };
 use std::time::Duration;
 

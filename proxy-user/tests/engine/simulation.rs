@@ -7,8 +7,8 @@
 
 use crate::{lab::*, phone::Phone};
 use proxy_user::{
-    engine::Media,
     flow::{ConnectionId, Flow, Transport},
+    signalling::sip::agent::Media,
     signalling::sip::{Message, Name, Uri},
 };
 use rand::{Rng, SeedableRng, rngs::StdRng};

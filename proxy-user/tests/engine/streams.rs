@@ -7,9 +7,9 @@ use crate::{
 use proxy_user::{
     accounting::EndCause,
     config::Config,
-    engine::Media,
     flow::{ConnectionId, Flow, Transport},
     signalling::sip::Name,
+    signalling::sip::agent::Media,
 };
 use std::time::Duration;
 

@@ -1,5 +1,6 @@
-//! SIP (RFC 3261): [`syntax`] is its messages as bytes, the rest what they do.
+//! SIP (RFC 3261): [`syntax`] is its messages as bytes, [`agent`] what they do.
 
+pub mod agent;
 pub mod syntax;
 
 pub use syntax::*;

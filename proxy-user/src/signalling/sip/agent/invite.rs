@@ -2,17 +2,19 @@
 
 use super::{
     Alarm, Engine, InDialog, MediaPhase, Output, Purpose,
-    admission::Charge,
     bodies::Refused,
     calls::{Call, EndCause, Ending},
     dialogs::Role,
     requests::Way,
-    session::{LONGEST_HOLD, MediaSession, Side as MediaSide},
     transactions::{Cancel, ClientState, ServerKey, ServerState},
 };
 use crate::{
     accounting::Terminal,
     config::Side,
+    engine::{
+        admission::Charge,
+        session::{LONGEST_HOLD, MediaSession, Side as MediaSide},
+    },
     flow::Flow,
     media::{RealmId, StreamId},
     signalling::sip::{Message, Name, NameAddr, cancel_for},

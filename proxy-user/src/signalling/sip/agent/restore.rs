@@ -3,10 +3,11 @@
 //! Registrations, dialogs and calls are journalled; transactions are not: they are short, and whoever asked sends again.
 //! So a call goes on if it was answered, and one that was still being set up ends with its record.
 
-use super::{Alarm, Engine, InDialog, Output, Token, calls::EndCause, dialogs::Dialog, dialogs::Role, dialogs::Usage};
+use super::{Alarm, Engine, InDialog, Token, calls::EndCause, dialogs::Dialog, dialogs::Role, dialogs::Usage};
 use crate::{
     accounting::RecordId,
     clock::Clock,
+    engine::Output,
     journal::{Change, Entry, Table, moment},
     media::{MediaCommand, StreamSpec, allocator::PortPair},
 };
@@ -194,7 +195,7 @@ impl Engine {
     fn go_on(&mut self, id: u64, media: Media, now: Instant, restored: &mut Restored) {
         let Some(dialog) = self.dialogs.get(&id) else { return };
         let at = match &dialog.usage {
-            Usage::Call(_) => dialog.forget_at.unwrap_or(now + super::session::LONGEST_HOLD),
+            Usage::Call(_) => dialog.forget_at.unwrap_or(now + crate::engine::session::LONGEST_HOLD),
             Usage::Subscription { ends_at } => *ends_at,
         };
         self.timers.set(at, Alarm::Dialog(id));

@@ -1,7 +1,8 @@
 //! Session descriptions in messages: which of them are offers and answers, and what goes out in their place.
 
-use super::{Engine, Forward, InDialog, MediaPhase, Purpose, dialogs::Role, requests::Way, session::OfferError};
+use super::{Engine, Forward, InDialog, MediaPhase, Purpose, dialogs::Role, requests::Way};
 use crate::{
+    engine::session::OfferError,
     media::RealmId,
     sdp::{Rewrite, Session},
     signalling::sip::{Message, Name},

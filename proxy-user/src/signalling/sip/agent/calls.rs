@@ -1,9 +1,10 @@
 //! One call: who, when, why it ended, and its media; and the record of it.
 
-use super::{Engine, admission::Charge, dialogs::Role, session::MediaSession};
+use super::{Engine, dialogs::Role};
 use crate::{
     accounting::{CallDirection, Cdr, FlowRecord, Latched, RecordId, SCHEMA, StreamRecord, Terminal},
     config::Side,
+    engine::{admission::Charge, session::MediaSession},
     journal::moment,
 };
 use serde::{Deserialize, Serialize};

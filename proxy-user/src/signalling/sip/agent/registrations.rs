@@ -3,8 +3,7 @@
 //! A binding records both addresses of a terminal: the one that it loaded into Contact and the one in the IP header of
 //! its REGISTER. The softswitch sees neither but a contact of the proxy's own with a token in it.
 
-use super::tracked::Tracked;
-use crate::{flow::Flow, journal::moment, media::RealmId};
+use crate::{engine::tracked::Tracked, flow::Flow, journal::moment, media::RealmId};
 use serde::{Deserialize, Serialize};
 use std::{
     collections::HashMap,
