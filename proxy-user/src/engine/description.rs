@@ -1,33 +1,10 @@
-//! What media descriptions say, and what an offer and its answer agree on.
+//! What an offer and its answer agree on.
 
-use crate::{
-    media::{
-        Carry, PayloadTypes, RemoteMedia,
-        bandwidth::{self, Codec, Estimate, Format, Stated},
-    },
-    sdp::{Media, Protocol},
+use crate::media::{
+    Carry, Description, PayloadTypes, RemoteMedia,
+    bandwidth::{Codec, Estimate, Format},
 };
 use serde::{Deserialize, Serialize};
-
-/// What one media description says of the party that sent it.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub(crate) struct Description {
-    pub(crate) relayed: bool,
-    /// Besides RTP and RTCP.
-    pub(crate) carry: Carry,
-    /// As SRTP.
-    pub(crate) secured: bool,
-    pub(crate) rtcp_mux: bool,
-    /// Its author wants it: the port is not 0.
-    pub(crate) stated: bool,
-    pub(crate) kind: String,
-    /// `None` keeps the address that was there before: old-style hold, or one that the relay can't send to.
-    pub(crate) remote: Option<RemoteMedia>,
-    pub(crate) payload_types: PayloadTypes,
-    pub(crate) formats: Vec<Format>,
-    pub(crate) bandwidth: Stated,
-    pub(crate) held: bool,
-}
 
 /// What offer and answer made of a slot.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -53,52 +30,6 @@ pub(crate) struct Agreed {
 pub(crate) enum Exchange {
     Offer,
     Answer,
-}
-
-impl Description {
-    pub(crate) fn read(media: &Media) -> Self {
-        let relayed = media.port != 0 && media.relayable();
-        Self {
-            relayed,
-            carry: Carry {
-                dtls: media.protocol.is_dtls(),
-                zrtp: media.zrtp,
-                udptl: media.protocol == Protocol::Udptl,
-                stun: false,
-            },
-            secured: media.protocol.is_secured(),
-            rtcp_mux: media.rtcp_mux && media.protocol.is_rtp(),
-            stated: media.port != 0,
-            kind: media.kind.as_str().to_owned(),
-            remote: media.remote(),
-            payload_types: media.payload_types,
-            formats: media.formats.clone(),
-            bandwidth: media.bandwidth,
-            held: media.held(),
-        }
-    }
-
-    pub(crate) fn clock_rate(&self) -> u32 {
-        self.formats.first().map_or(0, |format| format.clock_rate)
-    }
-
-    pub(crate) fn codec(&self) -> Codec {
-        self.formats.iter().map(|format| format.codec).find(|codec| !codec.is_aside()).unwrap_or(Codec::Unknown)
-    }
-
-    /// The most that its author gets in these formats from a party with that description.
-    pub(crate) fn receives(&self, formats: &[Format], sender: &Self) -> Option<Estimate> {
-        if self.carry.udptl {
-            return Some(bandwidth::UDPTL);
-        }
-        let ptime_ms = self.bandwidth.ptime_ms.into_iter().chain(sender.bandwidth.ptime_ms).min();
-        bandwidth::estimate(formats, &Stated { ptime_ms, ..self.bandwidth }, self.secured)
-    }
-
-    /// The most that it asks for, before there is an answer.
-    pub(crate) fn asks_for(&self) -> Option<Estimate> {
-        self.receives(&self.formats, self)
-    }
 }
 
 impl Agreed {

@@ -3,16 +3,16 @@
 //! An offer reserves what is new in it and opens nothing but that; only the answer moves a stream that is running, so
 //! that a refused re-INVITE leaves the session as it was (RFC 6141). Reading the same answer twice changes nothing.
 
-use super::description::{Agreed, Description, Exchange};
+use super::description::{Agreed, Exchange};
 use crate::{
     config::Realm,
     journal::moment,
     media::{
-        Carry, LegCounters, LegPolicy, LegSpec, MediaCommand, RealmId, RemoteMedia, StreamId, StreamSpec,
+        Carry, Description, LegCounters, LegPolicy, LegSpec, MediaCommand, MediaPlan, RealmId, RemoteMedia, StreamId,
+        StreamSpec,
         allocator::{PortAllocator, PortPair},
         bandwidth::{Codec, Estimate},
     },
-    sdp::{MediaPlan, Rewrite, Session},
 };
 use serde::{Deserialize, Serialize};
 use std::{
@@ -101,8 +101,6 @@ struct Offer {
     /// Its transaction ended with an earlier process: it keeps nobody from offering anew. An ACK may still answer it.
     #[serde(default)]
     orphan: bool,
-    /// As it came, to know it again.
-    body: Vec<u8>,
     media: Vec<Description>,
     /// Slots that did not exist before it.
     fresh: Vec<usize>,
@@ -138,21 +136,20 @@ impl MediaSession {
         self.offer.as_ref().filter(|offer| !offer.answered && !offer.orphan).map(|offer| offer.from)
     }
 
-    /// Reads an offer that side `from` sent; returns the body for the other side.
+    /// Takes an offer that side `from` made; returns what is offered to the other side. One that is open and comes once
+    /// more, as in several responses to one request, changes nothing.
     pub(crate) fn offer(
         &mut self,
         from: usize,
-        session: &Session,
-        body: &[u8],
+        media: Vec<Description>,
         resources: &mut Resources<'_>,
-    ) -> Result<Vec<u8>, OfferError> {
+    ) -> Result<Vec<MediaPlan>, OfferError> {
         let to = 1 - from;
-        if let Some(offer) = self.offer.as_ref().filter(|offer| offer.from == from && offer.body == body) {
-            let plans = self.plans(to, &offer.media, Exchange::Offer);
-            return Ok(self.rewrite(to, session, plans, resources));
+        let open = |offer: &&Offer| offer.from == from && !offer.answered && !offer.orphan;
+        if self.offer.as_ref().filter(open).is_some_and(|offer| offer.media == media) {
+            return Ok(self.plans(to, &media, Exchange::Offer));
         }
         self.roll_back(resources);
-        let media: Vec<_> = session.media().iter().map(Description::read).collect();
         if media.iter().any(|description| description.stated) && !media.iter().any(|description| description.relayed) {
             return Err(OfferError::NothingToRelay);
         }
@@ -188,32 +185,31 @@ impl MediaSession {
         let plans = self.plans(to, &media, Exchange::Offer);
         let old = self.slots.iter().enumerate().filter(|(index, _)| !fresh.contains(index));
         let before = old.filter_map(|(index, slot)| Some((index, slot.as_ref()?.agreed.clone()))).collect();
-        self.offer = Some(Offer { from, answered: false, orphan: false, body: body.to_vec(), media, fresh, before });
-        Ok(self.rewrite(to, session, plans, resources))
+        self.offer = Some(Offer { from, answered: false, orphan: false, media, fresh, before });
+        Ok(plans)
     }
 
-    /// Reads the answer of side `from`; returns the body for the party that offered. `last` says that no other answer to
-    /// this offer can come, so what it refuses is given up.
+    /// Takes the answer of side `from`; returns what is answered to the party that offered. `last` says that no other
+    /// answer to this offer can come, so what it refuses is given up.
     pub(crate) fn answer(
         &mut self,
         from: usize,
-        session: &Session,
+        media: &[Description],
         last: bool,
         resources: &mut Resources<'_>,
-    ) -> Vec<u8> {
+    ) -> Vec<MediaPlan> {
         let to = 1 - from;
         let offered = self.offer.as_ref().map(|offer| offer.media.clone()).unwrap_or_default();
         if let Some(offer) = &mut self.offer {
             offer.answered = true;
         }
         let mut plans = Vec::new();
-        for (index, media) in session.media().iter().enumerate() {
-            let answered = Description::read(media);
+        for (index, answered) in media.iter().enumerate() {
             let agreed = answered.relayed && offered.get(index).is_some_and(|offered| offered.relayed);
             let slot = self.slots.get_mut(index).and_then(Option::as_mut);
             plans.push(match (slot, offered.get(index)) {
                 (Some(slot), Some(offered)) if agreed => {
-                    slot.agreed.agree(from, offered, &answered);
+                    slot.agreed.agree(from, offered, answered);
                     slot.apply(&self.sides, resources, [true, true]);
                     slot.plan(to, offered, Exchange::Answer)
                 }
@@ -224,10 +220,10 @@ impl MediaSession {
             }
         }
         if last {
-            let refused: Vec<_> = (session.media().len()..self.slots.len()).collect();
+            let refused: Vec<_> = (media.len()..self.slots.len()).collect();
             self.give_up(&refused, resources);
         }
-        self.rewrite(to, session, plans, resources)
+        plans
     }
 
     /// Whether side `from` is the one to answer the last offer, for the first time or once more.
@@ -235,10 +231,9 @@ impl MediaSession {
         self.offer.as_ref().is_some_and(|offer| offer.from != from)
     }
 
-    /// The body for side `to` of a description that changes nothing, with the ports that its media have anyway.
-    pub(crate) fn restate(&self, to: usize, session: &Session, resources: &Resources<'_>) -> Vec<u8> {
-        let media: Vec<_> = session.media().iter().map(Description::read).collect();
-        self.rewrite(to, session, self.plans(to, &media, Exchange::Answer), resources)
+    /// What goes to side `to` for descriptions that change nothing: the ports that its media have anyway.
+    pub(crate) fn restate(&self, to: usize, media: &[Description]) -> Vec<MediaPlan> {
+        self.plans(to, media, Exchange::Answer)
     }
 
     /// Forgets an offer that nobody answered.
@@ -275,9 +270,8 @@ impl MediaSession {
     }
 
     /// The same, if this offer were taken.
-    pub(crate) fn demand_with(&self, session: &Session, realms: &[Realm]) -> [Flows; 2] {
-        let media: Vec<_> = session.media().iter().map(Description::read).collect();
-        self.demand_beside(&media, realms)
+    pub(crate) fn demand_with(&self, media: &[Description], realms: &[Realm]) -> [Flows; 2] {
+        self.demand_beside(media, realms)
     }
 
     fn demand_beside(&self, offered: &[Description], realms: &[Realm]) -> [Flows; 2] {
@@ -466,11 +460,6 @@ impl MediaSession {
             _ => MediaPlan::Reject,
         };
         media.iter().enumerate().map(plan).collect()
-    }
-
-    fn rewrite(&self, to: usize, session: &Session, plans: Vec<MediaPlan>, resources: &Resources<'_>) -> Vec<u8> {
-        let address = resources.addresses.get(self.sides[to].realm).copied();
-        session.rewrite(&Rewrite { address: address.unwrap_or(IpAddr::from([0, 0, 0, 0])), media: plans })
     }
 }
 

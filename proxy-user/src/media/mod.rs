@@ -10,8 +10,10 @@ use std::{
 
 pub mod allocator;
 pub mod bandwidth;
+mod description;
 pub mod payload_types;
 pub mod quality;
+pub use description::{Description, MediaPlan};
 pub use payload_types::PayloadTypes;
 
 /// Index of a realm in the configuration.

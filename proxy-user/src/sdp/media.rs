@@ -1,7 +1,7 @@
 //! What the engine wants to know of a media description.
 
 use crate::media::{
-    PayloadTypes, RemoteMedia,
+    Carry, Description, PayloadTypes, RemoteMedia,
     bandwidth::{Format, Stated},
 };
 use std::net::{IpAddr, SocketAddr};
@@ -110,6 +110,28 @@ impl Media {
     pub fn relayable(&self) -> bool {
         let known = self.protocol.is_rtp() || self.protocol == Protocol::Udptl;
         known && self.port_count == 1 && !self.superseded
+    }
+
+    /// The same in words that every protocol has.
+    pub fn description(&self) -> Description {
+        Description {
+            relayed: self.port != 0 && self.relayable(),
+            carry: Carry {
+                dtls: self.protocol.is_dtls(),
+                zrtp: self.zrtp,
+                udptl: self.protocol == Protocol::Udptl,
+                stun: false,
+            },
+            secured: self.protocol.is_secured(),
+            rtcp_mux: self.rtcp_mux && self.protocol.is_rtp(),
+            stated: self.port != 0,
+            kind: self.kind.as_str().to_owned(),
+            remote: self.remote(),
+            payload_types: self.payload_types,
+            formats: self.formats.clone(),
+            bandwidth: self.bandwidth,
+            held: self.held(),
+        }
     }
 
     /// RTP clock of the first payload type of `m=`, Hz; 0 where it is not known.

@@ -46,6 +46,7 @@ mod properties;
 #[cfg(test)]
 mod snapshots;
 
+pub use crate::media::MediaPlan;
 pub use media::{Direction, Host, Media, MediaKind, Protocol, Rtcp};
-pub use rewrite::{MediaPlan, Rewrite};
+pub use rewrite::Rewrite;
 pub use session::{MAX_ADDRESSES, MAX_MEDIA, SdpError, Session};

@@ -1,7 +1,7 @@
 //! Writing: the same lines with the proxy's addresses and ports.
 
 use super::session::{Line, Role, Session};
-use crate::addresses::Hidden;
+use crate::{addresses::Hidden, media::MediaPlan};
 use std::net::IpAddr;
 
 /// What a session description is to say when it goes out.
@@ -11,22 +11,6 @@ pub struct Rewrite {
     pub address: IpAddr,
     /// For each media description, in order; one that is missing is rejected.
     pub media: Vec<MediaPlan>,
-}
-
-/// What becomes of a media description. One with port 0 keeps port 0 whatever is planned.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum MediaPlan {
-    /// Through the relay's ports; rejected all the same if it is not [`relayable`](super::Media::relayable).
-    Relay {
-        /// RTP.
-        rtp_port: u16,
-        /// RTCP; where it is RTP's, `a=rtcp` says so (RFC 8035).
-        rtcp_port: u16,
-        /// Whether the description has `a=rtcp-mux`: it is put in where it is missing, and else taken out.
-        rtcp_mux: bool,
-    },
-    /// Rejected: port 0 (RFC 3264 §6).
-    Reject,
 }
 
 impl Session {

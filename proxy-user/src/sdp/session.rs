@@ -5,7 +5,7 @@ use super::{
     media::{Direction, Host, Media, MediaKind, Protocol, Rtcp},
 };
 use crate::media::{
-    PayloadTypes,
+    Description, PayloadTypes,
     bandwidth::{Codec, Format, Stated},
 };
 use std::{net::IpAddr, ops::Range};
@@ -105,6 +105,11 @@ impl Session {
     /// The media descriptions, in order.
     pub fn media(&self) -> &[Media] {
         &self.media
+    }
+
+    /// The same in words that every protocol has.
+    pub fn descriptions(&self) -> Vec<Description> {
+        self.media.iter().map(Media::description).collect()
     }
 }
 

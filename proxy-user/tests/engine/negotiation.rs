@@ -235,3 +235,46 @@ fn what_leaves_is_marked_as_its_realm_says() {
         assert_eq!(legs.map(|leg| leg.policy.dscp), expected, "{media}");
     }
 }
+
+#[test]
+fn a_refresh_with_the_same_description_is_an_offer_like_any_other() {
+    let mut lab = Lab::default();
+    let call = answered(&mut lab);
+    let before = legs(&lab);
+    let offer = sdp(PRIVATE, 4000);
+    let sent = lab.access(ALICE, &from_alice("INVITE", &call.bob, BOBS_TAG, 2, "r1", "", &offer));
+    let refresh = only(&sent, "INVITE").clone();
+    // Bob offers at the same time: one of the two has to wait.
+    let crossing = sdp_of(CORE_MEDIA, "m=audio 6100 RTP/AVP 0\n");
+    let sent = lab.core(&from_core("UPDATE", &call.alice, 7, "u1", "", &crossing));
+    assert_eq!(kinds(&sent), ["core 491"]);
+    let sent = lab.core(&answer(&refresh, "200 OK", "", ROUTE, &sdp(CORE_MEDIA, 6000)));
+    assert_ne!(only(&sent, "200").media(0).1, 0, "{sent:?}");
+    lab.access(ALICE, &from_alice("ACK", &call.bob, BOBS_TAG, 2, "a2", "", ""));
+    // One that fails after an early answer leaves all as it was.
+    let sent = lab.access(ALICE, &from_alice("INVITE", &call.bob, BOBS_TAG, 3, "r2", "", &offer));
+    let refresh = only(&sent, "INVITE").clone();
+    lab.core(&answer(&refresh, "183 Session Progress", "", ROUTE, &sdp(CORE_MEDIA, 6000)));
+    lab.core(&answer(&refresh, "500 Server Internal Error", "", "", ""));
+    assert_eq!(legs(&lab), before);
+    assert_eq!(lab.datapath.streams.len(), 1);
+}
+
+#[test]
+fn an_ack_without_the_answer_that_it_owes_leaves_the_media_as_they_were() {
+    let mut lab = Lab::default();
+    let call = answered(&mut lab);
+    let before = legs(&lab);
+    let sent = lab.access(ALICE, &from_alice("INVITE", &call.bob, BOBS_TAG, 2, "r1", "", ""));
+    let invite = only(&sent, "INVITE").clone();
+    let sent = lab.core(&answer(&invite, "200 OK", "", ROUTE, &sdp(CORE_MEDIA, 6200)));
+    assert_ne!(only(&sent, "200").media(0).1, 0);
+    lab.access(ALICE, &from_alice("ACK", &call.bob, BOBS_TAG, 2, "a2", "", ""));
+    assert_eq!(legs(&lab), before);
+    // Both may offer again.
+    let sent = lab.core(&from_core("UPDATE", &call.alice, 7, "u1", "", &sdp(CORE_MEDIA, 6300)));
+    let update = only(&sent, "UPDATE").clone();
+    lab.access(ALICE, &answer(&update, "200 OK", "", "", &sdp(PRIVATE, 4000)));
+    let sent = lab.access(ALICE, &from_alice("INVITE", &call.bob, BOBS_TAG, 3, "r2", "", &sdp(PRIVATE, 4000)));
+    assert_eq!(kinds(&sent), ["access 100", "core INVITE"]);
+}

@@ -40,7 +40,7 @@ impl Engine {
     /// Whether the media of this offer may be added to a call; it is counted when the offer is taken.
     pub(crate) fn admit_offer(&mut self, id: u64, session: &Session, now: Instant) -> Result<(), Excess> {
         let Some(call) = self.call(id) else { return Ok(()) };
-        let media = call.media.demand_with(session, &self.config.realms);
+        let media = call.media.demand_with(&session.descriptions(), &self.config.realms);
         let checked = self.admission.check(&self.config.realms, &call.charge, call.charge.calls, media);
         checked.map_err(|excess| self.not_admitted(id, excess, now))
     }

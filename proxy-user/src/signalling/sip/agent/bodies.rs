@@ -3,7 +3,7 @@
 use super::{Engine, Forward, InDialog, MediaPhase, Purpose, dialogs::Role, requests::Way};
 use crate::{
     engine::session::OfferError,
-    media::RealmId,
+    media::{MediaPlan, RealmId},
     sdp::{Rewrite, Session},
     signalling::sip::{Message, Name},
 };
@@ -28,7 +28,9 @@ impl Engine {
         let method = request.method().unwrap_or_default();
         let open = self.call(id).and_then(|call| call.media.open_offer());
         if method == "PRACK" && open == Some(1 - from) {
-            way.body = self.with_media(id, now, |media, resources| media.answer(from, &session, false, resources));
+            let answer = session.descriptions();
+            let plans = self.with_media(id, now, |media, resources| media.answer(from, &answer, false, resources));
+            way.body = plans.map(|plans| self.written(&session, way.realm, plans));
             return Ok(MediaPhase::None);
         }
         match open {
@@ -43,9 +45,9 @@ impl Engine {
             let begins = method == "INVITE" && request.to_tag().is_none();
             return Err(Refused(if begins { excess.code } else { 488 }));
         }
-        match self.with_media(id, now, |media, resources| media.offer(from, &session, request.body(), resources)) {
-            Some(Ok(body)) => {
-                way.body = Some(body);
+        match self.with_media(id, now, |media, resources| media.offer(from, session.descriptions(), resources)) {
+            Some(Ok(plans)) => {
+                way.body = Some(self.written(&session, way.realm, plans));
                 Ok(MediaPhase::Offered)
             }
             Some(Err(OfferError::PortsExhausted(realm))) => {
@@ -78,24 +80,23 @@ impl Engine {
         let exchange =
             code < 300 && matches!(response.cseq().map(|cseq| cseq.method), Ok("INVITE" | "UPDATE" | "PRACK"));
         let media = match &forward.dialog {
-            Some(place) if exchange => self.response_media(client, place, responder, &session, response, code, now),
+            Some(place) if exchange => self.response_media(client, place, responder, &session, code, now),
             _ => None,
         };
-        Some(media.unwrap_or_else(|| self.without_media(&session, upstream)))
+        Some(self.written(&session, upstream, media.unwrap_or_default()))
     }
 
-    /// Reads the offer or answer in a response; returns the one for the requester.
-    #[allow(clippy::too_many_arguments, reason = "a response and its place, each part once")]
+    /// Reads the offer or answer in a response; returns what goes to the requester.
     fn response_media(
         &mut self,
         client: u64,
         place: &InDialog,
         responder: Option<Role>,
         session: &Session,
-        response: &Message,
         code: u16,
         now: Instant,
-    ) -> Option<Vec<u8>> {
+    ) -> Option<Vec<MediaPlan>> {
+        let described = session.descriptions();
         let call = self.call(place.id).filter(|call| call.ended.is_none())?;
         let side = place.from.side();
         if place.to.is_none()
@@ -104,7 +105,7 @@ impl Engine {
             && !call.confirmed.contains(&index)
         {
             // Another branch of a fork: media are with the one that answered first.
-            return self.with_media(place.id, now, |media, resources| media.restate(side, session, resources));
+            return Some(call.media.restate(side, &described));
         }
         let from = 1 - side;
         match self.media_phase(client)? {
@@ -113,46 +114,56 @@ impl Engine {
                     return None;
                 }
                 self.set_media_phase(client, MediaPhase::Answered);
-                self.with_media(place.id, now, |media, resources| media.answer(from, session, code >= 200, resources))
+                self.with_media(place.id, now, |media, resources| {
+                    media.answer(from, &described, code >= 200, resources)
+                })
             }
             MediaPhase::None | MediaPhase::OfferedInResponse => {
                 // A response cannot be refused: its media are.
                 self.admit_offer(place.id, session, now).ok()?;
                 self.set_media_phase(client, MediaPhase::OfferedInResponse);
-                let body = self.with_media(place.id, now, |media, resources| {
-                    media.offer(from, session, response.body(), resources)
-                })?;
-                body.inspect_err(|error| warn!(?error, "an offer in a response cannot be passed on")).ok()
+                let offered =
+                    self.with_media(place.id, now, |media, resources| media.offer(from, described, resources))?;
+                offered.inspect_err(|error| warn!(?error, "an offer in a response cannot be passed on")).ok()
             }
         }
     }
 
-    /// The answer in an ACK, for the party that offered in its 2xx (RFC 3261, section 13.2.1).
+    /// The answer in an ACK, for the party that offered in its 2xx (RFC 3261 §13.2.1). One that holds none leaves the
+    /// media as they were.
     pub(super) fn ack_body(
         &mut self,
         id: u64,
         from: Role,
+        cseq: u32,
         to: RealmId,
         ack: &Message,
         now: Instant,
     ) -> Option<Vec<u8>> {
+        let owed = self.call_mut(id).and_then(|call| call.ack_answers.take_if(|owed| *owed == (from, cseq)));
         let session = match session_of(ack) {
-            Ok(session) => session?,
-            Err(_) => return Some(Vec::new()),
+            Ok(Some(session)) => session,
+            unanswered => {
+                if owed.is_some() {
+                    self.with_media(id, now, |media, resources| media.roll_back(resources));
+                }
+                return unanswered.is_err().then(Vec::new);
+            }
         };
         let side = from.side();
         let answers = self.call(id).is_some_and(|call| call.ended.is_none() && call.media.is_answerer(side));
+        let described = session.descriptions();
         let answer = answers
-            .then(|| self.with_media(id, now, |media, resources| media.answer(side, &session, true, resources)))
+            .then(|| self.with_media(id, now, |media, resources| media.answer(side, &described, true, resources)))
             .flatten();
-        Some(answer.unwrap_or_else(|| self.without_media(&session, to)))
+        Some(self.written(&session, to, answer.unwrap_or_default()))
     }
 
-    /// A session description that is neither offer nor answer tells what its author could do (RFC 3264, section 9): it
-    /// goes out with the proxy's address and every port 0.
-    pub(super) fn without_media(&self, session: &Session, to: RealmId) -> Vec<u8> {
+    /// A session description as it goes into a realm. One that is neither offer nor answer tells what its author could do
+    /// (RFC 3264 §9): it has no plans, and goes out with the proxy's address and every port 0.
+    pub(super) fn written(&self, session: &Session, to: RealmId, media: Vec<MediaPlan>) -> Vec<u8> {
         let address = self.media_addresses.get(to).copied().unwrap_or_else(|| [0, 0, 0, 0].into());
-        session.rewrite(&Rewrite { address, media: Vec::new() })
+        session.rewrite(&Rewrite { address, media })
     }
 
     /// The final response to a request came, or none will: no answer to its offer comes any more.

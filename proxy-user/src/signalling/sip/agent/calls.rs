@@ -39,6 +39,9 @@ pub(super) struct Call {
     /// The BYE that is under way, from and to: whoever takes up the call ends it.
     #[serde(default)]
     pub(super) bye: Option<(Role, Role)>,
+    /// The INVITE whose 2xx made an offer that its ACK is to answer: who sent it, and its CSeq number.
+    #[serde(default)]
+    pub(super) ack_answers: Option<(Role, u32)>,
     /// Nothing was relayed when it was looked at last.
     pub(super) idle: bool,
     /// The caller cancelled it.

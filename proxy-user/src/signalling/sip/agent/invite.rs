@@ -121,8 +121,9 @@ impl Engine {
         }
         let from = dialog.sender(to, &request.from_tag()?, &request.to_tag()?)?;
         let mut way = self.way_to(id, from, to, request)?;
-        way.body = self.ack_body(id, from, way.realm, request, now);
-        let branch = self.ack_branch(id, from, to, request.cseq().ok()?.number)?;
+        let cseq = request.cseq().ok()?.number;
+        way.body = self.ack_body(id, from, cseq, way.realm, request, now);
+        let branch = self.ack_branch(id, from, to, cseq)?;
         let bytes = self.rewrite_request(realm, request, &way, &branch)?;
         self.send(way.realm, way.destination, bytes);
         Some(())
@@ -396,6 +397,7 @@ impl Engine {
             ended: None,
             invite: None,
             bye: None,
+            ack_answers: None,
             idle: false,
             cancelled: false,
             recorded: false,

@@ -249,7 +249,7 @@ impl Engine {
         if way.body.is_none()
             && let Ok(Some(session)) = session_of(request)
         {
-            way.body = Some(self.without_media(&session, way.realm));
+            way.body = Some(self.written(&session, way.realm, Vec::new()));
         }
         let branch = self.new_branch();
         let Some(entry) = self.servers.get(&server) else { return };

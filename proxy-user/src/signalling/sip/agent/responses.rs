@@ -111,6 +111,11 @@ impl Engine {
             if code >= 200 {
                 let phase = self.media_phase(client).unwrap_or(MediaPhase::None);
                 self.offer_over(&place, phase, code, now);
+                if let ("INVITE", MediaPhase::OfferedInResponse, 200..300) = (method.as_str(), phase, code)
+                    && let (Ok(cseq), Some(call)) = (response.cseq(), self.call_mut(place.id))
+                {
+                    call.ack_answers = Some((place.from, cseq.number));
+                }
             }
             self.after_subscription(&place, forward.server, &method, response.expires(), code, now);
             self.after_response(&place, &method, code, responder, now);
