@@ -1,6 +1,7 @@
 //! Latch's control plane.
 //!
-//! - [`engine`]: the sans-IO core.
+//! - [`proxy`]: everything sans-IO, put together.
+//! - [`engine`]: the core: calls, terminals, media, limits.
 //! - [`config`]: what `latch.toml` says.
 //! - [`datapath`]: what relays the media.
 //! - [`sdp`]: session descriptions: read and rewritten.
@@ -11,7 +12,7 @@
 //! - [`ctl`]: what an operator asks a running Latch.
 //! - [`accounting`]: call detail records.
 //! - [`journal`]: what a later process needs to go on, in a file; [`clock`]: its times.
-//! - [`signalling`]: the protocols' messages.
+//! - [`signalling`]: the protocols.
 
 pub mod accounting;
 mod addresses;
@@ -25,6 +26,7 @@ pub mod io;
 pub mod journal;
 pub mod media;
 pub mod netlink;
+pub mod proxy;
 pub mod sdp;
 pub mod signalling;
 mod tls;

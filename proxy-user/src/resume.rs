@@ -7,9 +7,10 @@ use proxy_user::{
     clock::Clock,
     config::{self, Config, Overrides, Relay, Side},
     datapath::xdp::{Life, Mode, Pins, Xdp},
+    engine::{Media, Restored},
     io::Keeper,
     journal::{Entry, Head, Journal, Table, boot_id, wall_ms},
-    signalling::sip::agent::{Engine, Media, Restored},
+    proxy::Proxy,
 };
 use std::{
     collections::HashSet,
@@ -102,7 +103,7 @@ impl Legacy {
     /// Engine and datapath take up what there was; from then on the journal is kept for them.
     pub(crate) fn take_up(
         self,
-        engine: &mut Engine,
+        engine: &mut Proxy,
         datapath: &mut Xdp,
         recorded: &HashSet<RecordId>,
         now: Instant,
@@ -199,7 +200,7 @@ fn stale(before: &Head, now: &Head, resume: bool) -> Vec<Table> {
     }
     if !before.signalling.iter().map(|line| side(line)).eq(now.signalling.iter().map(|line| side(line))) {
         tracing::error!("the realms are others than before: calls that were going on have no record");
-        stale.push(Table::Dialogs);
+        stale.extend([Table::Calls, Table::Dialogs]);
     }
     stale
 }
@@ -254,6 +255,9 @@ mod tests {
         let moved = head(["access a", "core c"]);
         assert_eq!(stale(&before, &moved, false), [Table::Streams, Table::Registrations]);
         let turned = head(["core b", "access a"]);
-        assert_eq!(stale(&before, &turned, false), [Table::Streams, Table::Registrations, Table::Dialogs]);
+        assert_eq!(
+            stale(&before, &turned, false),
+            [Table::Streams, Table::Registrations, Table::Calls, Table::Dialogs]
+        );
     }
 }

@@ -11,7 +11,7 @@ use proxy_user::{
     ctl::Server,
     datapath::xdp::{Mode, Pins, Xdp, object},
     io::{Loop, Stop, Streams, sockets},
-    signalling::sip::agent::Engine,
+    proxy::Proxy,
 };
 use std::{
     fs::File,
@@ -46,7 +46,7 @@ async fn serve(config: Arc<Config>, fresh: bool) -> Result<()> {
     let mut datapath = Xdp::start(&config, &object, &legacy.life())?;
     announce_datapath(&datapath, &origin);
     let now = Instant::now();
-    let mut engine = Engine::new(Arc::clone(&config), SystemTime::now(), now, seed()?)?;
+    let mut engine = Proxy::new(Arc::clone(&config), SystemTime::now(), now, seed()?)?;
     let recorded = records.as_ref().map(CdrSink::latest).unwrap_or_default();
     let operator = Server::start(&config.state.directory)?;
     let (keeper, pins) = legacy.take_up(&mut engine, &mut datapath, &recorded, now)?;
@@ -172,7 +172,7 @@ fn seed() -> Result<[u8; 32]> {
 }
 
 /// What happened between start and end.
-fn account(proxy: &Loop<Engine, Xdp>) {
+fn account(proxy: &Loop<Proxy, Xdp>) {
     tracing::info!("signalling: {:?}", proxy.statistics());
     tracing::info!("connections: {:?}", proxy.stream_statistics());
     tracing::info!("engine: {:?}", proxy.core().statistics());

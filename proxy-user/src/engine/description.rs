@@ -8,33 +8,33 @@ use serde::{Deserialize, Serialize};
 
 /// What offer and answer made of a slot.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub(crate) struct Agreed {
-    pub(crate) kind: String,
-    pub(crate) remotes: [Option<RemoteMedia>; 2],
-    pub(crate) payload_types: PayloadTypes,
+pub(super) struct Agreed {
+    pub(super) kind: String,
+    pub(super) remotes: [Option<RemoteMedia>; 2],
+    pub(super) payload_types: PayloadTypes,
     /// Of each side, whether RTP and RTCP share a port there.
-    pub(crate) rtcp_mux: [bool; 2],
+    pub(super) rtcp_mux: [bool; 2],
     /// What the session descriptions want relayed besides RTP and RTCP.
-    pub(crate) carry: Carry,
+    pub(super) carry: Carry,
     /// RTP clock, Hz; 0: not known.
-    pub(crate) clock_rate: u32,
+    pub(super) clock_rate: u32,
     /// The first that is the media itself.
-    pub(crate) codec: Codec,
+    pub(super) codec: Codec,
     /// The most that each side sends, where that is known.
-    pub(crate) sends: [Option<Estimate>; 2],
-    pub(crate) on_hold: bool,
+    pub(super) sends: [Option<Estimate>; 2],
+    pub(super) on_hold: bool,
 }
 
 /// Whether a session description that goes out is an offer or an answer there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Exchange {
+pub(super) enum Exchange {
     Offer,
     Answer,
 }
 
 impl Agreed {
     /// Before there is an answer: what is offered.
-    pub(crate) fn offered(description: &Description) -> Self {
+    pub(super) fn offered(description: &Description) -> Self {
         Self {
             kind: description.kind.clone(),
             remotes: [None; 2],
@@ -48,14 +48,14 @@ impl Agreed {
         }
     }
 
-    pub(crate) fn set_remote(&mut self, side: usize, remote: Option<RemoteMedia>) {
+    pub(super) fn set_remote(&mut self, side: usize, remote: Option<RemoteMedia>) {
         if let (Some(place), Some(remote)) = (self.remotes.get_mut(side), remote) {
             *place = Some(remote);
         }
     }
 
     /// Side `from` answered.
-    pub(crate) fn agree(&mut self, from: usize, offered: &Description, answered: &Description) {
+    pub(super) fn agree(&mut self, from: usize, offered: &Description, answered: &Description) {
         let to = 1 - from;
         self.set_remote(to, offered.remote);
         self.set_remote(from, answered.remote);

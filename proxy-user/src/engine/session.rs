@@ -3,7 +3,10 @@
 //! An offer reserves what is new in it and opens nothing but that; only the answer moves a stream that is running, so
 //! that a refused re-INVITE leaves the session as it was (RFC 6141). Reading the same answer twice changes nothing.
 
-use super::description::{Agreed, Exchange};
+use super::{
+    description::{Agreed, Exchange},
+    sides::CallSide,
+};
 use crate::{
     config::Realm,
     journal::moment,
@@ -21,20 +24,20 @@ use std::{
 };
 
 /// A call on hold may be silent, but not for ever: nothing else would tell that both parties are gone.
-pub(crate) const LONGEST_HOLD: Duration = Duration::from_secs(3600);
+pub(super) const LONGEST_HOLD: Duration = Duration::from_secs(3600);
 
 /// What a session needs from the engine around it.
-pub(crate) struct Resources<'a> {
+pub(super) struct Resources<'a> {
     /// One for each realm.
-    pub(crate) allocators: &'a mut [PortAllocator],
+    pub(super) allocators: &'a mut [PortAllocator],
     /// The media address of each realm.
-    pub(crate) addresses: &'a [IpAddr],
+    pub(super) addresses: &'a [IpAddr],
     /// What each realm says of its legs.
-    pub(crate) realms: &'a [Realm],
-    pub(crate) next_stream: &'a mut u64,
-    pub(crate) random: &'a mut dyn FnMut() -> u64,
-    pub(crate) commands: &'a mut Vec<MediaCommand>,
-    pub(crate) now: Instant,
+    pub(super) realms: &'a [Realm],
+    pub(super) next_stream: &'a mut u64,
+    pub(super) random: &'a mut dyn FnMut() -> u64,
+    pub(super) commands: &'a mut Vec<MediaCommand>,
+    pub(super) now: Instant,
 }
 
 impl Resources<'_> {
@@ -47,7 +50,7 @@ impl Resources<'_> {
 
 /// Why an offer can't be passed on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum OfferError {
+pub(super) enum OfferError {
     /// No pair of ports is left in the realm.
     PortsExhausted(RealmId),
     /// It holds media, but none that can be relayed.
@@ -56,7 +59,7 @@ pub(crate) enum OfferError {
 
 /// The media of one call. Side 0 is the party that began the call, side 1 the one that was called.
 #[derive(Debug, Serialize, Deserialize)]
-pub(crate) struct MediaSession {
+pub(super) struct MediaSession {
     sides: [Side; 2],
     /// One for each media description, by position; `None` where it is not relayed.
     slots: Vec<Option<Slot>>,
@@ -69,12 +72,12 @@ pub(crate) struct MediaSession {
 
 /// One party, as far as media go.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
-pub(crate) struct Side {
-    pub(crate) realm: RealmId,
+pub(super) struct Side {
+    pub(super) realm: RealmId,
     /// Where its signalling comes from.
-    pub(crate) signalling: IpAddr,
+    pub(super) signalling: IpAddr,
     /// Its session descriptions tell the truth about its addresses.
-    pub(crate) trusted: bool,
+    pub(super) trusted: bool,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -110,35 +113,35 @@ struct Offer {
 
 /// Media in the two directions of a realm, bytes a second of IP packets.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Flows {
-    pub(crate) arriving: u64,
-    pub(crate) leaving: u64,
+pub(super) struct Flows {
+    pub(super) arriving: u64,
+    pub(super) leaving: u64,
 }
 
 /// What became of a stream.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub(crate) struct StreamReport {
-    pub(crate) index: usize,
-    pub(crate) kind: String,
-    pub(crate) codec: Codec,
+pub(super) struct StreamReport {
+    pub(super) index: usize,
+    pub(super) kind: String,
+    pub(super) codec: Codec,
     #[serde(with = "moment")]
-    pub(crate) latched: [[Option<(SocketAddr, Instant)>; 2]; 2],
-    pub(crate) counters: [LegCounters; 2],
+    pub(super) latched: [[Option<(SocketAddr, Instant)>; 2]; 2],
+    pub(super) counters: [LegCounters; 2],
 }
 
 impl MediaSession {
-    pub(crate) fn new(sides: [Side; 2]) -> Self {
+    pub(super) fn new(sides: [Side; 2]) -> Self {
         Self { sides, slots: Vec::new(), offer: None, leaving: Vec::new(), ended: Vec::new() }
     }
 
     /// Whether the last offer waits for its answer, and from whom the offer came.
-    pub(crate) fn open_offer(&self) -> Option<usize> {
+    pub(super) fn open_offer(&self) -> Option<usize> {
         self.offer.as_ref().filter(|offer| !offer.answered && !offer.orphan).map(|offer| offer.from)
     }
 
     /// Takes an offer that side `from` made; returns what is offered to the other side. One that is open and comes once
     /// more, as in several responses to one request, changes nothing.
-    pub(crate) fn offer(
+    pub(super) fn offer(
         &mut self,
         from: usize,
         media: Vec<Description>,
@@ -191,7 +194,7 @@ impl MediaSession {
 
     /// Takes the answer of side `from`; returns what is answered to the party that offered. `last` says that no other
     /// answer to this offer can come, so what it refuses is given up.
-    pub(crate) fn answer(
+    pub(super) fn answer(
         &mut self,
         from: usize,
         media: &[Description],
@@ -227,17 +230,17 @@ impl MediaSession {
     }
 
     /// Whether side `from` is the one to answer the last offer, for the first time or once more.
-    pub(crate) fn is_answerer(&self, from: usize) -> bool {
+    pub(super) fn is_answerer(&self, from: usize) -> bool {
         self.offer.as_ref().is_some_and(|offer| offer.from != from)
     }
 
     /// What goes to side `to` for descriptions that change nothing: the ports that its media have anyway.
-    pub(crate) fn restate(&self, to: usize, media: &[Description]) -> Vec<MediaPlan> {
+    pub(super) fn restate(&self, to: usize, media: &[Description]) -> Vec<MediaPlan> {
         self.plans(to, media, Exchange::Answer)
     }
 
     /// Forgets an offer that nobody answered.
-    pub(crate) fn roll_back(&mut self, resources: &mut Resources<'_>) {
+    pub(super) fn roll_back(&mut self, resources: &mut Resources<'_>) {
         if let Some(offer) = self.offer.take_if(|offer| !offer.answered) {
             self.give_up(&offer.fresh, resources);
         }
@@ -245,7 +248,7 @@ impl MediaSession {
 
     /// The request with the last offer failed, though a provisional response had answered it: as it was before (RFC 3261,
     /// section 14.1).
-    pub(crate) fn undo(&mut self, resources: &mut Resources<'_>) {
+    pub(super) fn undo(&mut self, resources: &mut Resources<'_>) {
         let Some(offer) = self.offer.take() else { return };
         self.give_up(&offer.fresh, resources);
         for (index, agreed) in offer.before {
@@ -257,20 +260,20 @@ impl MediaSession {
     }
 
     /// Ends all streams.
-    pub(crate) fn close(&mut self, resources: &mut Resources<'_>) {
+    pub(super) fn close(&mut self, resources: &mut Resources<'_>) {
         let all: Vec<_> = (0..self.slots.len()).collect();
         self.give_up(&all, resources);
         self.offer = None;
     }
 
     /// Media of each side, bytes a second of IP packets, as [`Flows`]; those that an open offer asks for are among them.
-    pub(crate) fn demand(&self, realms: &[Realm]) -> [Flows; 2] {
+    pub(super) fn demand(&self, realms: &[Realm]) -> [Flows; 2] {
         let offer = self.offer.as_ref().filter(|offer| !offer.answered && !offer.orphan);
         self.demand_beside(offer.map_or(&[], |offer| &offer.media), realms)
     }
 
     /// The same, if this offer were taken.
-    pub(crate) fn demand_with(&self, media: &[Description], realms: &[Realm]) -> [Flows; 2] {
+    pub(super) fn demand_with(&self, media: &[Description], realms: &[Realm]) -> [Flows; 2] {
         self.demand_beside(media, realms)
     }
 
@@ -304,17 +307,17 @@ impl MediaSession {
     }
 
     /// Whether the last counters of every stream have come.
-    pub(crate) fn is_closed(&self) -> bool {
+    pub(super) fn is_closed(&self) -> bool {
         self.leaving.is_empty() && self.slots.iter().all(Option::is_none)
     }
 
     /// Streams that are or were relayed.
-    pub(crate) fn reports(&self) -> &[StreamReport] {
+    pub(super) fn reports(&self) -> &[StreamReport] {
         &self.ended
     }
 
     /// A leg latched.
-    pub(crate) fn latched(&mut self, stream: StreamId, leg: usize, rtcp: bool, source: SocketAddr, at: Instant) {
+    pub(super) fn latched(&mut self, stream: StreamId, leg: usize, rtcp: bool, source: SocketAddr, at: Instant) {
         let component = usize::from(rtcp);
         let place = self.slot_mut(stream).and_then(|slot| slot.latched.get_mut(leg)?.get_mut(component));
         if let Some(place) = place {
@@ -324,7 +327,7 @@ impl MediaSession {
 
     /// A stream was silent for `timeout`. Returns whether the whole session is: every stream, and those on hold for
     /// [`LONGEST_HOLD`].
-    pub(crate) fn silent(&mut self, stream: StreamId, now: Instant, timeout: Duration) -> bool {
+    pub(super) fn silent(&mut self, stream: StreamId, now: Instant, timeout: Duration) -> bool {
         // Every stream reports once in `timeout` while it is silent; half of it more covers the time between reports.
         let horizon = timeout + timeout / 2;
         let lasts = |last: Instant| now.saturating_duration_since(last) < horizon;
@@ -339,13 +342,26 @@ impl MediaSession {
         })
     }
 
+    /// The signalling of a side comes from another address now, and so may its media.
+    pub(super) fn moved(&mut self, side: CallSide, signalling: IpAddr, resources: &mut Resources<'_>) {
+        if std::mem::replace(&mut self.sides[side.index()].signalling, signalling) == signalling {
+            return;
+        }
+        for slot in self.slots.iter_mut().flatten() {
+            let open = slot.applied.as_ref().map(|spec| [spec.legs[0].open, spec.legs[1].open]);
+            if let Some(open) = open {
+                slot.apply(&self.sides, resources, open);
+            }
+        }
+    }
+
     /// Whether no stream is relayed now.
-    pub(crate) fn is_idle(&self) -> bool {
+    pub(super) fn is_idle(&self) -> bool {
         self.slots.iter().all(Option::is_none)
     }
 
     /// The last counters of a stream came: its ports may rest. Returns false for a stream of another session.
-    pub(crate) fn released(
+    pub(super) fn released(
         &mut self,
         stream: StreamId,
         counters: [LegCounters; 2],
@@ -367,37 +383,37 @@ impl MediaSession {
     }
 
     /// Every stream that is relayed or whose last counters have not come.
-    pub(crate) fn streams(&self) -> impl Iterator<Item = StreamId> {
+    pub(super) fn streams(&self) -> impl Iterator<Item = StreamId> {
         self.held().map(|slot| slot.id)
     }
 
     /// Those that are relayed, as the datapath was told.
-    pub(crate) fn live_specs(&self) -> impl Iterator<Item = &StreamSpec> {
+    pub(super) fn live_specs(&self) -> impl Iterator<Item = &StreamSpec> {
         self.slots.iter().flatten().filter_map(|slot| slot.applied.as_ref())
     }
 
     /// Those whose last counters have not come.
-    pub(crate) fn leaving_specs(&self) -> impl Iterator<Item = &StreamSpec> {
+    pub(super) fn leaving_specs(&self) -> impl Iterator<Item = &StreamSpec> {
         self.leaving.iter().filter_map(|slot| slot.applied.as_ref())
     }
 
     /// Streams that were given up and whose last counters have not come.
-    pub(crate) fn leaving(&self) -> impl Iterator<Item = StreamId> {
+    pub(super) fn leaving(&self) -> impl Iterator<Item = StreamId> {
         self.leaving.iter().map(|slot| slot.id)
     }
 
     /// The ports in use, with their realms.
-    pub(crate) fn ports(&self) -> impl Iterator<Item = (RealmId, PortPair)> {
+    pub(super) fn ports(&self) -> impl Iterator<Item = (RealmId, PortPair)> {
         self.held().flat_map(|slot| self.sides.iter().map(|side| side.realm).zip(slot.ports))
     }
 
     /// The transaction of the last offer ended with an earlier process.
-    pub(crate) fn orphan_offer(&mut self) {
+    pub(super) fn orphan_offer(&mut self) {
         self.offer.iter_mut().for_each(|offer| offer.orphan = true);
     }
 
     /// All streams are gone, and nobody knows what they counted.
-    pub(crate) fn lose(&mut self) {
+    pub(super) fn lose(&mut self) {
         let lost = self.slots.drain(..).flatten().chain(self.leaving.drain(..));
         self.ended.extend(lost.map(|slot| StreamReport {
             index: slot.index,

@@ -31,6 +31,16 @@ impl<K: Copy + Ord + Hash> Timers<K> {
         self.heap.push(Reverse((at, self.sequence, key)));
     }
 
+    /// Nothing is due for this key any more.
+    pub(crate) fn cancel(&mut self, key: &K) {
+        self.armed.remove(key);
+        // What is left behind must not pile up: it is swept out once it is the most.
+        if self.heap.len() > 64 && self.heap.len() > 2 * self.armed.len() {
+            let armed = &self.armed;
+            self.heap.retain(|Reverse((at, _, key))| armed.get(key) == Some(at));
+        }
+    }
+
     /// How many entries there are.
     pub(crate) fn len(&self) -> usize {
         self.heap.len()
@@ -74,5 +84,19 @@ mod tests {
         assert_eq!((timers.pop(at(99)), timers.len(), timers.next()), (None, 0, None));
         timers.set(at(100), 'a');
         assert_eq!(timers.pop(at(100)), Some('a'));
+    }
+
+    #[test]
+    fn what_was_cancelled_is_neither_due_nor_kept() {
+        let (mut timers, start) = (Timers::new(), Instant::now());
+        for key in 0..10_000 {
+            timers.set(start + Duration::from_secs(3600), key);
+            if key >= 10 {
+                timers.cancel(&key);
+            }
+        }
+        assert!(timers.len() <= 65, "{}", timers.len());
+        let due: Vec<_> = std::iter::from_fn(|| timers.pop(start + Duration::from_secs(3600))).collect();
+        assert_eq!(due, Vec::from_iter(0..10));
     }
 }

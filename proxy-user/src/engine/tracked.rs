@@ -1,51 +1,54 @@
 //! A map that knows what was touched, so that whoever changes something need not say so.
 
-use std::collections::{BTreeSet, HashMap};
+use std::{
+    collections::{BTreeSet, HashMap},
+    hash::Hash,
+};
 
-/// A map by number. Whatever was lent to be changed counts as touched.
+/// A map by identifier. Whatever was lent to be changed counts as touched.
 #[derive(Debug)]
-pub(crate) struct Tracked<V> {
-    values: HashMap<u64, V>,
-    touched: BTreeSet<u64>,
+pub(crate) struct Tracked<K, V> {
+    values: HashMap<K, V>,
+    touched: BTreeSet<K>,
 }
 
-impl<V> Default for Tracked<V> {
+impl<K, V> Default for Tracked<K, V> {
     fn default() -> Self {
         Self { values: HashMap::new(), touched: BTreeSet::new() }
     }
 }
 
-impl<V> Tracked<V> {
+impl<K: Copy + Ord + Hash, V> Tracked<K, V> {
     pub(crate) fn len(&self) -> usize {
         self.values.len()
     }
 
-    pub(crate) fn get(&self, id: &u64) -> Option<&V> {
+    pub(crate) fn get(&self, id: &K) -> Option<&V> {
         self.values.get(id)
     }
 
-    pub(crate) fn get_mut(&mut self, id: &u64) -> Option<&mut V> {
+    pub(crate) fn get_mut(&mut self, id: &K) -> Option<&mut V> {
         let value = self.values.get_mut(id)?;
         self.touched.insert(*id);
         Some(value)
     }
 
-    pub(crate) fn insert(&mut self, id: u64, value: V) {
+    pub(crate) fn insert(&mut self, id: K, value: V) {
         self.touched.insert(id);
         self.values.insert(id, value);
     }
 
-    pub(crate) fn remove(&mut self, id: &u64) -> Option<V> {
+    pub(crate) fn remove(&mut self, id: &K) -> Option<V> {
         let value = self.values.remove(id)?;
         self.touched.insert(*id);
         Some(value)
     }
 
-    pub(crate) fn iter(&self) -> impl Iterator<Item = (&u64, &V)> {
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (&K, &V)> {
         self.values.iter()
     }
 
-    pub(crate) fn keys(&self) -> impl Iterator<Item = &u64> {
+    pub(crate) fn keys(&self) -> impl Iterator<Item = &K> {
         self.values.keys()
     }
 
@@ -54,7 +57,7 @@ impl<V> Tracked<V> {
     }
 
     /// What was touched since the last call, in order.
-    pub(crate) fn take_touched(&mut self) -> Vec<u64> {
+    pub(crate) fn take_touched(&mut self) -> Vec<K> {
         std::mem::take(&mut self.touched).into_iter().collect()
     }
 }

@@ -21,7 +21,8 @@ use crate::{
     flow::{Flow, Transport},
     journal::{Change, Head, Journal},
     media::{MediaCommand, MediaEvent, RealmId},
-    signalling::sip::agent::Engine,
+    proxy::Proxy,
+    signalling::sip::PROTOCOL,
 };
 use anyhow::{Context as _, Result};
 use serde::Serialize;
@@ -73,7 +74,7 @@ pub trait Core {
     }
 }
 
-impl Core for Engine {
+impl Core for Proxy {
     fn handle_input(&mut self, input: Input<'_>, now: Instant) {
         self.handle_input(input, now);
     }
@@ -407,7 +408,7 @@ impl<C: Core, D: Datapath> Loop<C, D> {
                 Ok((length, source)) => {
                     self.statistics.received += 1;
                     let bytes = buffer.get(..length).unwrap_or_default();
-                    self.core.handle_input(Input::Datagram { realm, source, bytes }, now);
+                    self.core.handle_input(Input::Datagram { protocol: PROTOCOL, realm, source, bytes }, now);
                 }
                 Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => return,
                 Err(error) => {

@@ -19,7 +19,7 @@ struct Echo {
 impl Core for Echo {
     fn handle_input(&mut self, input: Input<'_>, now: Instant) {
         match input {
-            Input::Datagram { realm, source, bytes } => {
+            Input::Datagram { realm, source, bytes, .. } => {
                 if bytes == b"open" {
                     self.outputs.push_back(Output::Media(MediaCommand::Apply(spec())));
                     self.timeout = Some(now + Duration::from_millis(20));

@@ -27,7 +27,7 @@ mod backend;
 pub(crate) mod moment;
 
 /// Version of the records' form. Whoever changes what a record means, or takes a field away, changes this number.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 
 /// The file's name in the state directory.
 const FILE: &str = "journal.redb";
@@ -39,20 +39,23 @@ const REMEDY: &str = "`latch run --fresh` starts without it; calls that it knows
 /// What a record is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Table {
-    /// A binding, by its token.
+    /// A registration, by its protocol and what the protocol calls it.
     Registrations,
-    /// A dialog, by its number.
+    /// A call, by its number.
+    Calls,
+    /// What a protocol keeps of calls and the like, by its protocol and what the protocol calls it.
     Dialogs,
     /// A stream of the datapath, by its number.
     Streams,
 }
 
 impl Table {
-    const ALL: [Self; 3] = [Self::Registrations, Self::Dialogs, Self::Streams];
+    const ALL: [Self; 4] = [Self::Registrations, Self::Calls, Self::Dialogs, Self::Streams];
 
     fn definition(self) -> TableDefinition<'static, &'static str, &'static [u8]> {
         TableDefinition::new(match self {
             Self::Registrations => "registrations",
+            Self::Calls => "calls",
             Self::Dialogs => "dialogs",
             Self::Streams => "streams",
         })

@@ -22,6 +22,7 @@ use crate::{
     engine::Input,
     flow::{ConnectionId, Flow, Transport},
     media::RealmId,
+    signalling::sip::PROTOCOL,
     tls::Tls,
 };
 use anyhow::{Context as _, Result};
@@ -59,9 +60,11 @@ pub(super) enum Event {
 impl Event {
     pub(super) fn input(&self) -> Input<'_> {
         match self {
-            Self::Message { realm, source, bytes } => Input::Message { realm: *realm, source: *source, bytes },
-            Self::Closed { realm, flow } => Input::Closed { realm: *realm, flow: *flow },
-            Self::Unreachable { realm, flow } => Input::Unreachable { realm: *realm, flow: *flow },
+            Self::Message { realm, source, bytes } => {
+                Input::Message { protocol: PROTOCOL, realm: *realm, source: *source, bytes }
+            }
+            Self::Closed { realm, flow } => Input::Closed { protocol: PROTOCOL, realm: *realm, flow: *flow },
+            Self::Unreachable { realm, flow } => Input::Unreachable { protocol: PROTOCOL, realm: *realm, flow: *flow },
         }
     }
 }

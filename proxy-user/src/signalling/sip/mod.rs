@@ -1,6 +1,7 @@
 //! SIP (RFC 3261): [`syntax`] is its messages as bytes, [`agent`] what they do.
 
-pub mod agent;
+mod agent;
 pub mod syntax;
 
+pub use agent::{PROTOCOL, Sip};
 pub use syntax::*;

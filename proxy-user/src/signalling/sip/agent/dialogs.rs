@@ -4,9 +4,172 @@
 //! a request with that token in its Request-URI is for that party. Call-ID and tags pass unchanged.
 
 use super::calls::Call;
-use crate::{flow::Flow, journal::moment, media::RealmId, signalling::sip::NameAddr};
+use crate::{
+    engine::{CallId, CallSide, PerSide, Standing, TerminalId, tracked::Tracked},
+    flow::Flow,
+    journal::moment,
+    media::RealmId,
+    signalling::sip::NameAddr,
+};
 use serde::{Deserialize, Serialize};
-use std::time::Instant;
+use std::{
+    collections::{BTreeSet, HashMap},
+    time::Instant,
+};
+
+/// Names a dialog, and over restarts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub(super) struct DialogId(pub(super) u64);
+
+/// All dialogs, and what finds them: the token of a party, a Call-ID, a call, a terminal.
+#[derive(Debug, Default)]
+pub(super) struct Dialogs {
+    dialogs: Tracked<DialogId, Dialog>,
+    tokens: HashMap<String, (DialogId, Role)>,
+    /// A call that passes through twice has two with the same.
+    by_call_id: HashMap<String, Vec<DialogId>>,
+    by_call: HashMap<CallId, DialogId>,
+    by_terminal: HashMap<TerminalId, BTreeSet<DialogId>>,
+    /// Dialogs that are no calls.
+    subscriptions: usize,
+    last: u64,
+}
+
+impl Dialogs {
+    pub(super) fn len(&self) -> usize {
+        self.dialogs.len()
+    }
+
+    /// How many are calls, and how many are not.
+    pub(super) fn counts(&self) -> (usize, usize) {
+        (self.dialogs.len() - self.subscriptions, self.subscriptions)
+    }
+
+    pub(super) fn get(&self, id: DialogId) -> Option<&Dialog> {
+        self.dialogs.get(&id)
+    }
+
+    /// Where a party speaks from is changed by [`Dialogs::insert`] and [`Dialogs::add_answerer`] alone.
+    pub(super) fn get_mut(&mut self, id: DialogId) -> Option<&mut Dialog> {
+        self.dialogs.get_mut(&id)
+    }
+
+    /// The call that a dialog is of, if it is of one.
+    pub(super) fn call(&self, id: DialogId) -> Option<&Call> {
+        self.dialogs.get(&id)?.call()
+    }
+
+    pub(super) fn call_mut(&mut self, id: DialogId) -> Option<&mut Call> {
+        self.dialogs.get_mut(&id)?.call_mut()
+    }
+
+    pub(super) fn party(&self, id: DialogId, role: Role) -> Option<&Party> {
+        self.dialogs.get(&id)?.party(role)
+    }
+
+    pub(super) fn party_mut(&mut self, id: DialogId, role: Role) -> Option<&mut Party> {
+        self.dialogs.get_mut(&id)?.party_mut(role)
+    }
+
+    /// The party whose token this is.
+    pub(super) fn with_token(&self, token: &str) -> Option<(DialogId, Role)> {
+        self.tokens.get(token).copied()
+    }
+
+    pub(super) fn with_call_id(&self, call_id: &str) -> &[DialogId] {
+        self.by_call_id.get(call_id).map_or(&[], Vec::as_slice)
+    }
+
+    pub(super) fn of_call(&self, call: CallId) -> Option<DialogId> {
+        self.by_call.get(&call).copied()
+    }
+
+    /// The parties that a registered terminal is.
+    pub(super) fn of_terminal(&self, terminal: TerminalId) -> Vec<(DialogId, Role)> {
+        let ids = self.by_terminal.get(&terminal).into_iter().flatten();
+        let parties = ids.filter_map(|id| Some((*id, self.dialogs.get(id)?))).flat_map(|(id, dialog)| {
+            dialog
+                .roles()
+                .filter_map(move |role| (dialog.party(role)?.standing.terminal == Some(terminal)).then_some((id, role)))
+        });
+        parties.collect()
+    }
+
+    pub(super) fn insert(&mut self, dialog: Dialog) -> DialogId {
+        let id = DialogId(self.last + 1);
+        self.restore(id, dialog);
+        id
+    }
+
+    /// Takes in a dialog under the number that it had.
+    pub(super) fn restore(&mut self, id: DialogId, dialog: Dialog) {
+        self.last = self.last.max(id.0);
+        for role in dialog.roles() {
+            let Some(party) = dialog.party(role) else { continue };
+            self.tokens.insert(party.token.clone(), (id, role));
+            if let Some(terminal) = party.standing.terminal {
+                self.by_terminal.entry(terminal).or_default().insert(id);
+            }
+        }
+        self.by_call_id.entry(dialog.call_id.clone()).or_default().push(id);
+        match dialog.call() {
+            Some(call) => {
+                self.by_call.insert(call.id, id);
+            }
+            None => self.subscriptions += 1,
+        }
+        self.dialogs.insert(id, dialog);
+    }
+
+    /// One more party answered the dialog's first request; `None` where there are too many.
+    pub(super) fn add_answerer(&mut self, id: DialogId, party: Party) -> Option<usize> {
+        /// More branches than any fork has: a bound on what one request can make us keep.
+        const MOST: usize = 32;
+        let dialog = self.dialogs.get_mut(&id)?;
+        let index = dialog.answerers.len();
+        if index >= MOST {
+            return None;
+        }
+        self.tokens.insert(party.token.clone(), (id, Role::Answerer(index)));
+        if let Some(terminal) = party.standing.terminal {
+            self.by_terminal.entry(terminal).or_default().insert(id);
+        }
+        dialog.answerers.push(party);
+        Some(index)
+    }
+
+    pub(super) fn remove(&mut self, id: DialogId) -> Option<Dialog> {
+        let dialog = self.dialogs.remove(&id)?;
+        if let Some(ids) = self.by_call_id.get_mut(&dialog.call_id) {
+            ids.retain(|other| *other != id);
+            if ids.is_empty() {
+                self.by_call_id.remove(&dialog.call_id);
+            }
+        }
+        match dialog.call() {
+            Some(call) => {
+                self.by_call.remove(&call.id);
+            }
+            None => self.subscriptions -= 1,
+        }
+        for party in dialog.roles().filter_map(|role| dialog.party(role)) {
+            self.tokens.remove(&party.token);
+            let Some(terminal) = party.standing.terminal else { continue };
+            if let Some(ids) = self.by_terminal.get_mut(&terminal) {
+                ids.remove(&id);
+                if ids.is_empty() {
+                    self.by_terminal.remove(&terminal);
+                }
+            }
+        }
+        Some(dialog)
+    }
+
+    /// Those that may have changed since the last call.
+    pub(super) fn take_touched(&mut self) -> Vec<DialogId> {
+        self.dialogs.take_touched()
+    }
+}
 
 /// Which party of a dialog.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -18,11 +181,11 @@ pub(super) enum Role {
 }
 
 impl Role {
-    /// 0 for the originator, 1 for an answerer.
-    pub(super) fn side(self) -> usize {
+    /// Its side of the call.
+    pub(super) fn side(self) -> CallSide {
         match self {
-            Self::Originator => 0,
-            Self::Answerer(_) => 1,
+            Self::Originator => CallSide::Caller,
+            Self::Answerer(_) => CallSide::Callee,
         }
     }
 }
@@ -32,8 +195,8 @@ pub(super) struct Party {
     /// User part of the contact by which the other side reaches this party.
     pub(super) token: String,
     pub(super) tag: String,
-    /// Where requests to it are sent.
-    pub(super) destination: Flow,
+    /// Where it is, and so who may act for it; requests to it go there.
+    pub(super) standing: Standing,
     /// Its contact: the Request-URI of requests to it.
     pub(super) target: String,
     /// Its side's route set.
@@ -45,6 +208,11 @@ pub(super) struct Party {
 }
 
 impl Party {
+    /// Where requests to it are sent.
+    pub(super) fn destination(&self) -> Flow {
+        self.standing.flow
+    }
+
     /// Request-URI and Route of a request to it (RFC 3261, section 12.2.1.1): a strict router wants itself in the
     /// Request-URI and the target at the end of Route.
     pub(super) fn route(&self) -> (String, Vec<String>) {
@@ -84,12 +252,14 @@ pub(super) enum Usage {
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Dialog {
     pub(super) call_id: String,
-    pub(super) realms: [RealmId; 2],
+    pub(super) realms: PerSide<RealmId>,
     pub(super) originator: Party,
+    /// Where the first request went: who answers it stands there.
+    pub(super) called: Standing,
     /// One for each To tag seen.
     pub(super) answerers: Vec<Party>,
-    /// As side 0 and as side 1 know them.
-    pub(super) identities: [Identities; 2],
+    /// As each side knows them.
+    pub(super) identities: PerSide<Identities>,
     pub(super) usage: Usage,
     /// Ended: kept for stragglers until then.
     #[serde(with = "moment")]
@@ -97,6 +267,16 @@ pub(super) struct Dialog {
 }
 
 impl Dialog {
+    /// Its parties.
+    pub(super) fn roles(&self) -> impl Iterator<Item = Role> + use<> {
+        (0..self.answerers.len()).map(Role::Answerer).chain([Role::Originator])
+    }
+
+    /// The realm that a party is in.
+    pub(super) fn realm_of(&self, role: Role) -> RealmId {
+        self.realms[role.side()]
+    }
+
     pub(super) fn party(&self, role: Role) -> Option<&Party> {
         match role {
             Role::Originator => Some(&self.originator),
@@ -128,12 +308,12 @@ impl Dialog {
 
     /// Whether addresses were mapped in From or To, so that requests inside the dialog need the other side's view.
     pub(super) fn identities_differ(&self) -> bool {
-        self.identities[0] != self.identities[1]
+        self.identities.caller != self.identities.callee
     }
 
     /// From and To of a request from `from` to `to`, as `to` knows them.
     pub(super) fn identities_for(&self, from: Role, to: Role) -> Option<(String, String)> {
-        let view = self.identities.get(to.side())?;
+        let view = &self.identities[to.side()];
         let value = |role: Role| {
             let party = self.party(role)?;
             Some(match role {

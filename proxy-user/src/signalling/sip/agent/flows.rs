@@ -4,91 +4,38 @@
 //! With the connection, the way to it is gone until it comes back with a REGISTER, or with a request inside its dialog
 //! (RFC 5626, section 5.3.1). In a core realm, addresses can be connected to, and any connection to one is as good.
 
-use super::{Alarm, Engine, Output, establish::route_flow, transactions::ClientState};
+use super::{
+    Timer, Turn,
+    dialog_setup::route_flow,
+    transactions::{Client, ClientState, ClientTxId},
+};
 use crate::{
     config::Side,
-    flow::{ConnectionId, Flow, Transport},
+    flow::{Flow, Transport},
     media::RealmId,
     signalling::sip::{Message, Name},
 };
-use std::{collections::HashSet, net::SocketAddr, time::Instant};
+use std::net::SocketAddr;
+use std::time::Instant;
 use tracing::{debug, info};
 
 /// A request of more bytes goes over a stream, where there is one (RFC 3261, section 18.1.1).
 const LARGEST_DATAGRAM: usize = 1_300;
 
-/// What hangs on a connection.
-#[derive(Debug, Default)]
-pub(super) struct Open {
-    /// Transactions of ours that wait for an answer.
-    clients: HashSet<u64>,
-    /// INVITEs that came over it and have no final response.
-    invites: HashSet<u64>,
-    /// Bindings that were made over it; some may have moved on.
-    bindings: HashSet<u64>,
-}
-
-impl Engine {
-    /// A message came over it.
-    pub(super) fn note_connection(&mut self, flow: Flow) {
-        if let Some(id) = flow.connection {
-            self.connections.entry(id).or_default();
-        }
-    }
-
-    pub(super) fn note_binding(&mut self, flow: Flow, binding: u64) {
-        if let Some(open) = flow.connection.and_then(|id| self.connections.get_mut(&id)) {
-            open.bindings.insert(binding);
-        }
-    }
-
-    pub(super) fn note_client(&mut self, flow: Flow, client: u64) {
-        if let Some(open) = flow.connection.and_then(|id| self.connections.get_mut(&id)) {
-            open.clients.insert(client);
-        }
-    }
-
-    pub(super) fn note_invite(&mut self, flow: Flow, server: u64) {
-        if let Some(open) = flow.connection.and_then(|id| self.connections.get_mut(&id)) {
-            open.invites.insert(server);
-        }
-    }
-
-    pub(super) fn invite_over(&mut self, flow: Flow, server: u64) {
-        if let Some(open) = flow.connection.and_then(|id| self.connections.get_mut(&id)) {
-            open.invites.remove(&server);
-        }
-    }
-
-    pub(super) fn client_gone(&mut self, flow: Flow, client: u64) {
-        if let Some(open) = flow.connection.and_then(|id| self.connections.get_mut(&id)) {
-            open.clients.remove(&client);
-        }
-    }
-
-    fn is_open(&self, connection: Option<ConnectionId>) -> bool {
-        connection.is_some_and(|id| self.connections.contains_key(&id))
-    }
-
+impl Turn<'_> {
     /// Whether anything sent there can arrive.
     pub(super) fn reaches(&self, realm: RealmId, flow: Flow) -> bool {
-        !flow.transport.is_reliable() || self.side(realm) == Some(Side::Core) || self.is_open(flow.connection)
-    }
-
-    /// Who a request is from, for telling whether it came before.
-    pub(super) fn peer(&self, realm: RealmId, source: Flow) -> Flow {
-        if self.side(realm) != Some(Side::Core) || !source.transport.is_reliable() {
-            return source;
-        }
-        Flow::to(source.transport, SocketAddr::new(source.ip(), 0))
+        !flow.transport.is_reliable()
+            || self.core.side(realm) == Some(Side::Core)
+            || self.connections.is_open(flow.connection)
     }
 
     /// The flow by which a message for `destination` really goes; `None` where there is none any more.
     fn way_out(&self, realm: RealmId, destination: Flow) -> Option<Flow> {
-        if !destination.transport.is_reliable() || self.is_open(destination.connection) {
+        if !destination.transport.is_reliable() || self.connections.is_open(destination.connection) {
             return Some(destination);
         }
-        let config = self.config.realms.get(realm).filter(|config| config.side == Side::Core)?;
+        let config = self.core.config.realms.get(realm).filter(|config| config.side == Side::Core)?;
         // The port of a connection that came from there is nobody's address (RFC 3261, section 18.2.2).
         let softswitch = config.softswitch_flow().filter(|softswitch| softswitch.ip() == destination.ip());
         match (destination.connection, softswitch) {
@@ -103,8 +50,8 @@ impl Engine {
 
     pub(super) fn send(&mut self, realm: RealmId, destination: Flow, bytes: Vec<u8>) {
         match self.way_out(realm, destination) {
-            Some(destination) => self.outputs.push_back(Output::Send { realm, destination, bytes }),
-            None => self.statistics.undeliverable += 1,
+            Some(destination) => self.core.send(realm, destination, bytes),
+            None => self.core.statistics.undeliverable += 1,
         }
     }
 
@@ -116,7 +63,7 @@ impl Engine {
         branch: &str,
         request: &[u8],
     ) -> Option<(Flow, Vec<u8>)> {
-        let config = self.config.realms.get(realm)?;
+        let config = self.core.config.realms.get(realm)?;
         let fits = request.len() <= LARGEST_DATAGRAM || destination.transport.is_reliable();
         if fits || config.side != Side::Core || config.streams.tcp.is_none() {
             return None;
@@ -134,22 +81,23 @@ impl Engine {
     /// A connection is gone: who waits for an answer over it waits in vain, and the terminals behind it are out of reach.
     pub(super) fn connection_closed(&mut self, realm: RealmId, flow: Flow, now: Instant) {
         // The softswitch may have closed one over which it never said anything.
-        let open = flow.connection.and_then(|id| self.connections.remove(&id)).unwrap_or_default();
+        let open = self.connections.close(flow).unwrap_or_default();
         for id in open.bindings {
-            let failures = self.config.keepalive.failures;
+            let failures = self.core.config.keepalive.failures;
             let Some(binding) = self.registrations.get_mut(id) else { continue };
-            if binding.source.connection == flow.connection {
+            let over = self.core.terminals().get(binding.terminal).and_then(|terminal| terminal.flow.connection);
+            if over == flow.connection {
                 binding.unanswered = binding.unanswered.max(failures);
                 info!(aor = binding.aor, source = %flow, "terminal is out of reach: its connection is gone");
             }
         }
-        if self.side(realm) != Some(Side::Core) {
+        if self.core.side(realm) != Some(Side::Core) {
             for id in open.clients {
                 self.lose(id, now);
             }
             // To the caller its call has failed: nobody is to ring for it.
             for server in open.invites {
-                if let Some(client) = self.servers.get(&server).and_then(|server| server.client) {
+                if let Some(client) = self.transactions.server(server).and_then(|server| server.client) {
                     self.cancel_client(client, now);
                 }
             }
@@ -157,32 +105,34 @@ impl Engine {
         }
         // Nothing tells whether the other end has read what was sent last, so it goes once more: whoever had it knows
         // it by its branch.
-        let lost = |client: &super::Client<super::Purpose>| {
+        let lost = |client: &Client<super::Purpose>| {
             let pooled = Flow { connection: None, ..flow };
             let there = client.destination == flow || client.destination == pooled;
             client.realm == realm && client.state == ClientState::Calling && there
         };
-        let mut again: Vec<_> = self.clients.iter().filter(|(_, client)| lost(client)).map(|(id, _)| *id).collect();
+        let mut again: Vec<_> =
+            self.transactions.clients().filter(|(_, client)| lost(client)).map(|(id, _)| id).collect();
         again.sort_unstable();
         for id in again {
-            let Some(client) = self.clients.get_mut(&id) else { continue };
+            let Some(client) = self.transactions.client_mut(id) else { continue };
             if std::mem::replace(&mut client.sent_again, true) {
                 // Whoever closes every connection is not asked for ever.
                 self.lose(id, now);
                 continue;
             }
             let (destination, bytes) = (client.destination, client.request.clone());
-            self.statistics.retransmissions_sent += 1;
+            self.core.statistics.retransmissions_sent += 1;
             self.send(realm, destination, bytes);
         }
     }
 
     /// No connection could be made: what waits for an answer from there waits in vain.
     pub(super) fn unreachable(&mut self, realm: RealmId, flow: Flow, now: Instant) {
-        let waits = |client: &super::Client<super::Purpose>| {
+        let waits = |client: &Client<super::Purpose>| {
             client.realm == realm && self.way_out(realm, client.destination) == Some(flow)
         };
-        let mut ids: Vec<_> = self.clients.iter().filter(|(_, client)| waits(client)).map(|(id, _)| *id).collect();
+        let mut ids: Vec<_> =
+            self.transactions.clients().filter(|(_, client)| waits(client)).map(|(id, _)| id).collect();
         ids.sort_unstable();
         for id in ids {
             self.lose(id, now);
@@ -190,30 +140,30 @@ impl Engine {
     }
 
     /// A request has no way to its destination: its transaction ends at the next turn, if it still waits.
-    pub(super) fn lose(&mut self, id: u64, now: Instant) {
-        let Some(client) = self.clients.get(&id) else { return };
+    pub(super) fn lose(&mut self, id: ClientTxId, now: Instant) {
+        let Some(client) = self.transactions.client(id) else { return };
         if client.may_be_datagram && client.state == ClientState::Calling {
             let (realm, branch) = (client.realm, client.branch.clone());
             let destination = Flow::udp(client.destination.remote);
             if let Some(request) = self.with_transport(realm, Transport::Udp, &branch, &client.request) {
                 debug!(%destination, "no stream for a large request: it goes as a datagram");
                 let timing = self.timing;
-                let Some(client) = self.clients.get_mut(&id) else { return };
+                let Some(client) = self.transactions.client_mut(id) else { return };
                 client.go_by_datagrams(request.clone(), destination, timing, now);
-                self.timers.set(client.next(), Alarm::Client(id));
+                self.timers.set(client.next(), Timer::Client(id));
                 return self.send(realm, destination, request);
             }
         }
-        let Some(client) = self.clients.get_mut(&id) else { return };
+        let Some(client) = self.transactions.client_mut(id) else { return };
         if client.lose(client.lost_code, now) {
-            self.timers.set(now, Alarm::Client(id));
+            self.timers.set(now, Timer::Client(id));
         }
     }
 
     /// Where a core realm's URI leads to: by the transport that it names, if the realm has that one, else by UDP; to the
     /// softswitch as configured, where the URI names none.
     pub(super) fn core_flow(&self, realm: RealmId, value: &str) -> Option<Flow> {
-        let config = self.config.realms.get(realm)?;
+        let config = self.core.config.realms.get(realm)?;
         let (transport, address) = route_flow(value)?;
         let softswitch = config.softswitch_flow()?;
         let transport = match transport {

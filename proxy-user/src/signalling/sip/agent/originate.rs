@@ -1,15 +1,19 @@
 //! Requests that the proxy sends inside a dialog by itself, each to one party in the name of the other.
 
-use super::{Engine, Purpose, dialogs::Role, requests::Way};
+use super::{
+    Purpose, Turn,
+    dialogs::{DialogId, Role},
+    requests::Way,
+};
 use crate::signalling::sip::{Name, Request};
 use std::time::Instant;
 
-impl Engine {
+impl Turn<'_> {
     /// A BYE to the party `to`.
-    pub(super) fn send_bye(&mut self, id: u64, to: Role, other: Role, now: Instant) {
+    pub(super) fn send_bye(&mut self, id: DialogId, to: Role, other: Role, now: Instant) {
         let branch = self.new_branch();
         let Some((way, mut request)) = self.own_request(id, "BYE", other, to, &branch) else { return };
-        let Some(cseq) = self.dialogs.get_mut(&id).and_then(|dialog| dialog.party_mut(other)).map(|party| {
+        let Some(cseq) = self.dialogs.party_mut(id, other).map(|party| {
             party.cseq += 1;
             party.cseq
         }) else {
@@ -20,29 +24,29 @@ impl Engine {
     }
 
     /// The ACK of a 2xx that came too late for the caller.
-    pub(super) fn send_ack(&mut self, id: u64, to: Role) {
+    pub(super) fn send_ack(&mut self, id: DialogId, to: Role) {
         let branch = self.new_branch();
         let Some((way, mut request)) = self.own_request(id, "ACK", Role::Originator, to, &branch) else { return };
-        let Some(cseq) = self.call(id).map(|call| call.cseq) else { return };
+        let Some(cseq) = self.dialogs.call(id).map(|call| call.cseq) else { return };
         request.cseq(cseq, "ACK");
         self.send(way.realm, way.destination, request.finish());
     }
 
-    fn own_request(&self, id: u64, method: &str, from: Role, to: Role, branch: &str) -> Option<(Way, Request)> {
-        let dialog = self.dialogs.get(&id)?;
+    fn own_request(&self, id: DialogId, method: &str, from: Role, to: Role, branch: &str) -> Option<(Way, Request)> {
+        let dialog = self.dialogs.get(id)?;
         let party = dialog.party(to)?;
-        let realm = *dialog.realms.get(to.side())?;
+        let realm = dialog.realm_of(to);
         let (from_value, to_value) = dialog.identities_for(from, to)?;
         let (uri, routes) = party.route();
         let mut request = Request::new(method, &uri);
-        request.header(Name::Via, &self.via(realm, party.destination.transport, branch)?);
+        request.header(Name::Via, &self.via(realm, party.destination().transport, branch)?);
         for route in &routes {
             request.header(Name::Route, route);
         }
         request.header(Name::From, &from_value);
         request.header(Name::To, &to_value);
         request.header(Name::CallId, &dialog.call_id);
-        let way = Way::to(realm, party.destination, String::new());
+        let way = Way::to(realm, party.destination(), String::new());
         Some((way, request))
     }
 }

@@ -4,13 +4,15 @@
 //! yes: its 2xx lists what is bound and for how long.
 
 use super::{
-    Alarm, Engine, Forward, MediaPhase, Purpose, Token,
-    registrations::{Binding, Pending, Stated, lifetime},
+    Forward, MediaPhase, Purpose, Timer, Turn,
+    registrations::{Binding, BindingId, Pending, Stated, lifetime},
     requests::Way,
     topology::host_text,
+    transactions::{ClientTxId, ServerTxId},
 };
 use crate::{
     addresses::literal,
+    engine::Terminal,
     signalling::sip::{Message, Name, NameAddr, Uri},
 };
 use std::time::{Duration, Instant};
@@ -22,9 +24,9 @@ const MOST_CONTACTS: usize = 16;
 /// How long a binding outlives its time here: the terminal's clock may be slower, the softswitch decides.
 const GRACE: Duration = Duration::from_secs(5);
 
-impl Engine {
-    pub(super) fn register(&mut self, server: u64, request: &Message, mut way: Way, now: Instant) {
-        let Some(entry) = self.servers.get(&server) else { return };
+impl Turn<'_> {
+    pub(super) fn register(&mut self, server: ServerTxId, request: &Message, mut way: Way, now: Instant) {
+        let Some(entry) = self.transactions.server(server) else { return };
         let (realm, source) = (entry.key.realm, entry.source);
         let Some(aor) = address_of_record(request, Name::To) else { return self.reply(server, 400, None, now) };
         let call_id = request.call_id().unwrap_or_default().into_owned();
@@ -33,13 +35,13 @@ impl Engine {
         if all && (stated.len() > 1 || request.expires() != Some(0)) {
             return self.reply(server, 400, None, now);
         }
-        let room = self.config.limits.max_registrations.saturating_sub(self.registrations.len());
+        let room = self.core.config.limits.max_registrations.saturating_sub(self.registrations.len());
         if stated.len() > MOST_CONTACTS {
-            self.limited("contacts of one REGISTER", now);
+            self.core.limited("contacts of one REGISTER", now);
             return self.reply(server, 403, None, now);
         }
         if room == 0 && self.registrations.of(&aor).is_empty() {
-            self.limited("max_registrations", now);
+            self.core.limited("max_registrations", now);
             return self.reply(server, 503, Some(("Retry-After", "60")), now);
         }
         let mut contacts = Vec::new();
@@ -47,12 +49,15 @@ impl Engine {
         for value in stated.iter().filter(|_| !all) {
             let Ok(contact) = NameAddr::parse(value) else { return self.reply(server, 400, None, now) };
             let instance = instance_of(&contact);
-            let known = self.registrations.find(&aor, contact.uri, instance.as_deref(), source, &call_id);
-            let token = known.map(|(_, binding)| binding.token.clone()).unwrap_or_else(|| self.random_token());
+            let terminals = self.core.terminals();
+            let known = self.registrations.find(terminals, &aor, contact.uri, instance.as_deref(), source, &call_id);
+            let token = known.map(|(_, binding)| binding.token.clone());
+            let token = token.unwrap_or_else(|| self.core.random_token());
             if let Some(value) = self.own_contact(value, Some(&token), way.realm, way.destination.transport) {
                 values.push(value);
             }
-            contacts.push(Stated { token, uri: contact.uri.to_owned(), instance });
+            let expires = contact.param("expires").and_then(|text| text.trim().parse().ok());
+            contacts.push(Stated { token, uri: contact.uri.to_owned(), instance, expires });
         }
         way.contacts = match (all, values.is_empty()) {
             (true, _) => Some(vec!["*".into()]),
@@ -68,12 +73,13 @@ impl Engine {
     /// Takes over what the softswitch bound; returns the Contact values for the terminal.
     pub(super) fn registered(
         &mut self,
-        client: u64,
+        client: ClientTxId,
         response: &Message,
         code: u16,
         now: Instant,
     ) -> Option<Vec<String>> {
-        let Some(Purpose::Forward(forward)) = self.clients.get_mut(&client).map(|client| &mut client.purpose) else {
+        let Some(Purpose::Forward(forward)) = self.transactions.client_mut(client).map(|client| &mut client.purpose)
+        else {
             return None;
         };
         if !(200..300).contains(&code) {
@@ -86,7 +92,16 @@ impl Engine {
             }
             info!(aor = pending.aor, source = %pending.source, "all contacts deregistered");
         }
-        let listed: Vec<String> = response.values(Name::Contact).map(|value| value.into_owned()).collect();
+        let mut listed: Vec<String> = response.values(Name::Contact).map(|value| value.into_owned()).collect();
+        if listed.is_empty() && lifetime(None, response.expires(), pending.expires) > Duration::ZERO {
+            // Some registrars do not list what they bound.
+            let stated = pending.contacts.iter().map(|stated| (stated.expires, &stated.token));
+            let bound = stated.map(|(expires, token)| match expires {
+                Some(seconds) => format!("<sip:{token}@invalid>;expires={seconds}"),
+                None => format!("<sip:{token}@invalid>"),
+            });
+            listed.extend(bound);
+        }
         let mut bound = Vec::new();
         let mut shown = Vec::new();
         for value in &listed {
@@ -97,15 +112,15 @@ impl Engine {
                 bound.push(token.to_owned());
                 shown.push(contact.with_uri(&stated.uri));
                 self.bind(&pending, stated, lasts, now);
-            } else if let Some(Token::Binding(id)) = self.tokens.get(token) {
+            } else if let Some(binding) = self.registrations.with_token(token).and_then(|id| self.registrations.get(id))
+                && binding.aor == pending.aor
+            {
                 // Another terminal's contact of the same user: shown as that terminal stated it.
-                if let Some(binding) = self.registrations.get(*id).filter(|binding| binding.aor == pending.aor) {
-                    shown.push(contact.with_uri(&binding.contact));
-                }
+                shown.push(contact.with_uri(&binding.contact));
             }
         }
         for Stated { token, .. } in pending.contacts.iter().filter(|stated| !bound.contains(&stated.token)) {
-            if let Some(Token::Binding(id)) = self.tokens.get(token).copied() {
+            if let Some(id) = self.registrations.with_token(token) {
                 info!(aor = pending.aor, source = %pending.source, "deregistered");
                 self.unbind(id);
             }
@@ -114,11 +129,8 @@ impl Engine {
     }
 
     fn bind(&mut self, pending: &Pending, stated: &Stated, lasts: Duration, now: Instant) {
-        let Stated { token, uri, instance } = stated;
-        let known = match self.tokens.get(token) {
-            Some(Token::Binding(id)) => Some(*id),
-            _ => None,
-        };
+        let Stated { token, uri, instance, .. } = stated;
+        let known = self.registrations.with_token(token);
         if lasts.is_zero() {
             if let Some(id) = known {
                 self.unbind(id);
@@ -127,53 +139,66 @@ impl Engine {
         }
         let keepalive_at = self.next_keepalive(now);
         let expires_at = now + lasts + GRACE;
-        let failures = self.config.keepalive.failures;
+        let failures = self.core.config.keepalive.failures;
         let id = match known {
             Some(id) => {
-                if let Some(binding) = self.registrations.get_mut(id) {
-                    let before = std::mem::replace(&mut binding.source, pending.source);
-                    binding.contact.clone_from(uri);
-                    binding.instance.clone_from(instance);
-                    binding.call_id.clone_from(&pending.call_id);
-                    binding.expires_at = expires_at;
-                    binding.keepalive_at = keepalive_at;
-                    if !binding.is_reachable(failures) {
-                        info!(aor = binding.aor, source = %binding.source, "terminal is back");
-                    }
-                    binding.unanswered = 0;
-                    if before != pending.source {
-                        self.move_terminal(pending.realm, before, pending.source);
+                let Some(binding) = self.registrations.get_mut(id) else {
+                    return self.core.inconsistent("a token of no binding");
+                };
+                binding.contact.clone_from(uri);
+                binding.instance.clone_from(instance);
+                binding.call_id.clone_from(&pending.call_id);
+                binding.expires_at = expires_at;
+                binding.keepalive_at = keepalive_at;
+                if !binding.is_reachable(failures) {
+                    info!(aor = binding.aor, source = %pending.source, "terminal is back");
+                }
+                binding.unanswered = 0;
+                let terminal = binding.terminal;
+                if self.core.rebind(terminal, pending.source) {
+                    for (dialog, role) in self.dialogs.of_terminal(terminal) {
+                        self.party_moved(dialog, role, pending.source, now);
                     }
                 }
                 id
             }
             None => {
-                if self.registrations.len() >= self.config.limits.max_registrations {
-                    self.limited("max_registrations", now);
+                if self.registrations.len() >= self.core.config.limits.max_registrations {
+                    self.core.limited("max_registrations", now);
                     return;
                 }
-                let binding = Binding {
+                let terminal = Terminal {
+                    user: pending.aor.clone(),
+                    realm: pending.realm,
+                    core: pending.core,
+                    flow: pending.source,
+                };
+                info!(aor = pending.aor, source = %pending.source, contact = uri, seconds = lasts.as_secs(), "registered");
+                self.registrations.insert(Binding {
+                    terminal: self.core.bind(terminal),
                     aor: pending.aor.clone(),
                     token: token.to_owned(),
                     contact: uri.clone(),
-                    source: pending.source,
-                    realm: pending.realm,
-                    core: pending.core,
                     call_id: pending.call_id.clone(),
                     instance: instance.clone(),
                     expires_at,
                     unanswered: 0,
                     keepalive_at,
-                };
-                info!(aor = pending.aor, source = %pending.source, contact = uri, seconds = lasts.as_secs(), "registered");
-                let id = self.registrations.insert(binding);
-                self.tokens.insert(token.to_owned(), Token::Binding(id));
-                id
+                })
             }
         };
-        self.note_binding(pending.source, id);
+        if let Some(open) = self.connections.of(pending.source) {
+            open.bindings.insert(id);
+        }
         if let Some(binding) = self.registrations.get(id) {
-            self.timers.set(binding.next(), Alarm::Binding(id));
+            self.timers.set(binding.next(), Timer::Binding(id));
+        }
+    }
+
+    /// A binding is gone.
+    pub(super) fn unbind(&mut self, id: BindingId) {
+        if let Some(binding) = self.registrations.remove(id) {
+            self.core.unbind(binding.terminal);
         }
     }
 }

@@ -3,46 +3,58 @@
 //! A binding records both addresses of a terminal: the one that it loaded into Contact and the one in the IP header of
 //! its REGISTER. The softswitch sees neither but a contact of the proxy's own with a token in it.
 
-use crate::{engine::tracked::Tracked, flow::Flow, journal::moment, media::RealmId};
+use crate::{
+    engine::{TerminalId, Terminals, tracked::Tracked},
+    flow::Flow,
+    journal::moment,
+    media::RealmId,
+};
 use serde::{Deserialize, Serialize};
 use std::{
     collections::HashMap,
     time::{Duration, Instant},
 };
 
+/// Names a binding for the life of the process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(super) struct BindingId(u64);
+
+impl BindingId {
+    /// Its number, by which it is found again after a restart.
+    pub(super) fn number(self) -> u64 {
+        self.0
+    }
+}
+
 /// One contact of one user, as the softswitch accepted it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Binding {
+pub(super) struct Binding {
+    /// The terminal behind it: whose it is, and where its last REGISTER came from.
+    pub(super) terminal: TerminalId,
     /// The user, `user@host`.
-    pub aor: String,
+    pub(super) aor: String,
     /// User part of the contact that the softswitch sees.
-    pub token: String,
+    pub(super) token: String,
     /// URI in the terminal's Contact.
-    pub contact: String,
-    /// Where its last REGISTER came from, and requests for it go: the address is that of the IP header.
-    pub source: Flow,
-    /// Realm it is in.
-    pub realm: RealmId,
-    /// Realm of its softswitch.
-    pub core: RealmId,
+    pub(super) contact: String,
     /// Call-ID of its REGISTERs.
-    pub call_id: String,
+    pub(super) call_id: String,
     /// What names this flow of this device, whatever its addresses are: `+sip.instance` and `reg-id` (RFC 5626).
     #[serde(default)]
-    pub instance: Option<String>,
+    pub(super) instance: Option<String>,
     /// When the softswitch forgets it.
     #[serde(with = "moment")]
-    pub expires_at: Instant,
+    pub(super) expires_at: Instant,
     /// Keep-alives in a row without an answer.
     #[serde(skip)]
-    pub unanswered: u32,
+    pub(super) unanswered: u32,
     #[serde(skip)]
     pub(super) keepalive_at: Option<Instant>,
 }
 
 impl Binding {
     /// Whether it answered keep-alives lately.
-    pub fn is_reachable(&self, failures: u32) -> bool {
+    pub(super) fn is_reachable(&self, failures: u32) -> bool {
         self.unanswered < failures
     }
 
@@ -74,14 +86,17 @@ pub(super) struct Stated {
     pub(super) uri: String,
     /// See [`Binding::instance`].
     pub(super) instance: Option<String>,
+    /// Seconds that it asks for, where it says so itself.
+    pub(super) expires: Option<u32>,
 }
 
-/// All bindings.
+/// All bindings, and what finds them: the token in the contact that the softswitch sees, and the user.
 #[derive(Debug, Default)]
 pub(super) struct Registrations {
-    bindings: Tracked<Binding>,
-    by_aor: HashMap<String, Vec<u64>>,
-    next: u64,
+    bindings: Tracked<BindingId, Binding>,
+    by_token: HashMap<String, BindingId>,
+    by_aor: HashMap<String, Vec<BindingId>>,
+    last: u64,
 }
 
 impl Registrations {
@@ -89,16 +104,20 @@ impl Registrations {
         self.bindings.len()
     }
 
-    pub(super) fn get(&self, id: u64) -> Option<&Binding> {
+    pub(super) fn get(&self, id: BindingId) -> Option<&Binding> {
         self.bindings.get(&id)
     }
 
-    pub(super) fn get_mut(&mut self, id: u64) -> Option<&mut Binding> {
+    pub(super) fn get_mut(&mut self, id: BindingId) -> Option<&mut Binding> {
         self.bindings.get_mut(&id)
     }
 
-    /// Those that may have changed since the last call, by the token that they had.
-    pub(super) fn take_touched(&mut self) -> Vec<u64> {
+    pub(super) fn with_token(&self, token: &str) -> Option<BindingId> {
+        self.by_token.get(token).copied()
+    }
+
+    /// Those that may have changed since the last call.
+    pub(super) fn take_touched(&mut self) -> Vec<BindingId> {
         self.bindings.take_touched()
     }
 
@@ -106,38 +125,55 @@ impl Registrations {
         self.bindings.values()
     }
 
-    pub(super) fn of(&self, aor: &str) -> &[u64] {
+    pub(super) fn of(&self, aor: &str) -> &[BindingId] {
         self.by_aor.get(aor).map_or(&[], Vec::as_slice)
     }
 
     /// The binding that a REGISTER means. Terminals behind different NATs may state the same private contact for one
-    /// user: only the source of the packet, or the Call-ID that a terminal keeps for all its REGISTERs (RFC 3261,
-    /// section 10.2.4), tells them apart. A device that names itself and its flow is known by these alone, with whatever
-    /// contact it comes back (RFC 5626, section 6).
+    /// user: only the source of the packet, or the Call-ID that a terminal keeps for all its REGISTERs (RFC 3261
+    /// §10.2.4), tells them apart. One that comes from the same address as before, with another port and another Call-ID,
+    /// has been switched off and on. A device that names itself and its flow is known by these alone, with whatever
+    /// contact it comes back (RFC 5626 §6).
     pub(super) fn find(
         &self,
+        terminals: &Terminals,
         aor: &str,
         contact: &str,
         instance: Option<&str>,
         source: Flow,
         call_id: &str,
-    ) -> Option<(u64, &Binding)> {
+    ) -> Option<(BindingId, &Binding)> {
+        let flow = |binding: &Binding| terminals.get(binding.terminal).map(|terminal| terminal.flow);
+        let known = || self.of(aor).iter().filter_map(|id| Some((*id, self.bindings.get(id)?)));
         let same = |binding: &Binding| match (instance, binding.instance.as_deref()) {
             (Some(one), Some(other)) => one == other,
-            _ => binding.contact == contact && (binding.source == source || binding.call_id == call_id),
+            _ => binding.contact == contact && (flow(binding) == Some(source) || binding.call_id == call_id),
         };
-        self.of(aor).iter().find_map(|id| self.bindings.get(id).filter(|binding| same(binding)).map(|b| (*id, b)))
+        let rebooted = |binding: &Binding| {
+            let unnamed = instance.is_none() && binding.instance.is_none();
+            unnamed && binding.contact == contact && flow(binding).is_some_and(|flow| flow.ip() == source.ip())
+        };
+        let exactly = known().find(|(_, binding)| same(binding));
+        exactly.or_else(|| known().find(|(_, binding)| rebooted(binding)))
     }
 
-    pub(super) fn insert(&mut self, binding: Binding) -> u64 {
-        self.next += 1;
-        self.by_aor.entry(binding.aor.clone()).or_default().push(self.next);
-        self.bindings.insert(self.next, binding);
-        self.next
+    pub(super) fn insert(&mut self, binding: Binding) -> BindingId {
+        self.restore(self.last + 1, binding)
     }
 
-    pub(super) fn remove(&mut self, id: u64) -> Option<Binding> {
+    /// Takes in a binding under the number that it had.
+    pub(super) fn restore(&mut self, number: u64, binding: Binding) -> BindingId {
+        self.last = self.last.max(number);
+        let id = BindingId(number);
+        self.by_aor.entry(binding.aor.clone()).or_default().push(id);
+        self.by_token.insert(binding.token.clone(), id);
+        self.bindings.insert(id, binding);
+        id
+    }
+
+    pub(super) fn remove(&mut self, id: BindingId) -> Option<Binding> {
         let binding = self.bindings.remove(&id)?;
+        self.by_token.remove(&binding.token);
         if let Some(ids) = self.by_aor.get_mut(&binding.aor) {
             ids.retain(|other| *other != id);
             if ids.is_empty() {
@@ -159,15 +195,17 @@ pub(super) fn lifetime(contact: Option<&str>, header: Option<u32>, asked: Option
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::engine::Terminal;
 
-    fn binding(contact: &str, source: &str, call_id: &str) -> Binding {
+    const ALICE: &str = "alice@example.test";
+
+    fn binding(terminals: &mut Terminals, contact: &str, source: &str, call_id: &str) -> Binding {
+        let flow = Flow::udp(source.parse().unwrap());
         Binding {
-            aor: "alice@example.test".into(),
+            terminal: terminals.bind(Terminal { user: ALICE.into(), realm: 0, core: 1, flow }),
+            aor: ALICE.into(),
             token: "t".into(),
             contact: contact.into(),
-            source: Flow::udp(source.parse().unwrap()),
-            realm: 0,
-            core: 1,
             call_id: call_id.into(),
             instance: None,
             expires_at: Instant::now(),
@@ -178,20 +216,21 @@ mod tests {
 
     #[test]
     fn the_same_private_contact_behind_two_nats_is_two_bindings() {
-        let mut all = Registrations::default();
+        let (mut all, mut terminals) = (Registrations::default(), Terminals::default());
         let contact = "sip:alice@192.168.1.10:5060";
-        let first = all.insert(binding(contact, "203.0.113.101:61000", "a"));
-        let second = all.insert(binding(contact, "203.0.113.102:61000", "b"));
+        let first = all.insert(binding(&mut terminals, contact, "203.0.113.101:61000", "a"));
+        let second = all.insert(binding(&mut terminals, contact, "203.0.113.102:61000", "b"));
         let find = |source: &str, call_id| {
             let source = Flow::udp(source.parse().unwrap());
-            all.find("alice@example.test", contact, None, source, call_id).map(|(id, _)| id)
+            all.find(&terminals, ALICE, contact, None, source, call_id).map(|(id, _)| id)
         };
         assert_eq!(find("203.0.113.101:61000", "x"), Some(first));
         assert_eq!(find("203.0.113.102:61000", "x"), Some(second));
         assert_eq!(find("203.0.113.102:61999", "b"), Some(second), "the NAT gave it another port");
+        assert_eq!(find("203.0.113.102:61999", "x"), Some(second), "it was switched off and on");
         assert_eq!(find("203.0.113.103:61000", "c"), None);
         all.remove(first);
-        assert_eq!(all.of("alice@example.test"), &[second]);
+        assert_eq!(all.of(ALICE), &[second]);
         all.remove(second);
         assert!(all.by_aor.is_empty());
     }

@@ -5,22 +5,22 @@
 //! the other side, and literal addresses are mapped.
 
 use super::{
-    Alarm, Engine, Forward, InDialog, MediaPhase, Purpose, Token,
-    bodies::{Refused, session_of},
-    dialogs::Role,
-    responses::client_key,
+    Forward, InDialog, MediaPhase, Purpose, Timer, Token, Turn,
+    dialogs::{DialogId, Role},
+    offer_answer::{Refused, session_of},
+    registrations::BindingId,
     topology::{Crossing, INTERNAL_HEADERS, URI_HEADERS},
-    transactions::{Client, Due},
+    transactions::{Client, ClientTxId, Due, ServerTxId},
 };
 use crate::{
     addresses::literal,
     config::Side,
+    engine::TerminalId,
     flow::{Flow, Transport},
     media::RealmId,
     signalling::sip::{Message, Name, NameAddr, Uri},
 };
 use std::time::Instant;
-use tracing::debug;
 
 /// Methods that Latch answers for itself about.
 pub(super) const ALLOW: &str =
@@ -34,6 +34,8 @@ const SIPS_NOT_ALLOWED: (&str, &str) = ("Warning", "380 latch \"SIPS Not Allowed
 pub(super) struct Way {
     pub(super) realm: RealmId,
     pub(super) destination: Flow,
+    /// The registered terminal there, where it is one.
+    pub(super) terminal: Option<TerminalId>,
     /// Status code that tells the requester that nobody can be reached there any more.
     pub(super) lost_code: u16,
     /// Request-URI there.
@@ -51,23 +53,25 @@ impl Way {
     /// A way without a route set; Contact is left out, all else stays.
     pub(super) fn to(realm: RealmId, destination: Flow, uri: String) -> Self {
         let (routes, contacts, identities, body) = (Vec::new(), None, None, None);
-        Self { realm, destination, lost_code: 503, uri, routes, contacts, identities, body }
+        Self { realm, destination, terminal: None, lost_code: 503, uri, routes, contacts, identities, body }
     }
 }
 
-impl Engine {
+impl Turn<'_> {
     /// Finds out what a new request is about.
-    pub(super) fn route(&mut self, server: u64, now: Instant) {
-        let Some(entry) = self.servers.get(&server) else { return };
+    pub(super) fn route(&mut self, server: ServerTxId, now: Instant) {
+        let Some(entry) = self.transactions.server(server) else { return };
         let realm = entry.key.realm;
         let request = entry.request.clone();
-        let Some(side) = self.side(realm) else { return };
+        let Some(side) = self.core.side(realm) else { return };
         if let Err(Refused(code)) = session_of(&request) {
             return self.refuse(server, code, now);
         }
         match self.token_of(realm, &request) {
-            Some(Token::Party(dialog, to)) => self.in_dialog(server, &request, dialog, to, now),
-            Some(Token::Binding(binding)) if side == Side::Core => self.toward_terminal(server, &request, binding, now),
+            Some((Token::Party(dialog, to), secret)) => self.in_dialog(server, &request, (dialog, to), secret, now),
+            Some((Token::Binding(binding), _)) if side == Side::Core => {
+                self.toward_terminal(server, &request, binding, now);
+            }
             _ if request.to_tag().is_some() => self.reply(server, 481, None, now),
             _ if self.is_for_us(realm, &request) => match request.method() {
                 Some("OPTIONS") => self.reply(server, 200, Some(("Allow", ALLOW)), now),
@@ -78,51 +82,21 @@ impl Engine {
         }
     }
 
-    /// What a request is for: by the token in its Request-URI, or else by the tags of the dialog that it is in.
-    pub(super) fn token_of(&self, realm: RealmId, request: &Message) -> Option<Token> {
-        let uri = request.request_uri().and_then(|uri| Uri::parse(uri).ok());
-        let token = uri.and_then(|uri| self.tokens.get(uri.user()?)).copied();
-        match token {
-            // A party's token is known on the other party's side only.
-            Some(Token::Party(dialog, role)) => {
-                let dialog = self.dialogs.get(&dialog)?;
-                token.filter(|_| dialog.realms.get(1 - role.side()) == Some(&realm))
-            }
-            Some(Token::Binding(_)) | None => self.dialog_of(realm, request).or(token),
-        }
-    }
-
-    /// The party that a request inside a dialog is for, where its sender did not put the other's contact into the
-    /// Request-URI as RFC 3261, section 12.2.1.1, has it.
-    fn dialog_of(&self, realm: RealmId, request: &Message) -> Option<Token> {
-        let (from_tag, to_tag) = (request.from_tag()?, request.to_tag()?);
-        let ids = self.by_call_id.get(&*request.call_id()?)?;
-        ids.iter().find_map(|&id| {
-            let dialog = self.dialogs.get(&id)?;
-            let answerers = (0..dialog.answerers.len()).map(Role::Answerer);
-            let to = answerers.chain([Role::Originator]).find(|&to| {
-                let from_here = dialog.realms.get(1 - to.side()) == Some(&realm);
-                from_here && dialog.sender(to, &from_tag, &to_tag).is_some()
-            })?;
-            Some(Token::Party(id, to))
-        })
-    }
-
     /// Whether the Request-URI names the proxy itself and nobody behind it.
     fn is_for_us(&self, realm: RealmId, request: &Message) -> bool {
         let Some(uri) = request.request_uri().and_then(|uri| Uri::parse(uri).ok()) else { return false };
-        let Some(own) = self.own(realm, Transport::Udp) else { return false };
+        let Some(own) = self.core.own(realm, Transport::Udp) else { return false };
         let method_of_a_server = request.method() != Some("REGISTER");
         method_of_a_server && uri.user().is_none() && literal(uri.host()) == Some(own.ip())
     }
 
-    fn toward_softswitch(&mut self, server: u64, request: &Message, now: Instant) {
-        let Some(entry) = self.servers.get(&server) else { return };
+    fn toward_softswitch(&mut self, server: ServerTxId, request: &Message, now: Instant) {
+        let Some(entry) = self.transactions.server(server) else { return };
         let (realm, source) = (entry.key.realm, entry.source);
-        let Some((core, softswitch)) = self.core_of(realm) else {
+        let Some((core, softswitch)) = self.core.core_of(realm) else {
             return self.reply(server, 503, None, now);
         };
-        let Some(crossing) = Crossing::new(&self.config, realm, core) else { return };
+        let Some(crossing) = Crossing::new(&self.core.config, realm, core) else { return };
         let way = Way::to(core, softswitch, crossing.request_uri(request.request_uri().unwrap_or_default()));
         if self.would_expose(request, &way) {
             return self.reply(server, 480, Some(SIPS_NOT_ALLOWED), now);
@@ -133,14 +107,17 @@ impl Engine {
         }
     }
 
-    fn toward_terminal(&mut self, server: u64, request: &Message, binding: u64, now: Instant) {
-        let Some(binding) = self.registrations.get(binding) else {
+    fn toward_terminal(&mut self, server: ServerTxId, request: &Message, binding: BindingId, now: Instant) {
+        let binding = self.registrations.get(binding);
+        let terminal = binding.and_then(|binding| self.core.terminals().get(binding.terminal));
+        let (Some(binding), Some(terminal)) = (binding, terminal) else {
             return self.reply(server, 404, None, now);
         };
-        let mut way = Way::to(binding.realm, binding.source, binding.contact.clone());
+        let mut way = Way::to(terminal.realm, terminal.flow, binding.contact.clone());
+        way.terminal = Some(binding.terminal);
         // The registrar may know another flow of such a terminal (RFC 5626, section 5.3.1).
         way.lost_code = if binding.instance.is_some() { 430 } else { 480 };
-        let Some(entry) = self.servers.get(&server) else { return };
+        let Some(entry) = self.transactions.server(server) else { return };
         let source = entry.source;
         if request.method() == Some("REGISTER") {
             return self.reply(server, 403, None, now);
@@ -158,14 +135,18 @@ impl Engine {
     }
 
     /// A request outside of dialogs.
-    fn begin(&mut self, server: u64, request: &Message, mut way: Way, source: Flow, now: Instant) {
+    fn begin(&mut self, server: ServerTxId, request: &Message, mut way: Way, source: Flow, now: Instant) {
         match request.method() {
             Some("INVITE") => self.invite(server, request, way, source, now),
             Some("SUBSCRIBE" | "REFER") => {
-                let Some(dialog) = self.new_dialog(server, request, &way, source, None, now) else { return };
+                let Some(realm) = self.transactions.server(server).map(|entry| entry.key.realm) else { return };
+                if !self.has_room_for_dialog(false, now) {
+                    return self.refuse(server, 503, now);
+                }
+                let Some(dialog) = self.new_dialog(realm, request, &way, source, None, now) else { return };
                 way.contacts =
                     self.party_contact(dialog, Role::Originator, request, way.realm, way.destination.transport);
-                let in_dialog = InDialog { id: dialog, from: Role::Originator, to: None, target: None };
+                let in_dialog = InDialog { id: dialog, from: Role::Originator, to: None, target: None, moves: None };
                 self.forward(server, request, way, Some(in_dialog), MediaPhase::None, now);
             }
             _ => {
@@ -175,58 +156,21 @@ impl Engine {
         }
     }
 
-    /// A request inside a dialog, for the party `to`.
-    fn in_dialog(&mut self, server: u64, request: &Message, id: u64, to: Role, now: Instant) {
-        let from_tag = request.from_tag().unwrap_or_default().into_owned();
-        let to_tag = request.to_tag().unwrap_or_default().into_owned();
-        let Some(dialog) = self.dialogs.get_mut(&id) else { return };
-        let same_call = request.call_id().is_some_and(|call_id| call_id == dialog.call_id);
-        let sender = dialog.sender(to, &from_tag, &to_tag);
-        let newcomer = to == Role::Originator && to_tag == dialog.originator.tag && !from_tag.is_empty();
-        let from = match sender {
-            Some(from) if same_call => from,
-            // A NOTIFY may overtake the answer to its SUBSCRIBE, and a forked one may come from several (RFC 6665,
-            // section 4.4.1).
-            None if same_call && newcomer && request.method() == Some("NOTIFY") => {
-                match self.new_answerer(id, server, request, &from_tag) {
-                    Some(index) => Role::Answerer(index),
-                    None => return self.reply(server, 481, None, now),
-                }
-            }
-            _ => return self.reply(server, 481, None, now),
-        };
-        let Some(entry) = self.servers.get(&server) else { return };
-        let source = entry.source;
-        let Some(dialog) = self.dialogs.get_mut(&id) else { return };
-        if let Some(party) = dialog.party_mut(from) {
-            party.cseq = party.cseq.max(request.cseq().map(|cseq| cseq.number).unwrap_or_default());
-        }
-        if self.follow_terminal(id, from, source) {
-            debug!(%source, "a terminal's signalling comes from another port now");
-        }
-        let Some(way) = self.way_to(id, from, to, request) else { return };
-        let target = request.values(Name::Contact).next().and_then(|value| contact_uri(&value));
-        let place = InDialog { id, from, to: Some(to), target };
-        if self.call(id).is_some() {
-            return self.in_call(server, request, way, place, now);
-        }
-        self.forward(server, request, way, Some(place), MediaPhase::None, now);
-    }
-
     /// The way of a request from one party of a dialog to the other.
-    pub(super) fn way_to(&self, id: u64, from: Role, to: Role, request: &Message) -> Option<Way> {
-        let dialog = self.dialogs.get(&id)?;
+    pub(super) fn way_to(&self, id: DialogId, from: Role, to: Role, request: &Message) -> Option<Way> {
+        let dialog = self.dialogs.get(id)?;
         let party = dialog.party(to)?;
-        let realm = *dialog.realms.get(to.side())?;
+        let realm = dialog.realm_of(to);
         let identities = if dialog.identities_differ() { dialog.identities_for(from, to) } else { None };
         let (uri, routes) = party.route();
         Some(Way {
             realm,
-            destination: party.destination,
-            lost_code: if self.side(realm) == Some(Side::Core) { 503 } else { 430 },
+            destination: party.destination(),
+            terminal: party.standing.terminal,
+            lost_code: if self.core.side(realm) == Some(Side::Core) { 503 } else { 430 },
             uri,
             routes,
-            contacts: self.party_contact(id, from, request, realm, party.destination.transport),
+            contacts: self.party_contact(id, from, request, realm, party.destination().transport),
             identities,
             body: None,
         })
@@ -235,7 +179,7 @@ impl Engine {
     /// Sends a request on, as a transaction of ours.
     pub(super) fn forward(
         &mut self,
-        server: u64,
+        server: ServerTxId,
         request: &Message,
         way: Way,
         dialog: Option<InDialog>,
@@ -245,25 +189,32 @@ impl Engine {
         self.forward_for(server, request, way, Forward { server, dialog, register: None, media }, now);
     }
 
-    pub(super) fn forward_for(&mut self, server: u64, request: &Message, mut way: Way, purpose: Forward, now: Instant) {
+    pub(super) fn forward_for(
+        &mut self,
+        server: ServerTxId,
+        request: &Message,
+        mut way: Way,
+        purpose: Forward,
+        now: Instant,
+    ) {
         if way.body.is_none()
             && let Ok(Some(session)) = session_of(request)
         {
             way.body = Some(self.written(&session, way.realm, Vec::new()));
         }
         let branch = self.new_branch();
-        let Some(entry) = self.servers.get(&server) else { return };
+        let Some(entry) = self.transactions.server(server) else { return };
         let Some(bytes) = self.rewrite_request(entry.key.realm, request, &way, &branch) else { return };
         let method = request.method().unwrap_or_default().to_owned();
         let client = self.start_client(branch, method, &way, bytes, Purpose::Forward(purpose), now);
-        if let Some(entry) = self.servers.get_mut(&server) {
+        if let Some(entry) = self.transactions.server_mut(server) {
             entry.client = Some(client);
         }
     }
 
     /// The request as it goes out.
     pub(super) fn rewrite_request(&self, from: RealmId, request: &Message, way: &Way, branch: &str) -> Option<Vec<u8>> {
-        let crossing = Crossing::new(&self.config, from, way.realm)?;
+        let crossing = Crossing::new(&self.core.config, from, way.realm)?;
         let mut editor = request.edit();
         editor.request_uri(&way.uri);
         editor.set(Name::Via, &self.via(way.realm, way.destination.transport, branch)?);
@@ -312,19 +263,19 @@ impl Engine {
         bytes: Vec<u8>,
         purpose: Purpose,
         now: Instant,
-    ) -> u64 {
-        let id = self.new_id();
+    ) -> ClientTxId {
         let by_stream = self.by_stream(way.realm, way.destination, &branch, &bytes);
         let may_be_datagram = by_stream.is_some();
         let (destination, bytes) = by_stream.unwrap_or((way.destination, bytes));
-        let mut client =
-            Client::new(branch.clone(), method, way.realm, destination, bytes.clone(), purpose, self.timing, now);
+        let mut client = Client::new(branch, method, way.realm, destination, bytes.clone(), purpose, self.timing, now);
         client.lost_code = way.lost_code;
         client.may_be_datagram = may_be_datagram;
-        self.timers.set(client.next(), Alarm::Client(id));
-        self.client_ids.insert(client_key(&branch, &client.method), id);
-        self.clients.insert(id, client);
-        self.note_client(destination, id);
+        let next = client.next();
+        let id = self.transactions.insert_client(client);
+        self.timers.set(next, Timer::Client(id));
+        if let Some(open) = self.connections.of(destination) {
+            open.clients.insert(id);
+        }
         if self.reaches(way.realm, destination) {
             self.send(way.realm, destination, bytes);
         } else {
@@ -333,50 +284,32 @@ impl Engine {
         id
     }
 
-    pub(super) fn client_due(&mut self, id: u64, now: Instant) {
-        let Some(client) = self.clients.get_mut(&id) else { return };
+    pub(super) fn client_due(&mut self, id: ClientTxId, now: Instant) {
+        let Some(client) = self.transactions.client_mut(id) else { return };
         match client.due(self.timing, now) {
             Due::End => return self.client_ends(id, now),
             Due::Retransmit => {
                 let (realm, destination, bytes) = (client.realm, client.destination, client.request.clone());
-                self.statistics.retransmissions_sent += 1;
+                self.core.statistics.retransmissions_sent += 1;
                 self.send(realm, destination, bytes);
             }
             Due::Nothing => {}
         }
-        if let Some(client) = self.clients.get(&id) {
-            self.timers.set(client.next(), Alarm::Client(id));
-        }
-    }
-
-    /// A terminal's NAT may give its signalling another port, and it may have made another connection: the newest is the
-    /// one that works. Another address is not believed here.
-    fn follow_terminal(&mut self, id: u64, role: Role, source: Flow) -> bool {
-        let Some(dialog) = self.dialogs.get(&id) else { return false };
-        let Some(&realm) = dialog.realms.get(role.side()) else { return false };
-        if self.side(realm) != Some(Side::Access) {
-            return false;
-        }
-        let party = self.dialogs.get_mut(&id).and_then(|dialog| dialog.party_mut(role));
-        match party {
-            Some(party) if party.destination != source && party.destination.ip() == source.ip() => {
-                party.destination = source;
-                true
-            }
-            _ => false,
+        if let Some(client) = self.transactions.client(id) {
+            self.timers.set(client.next(), Timer::Client(id));
         }
     }
 
     /// Contact of a message from one party of a dialog, as the other side sees it.
     pub(super) fn party_contact(
         &self,
-        id: u64,
+        id: DialogId,
         from: Role,
         message: &Message,
         to: RealmId,
         by: Transport,
     ) -> Option<Vec<String>> {
-        let token = &self.dialogs.get(&id)?.party(from)?.token;
+        let token = &self.dialogs.get(id)?.party(from)?.token;
         let first = message.values(Name::Contact).next()?;
         self.own_contact(&first, Some(token), to, by).map(|contact| vec![contact])
     }
@@ -395,7 +328,7 @@ impl Engine {
         realm: RealmId,
         by: Transport,
     ) -> Option<String> {
-        let own = self.own(realm, by)?;
+        let own = self.core.own(realm, by)?;
         let stated = NameAddr::parse(value);
         let is_sips = |contact: &NameAddr<'_>| contact.uri().is_ok_and(|uri| uri.scheme().eq_ignore_ascii_case("sips"));
         // Whoever asked for encryption from end to end gets it (RFC 5630, section 5.1.2).
@@ -418,11 +351,11 @@ impl Engine {
     }
 
     pub(super) fn new_branch(&mut self) -> String {
-        format!("z9hG4bK{}", self.random_token())
+        format!("z9hG4bK{}", self.core.random_token())
     }
 
     pub(super) fn via(&self, realm: RealmId, by: Transport, branch: &str) -> Option<String> {
-        Some(format!("SIP/2.0/{} {};branch={branch}", by.in_via(), self.own(realm, by)?))
+        Some(format!("SIP/2.0/{} {};branch={branch}", by.in_via(), self.core.own(realm, by)?))
     }
 }
 

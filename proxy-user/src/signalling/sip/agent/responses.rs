@@ -1,35 +1,36 @@
 //! Where a response goes, and what it looks like there.
 
 use super::{
-    Alarm, Engine, Forward, InDialog, MediaPhase, Purpose,
-    dialogs::{Dialog, Role, Usage},
-    establish::route_set,
+    Forward, InDialog, MediaPhase, Purpose, Timer, Turn,
+    dialog_setup::route_set,
+    dialogs::{DialogId, Role, Usage},
     inbound::response_vias,
     requests::contact_uri,
     topology::{Crossing, INTERNAL_HEADERS, URI_HEADERS},
-    transactions::{Cancel, ClientState, ServerState},
+    transactions::{Cancel, ClientState, ClientTxId, ServerState, ServerTxId},
 };
 use crate::{
+    flow::Flow,
     media::RealmId,
     signalling::sip::{Message, Name, ack_for, check_response},
 };
-use std::{collections::hash_map::Entry, time::Instant};
+use std::time::Instant;
 use tracing::debug;
 
-impl Engine {
-    pub(super) fn response(&mut self, realm: RealmId, response: Message, now: Instant) {
+impl Turn<'_> {
+    pub(super) fn response(&mut self, realm: RealmId, source: Flow, response: Message, now: Instant) {
         let Some(code) = response.code() else { return };
         let Some(id) = self.client_of(&response).filter(|_| check_response(&response).is_ok()) else {
-            self.statistics.stray_responses += 1;
+            self.core.statistics.stray_responses += 1;
             return;
         };
-        let Some(client) = self.clients.get_mut(&id) else { return };
+        let Some(client) = self.transactions.client_mut(id) else { return };
         if client.realm != realm {
-            self.statistics.stray_responses += 1;
+            self.core.statistics.stray_responses += 1;
             return;
         }
         let fresh = client.received(code, self.timing, now);
-        self.timers.set(client.next(), Alarm::Client(id));
+        self.timers.set(client.next(), Timer::Client(id));
         if client.is_invite() && client.state == ClientState::Completed && code >= 300 {
             // Hop by hop: every copy of a non-2xx is acknowledged here (RFC 3261, section 17.1.1.2).
             let (realm, destination) = (client.realm, client.destination);
@@ -40,11 +41,11 @@ impl Engine {
         if !fresh {
             return;
         }
-        let Some(client) = self.clients.get(&id) else { return };
+        let Some(client) = self.transactions.client(id) else { return };
         if client.cancel == Cancel::Wanted && client.state == ClientState::Proceeding {
             self.send_cancel(id, now);
         }
-        let Some(client) = self.clients.get(&id) else { return };
+        let Some(client) = self.transactions.client(id) else { return };
         match &client.purpose {
             Purpose::Forward(forward) if code > 100 => {
                 let forward = Forward {
@@ -53,31 +54,42 @@ impl Engine {
                     register: None,
                     media: forward.media,
                 };
-                self.forward_response(id, forward, &response, code, now);
+                self.forward_response(id, forward, &response, source, code, now);
             }
             Purpose::KeepAlive(binding) => self.keepalive_answered(*binding),
             Purpose::Forward(_) | Purpose::Hangup => {}
         }
     }
 
-    pub(super) fn client_of(&self, response: &Message) -> Option<u64> {
+    pub(super) fn client_of(&self, response: &Message) -> Option<ClientTxId> {
         let via = response.top_via().ok()?;
         let cseq = response.cseq().ok()?;
-        self.client_ids.get(&client_key(via.branch(), cseq.method)).copied()
+        self.transactions.client_with_branch(via.branch(), cseq.method)
     }
 
-    fn forward_response(&mut self, client: u64, forward: Forward, response: &Message, code: u16, now: Instant) {
-        let Some(entry) = self.servers.get(&forward.server) else { return };
+    fn forward_response(
+        &mut self,
+        client: ClientTxId,
+        forward: Forward,
+        response: &Message,
+        source: Flow,
+        code: u16,
+        now: Instant,
+    ) {
+        let Some(entry) = self.transactions.server(forward.server) else { return };
         let (upstream, by) = (entry.key.realm, entry.source.transport);
         let method = entry.key.method.clone();
         let tag = response.to_tag().unwrap_or_default().into_owned();
         if let Some(repeated) = entry.accepted(&tag).filter(|_| (200..300).contains(&code)) {
             // Read once: an offer may have been made since.
             let (source, bytes) = (entry.source, repeated.to_vec());
-            self.statistics.retransmissions_sent += 1;
+            self.core.statistics.retransmissions_sent += 1;
             return self.send(upstream, source, bytes);
         }
-        let Some(from) = self.clients.get(&client).map(|client| client.realm) else { return };
+        let Some((from, sent_to)) = self.transactions.client(client).map(|client| (client.realm, client.destination))
+        else {
+            return;
+        };
         if method == "REGISTER" {
             let contacts = self.registered(client, response, code, now);
             let bytes = self.rewrite_response(forward.server, from, response, contacts, None);
@@ -86,11 +98,12 @@ impl Engine {
             }
             return;
         }
-        let responder = forward.dialog.as_ref().and_then(|place| self.responder(place, forward.server, response, code));
+        let responder = forward.dialog.as_ref().and_then(|place| self.responder(place, sent_to, response, code));
         if let (Some(place), Some(responder)) = (&forward.dialog, responder)
             && (200..300).contains(&code)
         {
             self.refresh_targets(place, responder, response, &method);
+            self.settle_places(place, responder, sent_to, source, now);
         }
         let contacts = match (&forward.dialog, responder, code) {
             (Some(place), Some(responder), ..300) => self.party_contact(place.id, responder, response, upstream, by),
@@ -100,7 +113,7 @@ impl Engine {
         let body = self.response_body(client, &forward, responder, response, code, now);
         if let Some(bytes) = self.rewrite_response(forward.server, from, response, contacts, body) {
             self.respond(forward.server, code, bytes.clone(), now);
-            if let Some(entry) = self.servers.get_mut(&forward.server)
+            if let Some(entry) = self.transactions.server_mut(forward.server)
                 && entry.state == ServerState::Accepted
                 && entry.takes(code)
             {
@@ -110,9 +123,9 @@ impl Engine {
         if let Some(place) = forward.dialog {
             if code >= 200 {
                 let phase = self.media_phase(client).unwrap_or(MediaPhase::None);
-                self.offer_over(&place, phase, code, now);
+                self.close_offer(&place, phase, code, now);
                 if let ("INVITE", MediaPhase::OfferedInResponse, 200..300) = (method.as_str(), phase, code)
-                    && let (Ok(cseq), Some(call)) = (response.cseq(), self.call_mut(place.id))
+                    && let (Ok(cseq), Some(call)) = (response.cseq(), self.dialogs.call_mut(place.id))
                 {
                     call.ack_answers = Some((place.from, cseq.number));
                 }
@@ -123,7 +136,7 @@ impl Engine {
     }
 
     /// Which party of the dialog answered.
-    fn responder(&mut self, place: &InDialog, server: u64, response: &Message, code: u16) -> Option<Role> {
+    fn responder(&mut self, place: &InDialog, sent_to: Flow, response: &Message, code: u16) -> Option<Role> {
         if place.to.is_some() {
             return place.to;
         }
@@ -133,8 +146,19 @@ impl Engine {
             None if (200..300).contains(&code) => String::new(),
             None => return None,
         };
-        let known = self.dialogs.get(&place.id)?.answerer_with_tag(&tag);
-        known.or_else(|| self.new_answerer(place.id, server, response, &tag)).map(Role::Answerer)
+        let known = self.dialogs.get(place.id)?.answerer_with_tag(&tag);
+        known.or_else(|| self.new_answerer(place.id, response, &tag, sent_to)).map(Role::Answerer)
+    }
+
+    /// A 2xx settles where both parties are: the requester where it spoke from with its secret, the responder at the port
+    /// of its address that the response came from. The branch that it answers is known to nobody else.
+    fn settle_places(&mut self, place: &InDialog, responder: Role, sent_to: Flow, source: Flow, now: Instant) {
+        if let Some(to) = place.moves {
+            self.party_moved(place.id, place.from, to, now);
+        }
+        if source != sent_to && source.ip() == sent_to.ip() && source.transport == sent_to.transport {
+            self.party_moved(place.id, responder, source, now);
+        }
     }
 
     /// A 2xx to a request that refreshes targets moves both parties to the contacts that they stated (RFC 3261, section
@@ -146,28 +170,21 @@ impl Engine {
         let stated = response.values(Name::Contact).next().and_then(|value| contact_uri(&value));
         for (role, target) in [(place.from, place.target.clone()), (responder, stated)] {
             let Some(target) = target else { continue };
-            let Some(realm) = self.dialogs.get(&place.id).and_then(|dialog| dialog.realms.get(role.side()).copied())
-            else {
-                continue;
-            };
-            let party = self.dialogs.get_mut(&place.id).and_then(|dialog| dialog.party_mut(role));
-            let Some(party) = party else { continue };
+            let Some(party) = self.dialogs.party_mut(place.id, role) else { continue };
             party.target = target;
             if role == responder && place.to.is_none() {
                 // The route set of an early dialog is only a guess (RFC 3261, section 13.2.2.4).
                 party.routes = route_set(response, true);
             }
-            let party = self.dialogs.get(&place.id).and_then(|dialog| dialog.party(role));
-            let destination = party.and_then(|party| self.core_destination(realm, party));
-            let party = self.dialogs.get_mut(&place.id).and_then(|dialog| dialog.party_mut(role));
-            if let (Some(party), Some(destination)) = (party, destination) {
-                party.destination = destination;
+            let flow = self.dialogs.party(place.id, role).and_then(|party| self.core_destination(party));
+            if let (Some(party), Some(flow)) = (self.dialogs.party_mut(place.id, role), flow) {
+                party.standing.flow = flow;
             }
         }
     }
 
     fn redirect_contacts(&self, from: RealmId, to: RealmId, response: &Message) -> Option<Vec<String>> {
-        let crossing = Crossing::new(&self.config, from, to)?;
+        let crossing = Crossing::new(&self.core.config, from, to)?;
         let contacts: Vec<_> =
             response.values(Name::Contact).map(|value| crossing.value(&value).into_owned()).collect();
         (!contacts.is_empty()).then_some(contacts)
@@ -176,15 +193,15 @@ impl Engine {
     /// The response as it goes out.
     fn rewrite_response(
         &self,
-        server: u64,
+        server: ServerTxId,
         from: RealmId,
         response: &Message,
         contacts: Option<Vec<String>>,
         body: Option<Vec<u8>>,
     ) -> Option<Vec<u8>> {
-        let entry = self.servers.get(&server)?;
+        let entry = self.transactions.server(server)?;
         let request = &entry.request;
-        let crossing = Crossing::new(&self.config, from, entry.key.realm)?;
+        let crossing = Crossing::new(&self.core.config, from, entry.key.realm)?;
         let mut editor = response.edit();
         editor.replace(Name::Via, response_vias(request, entry.source));
         for &name in URI_HEADERS {
@@ -228,16 +245,17 @@ impl Engine {
     }
 
     /// Time is up for a transaction of ours.
-    pub(super) fn client_ends(&mut self, id: u64, now: Instant) {
-        let Some(client) = self.clients.get(&id) else { return };
+    pub(super) fn client_ends(&mut self, id: ClientTxId, now: Instant) {
+        let Some(client) = self.transactions.client(id) else { return };
         let goes_on = client.is_invite() && client.state == ClientState::Proceeding && client.cancel != Cancel::Sent;
         if goes_on && client.failed.is_none() {
             debug!("no final response to an INVITE in time");
             return self.send_cancel(id, now);
         }
-        let Some(client) = self.clients.remove(&id) else { return };
-        self.client_ids.remove(&client_key(&client.branch, &client.method));
-        self.client_gone(client.destination, id);
+        let Some(client) = self.transactions.remove_client(id) else { return };
+        if let Some(open) = self.connections.of(client.destination) {
+            open.clients.remove(&id);
+        }
         let unanswered = matches!(client.state, ClientState::Calling | ClientState::Proceeding);
         let code = client.failed.unwrap_or(408);
         match client.purpose {
@@ -245,7 +263,7 @@ impl Engine {
             Purpose::Forward(forward) if unanswered => {
                 let server = forward.server;
                 if let Some(place) = &forward.dialog {
-                    self.offer_over(place, forward.media, code, now);
+                    self.close_offer(place, forward.media, code, now);
                     self.after_subscription(place, server, &client.method, None, code, now);
                 }
                 if client.method == "INVITE" || client.failed.is_some() {
@@ -262,40 +280,16 @@ impl Engine {
         }
     }
 
-    pub(super) fn dialog_due(&mut self, id: u64, now: Instant) {
-        let Some(dialog) = self.dialogs.get(&id) else { return };
+    pub(super) fn dialog_due(&mut self, id: DialogId, now: Instant) {
+        let Some(dialog) = self.dialogs.get(id) else { return };
         let ends_at = match (&dialog.usage, dialog.forget_at) {
-            (Usage::Call(_), None) => return self.look_after(id, now),
+            (Usage::Call(_), None) => return,
             (Usage::Call(_), Some(at)) => at,
             (Usage::Subscription { ends_at }, _) => *ends_at,
         };
         if ends_at > now {
-            return self.timers.set(ends_at, Alarm::Dialog(id));
+            return self.timers.set(ends_at, Timer::Dialog(id));
         }
-        // The last counters of a call may still have to come; they end it then.
-        if dialog.call().is_none_or(|call| call.recorded && call.media.is_closed()) {
-            self.forget(id);
-        }
+        self.dialogs.remove(id);
     }
-
-    pub(super) fn forget(&mut self, id: u64) {
-        let Some(Dialog { call_id, originator, answerers, usage, .. }) = self.dialogs.remove(&id) else { return };
-        if let Entry::Occupied(mut ids) = self.by_call_id.entry(call_id) {
-            ids.get_mut().retain(|other| *other != id);
-            if ids.get().is_empty() {
-                ids.remove();
-            }
-        }
-        if matches!(usage, Usage::Subscription { .. }) {
-            self.subscriptions -= 1;
-        }
-        for party in answerers.iter().chain([&originator]) {
-            self.tokens.remove(&party.token);
-        }
-    }
-}
-
-/// What tells our transactions apart: a CANCEL has the branch of its INVITE (RFC 3261, section 17.1.3).
-pub(super) fn client_key(branch: &str, method: &str) -> String {
-    format!("{branch} {method}")
 }

@@ -2,8 +2,118 @@
 //!
 //! The machines only keep state and time; what a message means is decided elsewhere.
 
-use crate::{flow::Flow, media::RealmId, signalling::sip::Message};
-use std::time::{Duration, Instant};
+use crate::{
+    flow::{Flow, Transport},
+    media::RealmId,
+    signalling::sip::Message,
+};
+use std::{
+    collections::HashMap,
+    net::IpAddr,
+    time::{Duration, Instant},
+};
+
+/// Names a server transaction: a request that somebody sent us.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(super) struct ServerTxId(u64);
+
+/// Names a client transaction: a request that we sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(super) struct ClientTxId(u64);
+
+/// All transactions, and what finds them: the key of a request that comes, the branch of a response.
+#[derive(Debug)]
+pub(super) struct Transactions<P> {
+    servers: HashMap<ServerTxId, Server>,
+    by_key: HashMap<ServerKey, ServerTxId>,
+    clients: HashMap<ClientTxId, Client<P>>,
+    /// By branch and method: a CANCEL has the branch of its INVITE (RFC 3261 §17.1.3).
+    by_branch: HashMap<(String, String), ClientTxId>,
+    last: u64,
+}
+
+impl<P> Default for Transactions<P> {
+    fn default() -> Self {
+        Self {
+            servers: HashMap::new(),
+            by_key: HashMap::new(),
+            clients: HashMap::new(),
+            by_branch: HashMap::new(),
+            last: 0,
+        }
+    }
+}
+
+impl<P> Transactions<P> {
+    /// How many there are of both kinds.
+    pub(super) fn len(&self) -> usize {
+        self.servers.len() + self.clients.len()
+    }
+
+    pub(super) fn server(&self, id: ServerTxId) -> Option<&Server> {
+        self.servers.get(&id)
+    }
+
+    pub(super) fn server_mut(&mut self, id: ServerTxId) -> Option<&mut Server> {
+        self.servers.get_mut(&id)
+    }
+
+    /// The transaction that a request with this key is of.
+    pub(super) fn server_with_key(&self, key: &ServerKey) -> Option<ServerTxId> {
+        self.by_key.get(key).copied()
+    }
+
+    /// The INVITE transaction that an ACK or CANCEL with this key is for.
+    pub(super) fn invite_of(&self, key: &ServerKey) -> Option<ServerTxId> {
+        self.server_with_key(&ServerKey { method: "INVITE".into(), ..key.clone() })
+    }
+
+    pub(super) fn insert_server(&mut self, server: Server) -> ServerTxId {
+        self.last += 1;
+        let id = ServerTxId(self.last);
+        self.by_key.insert(server.key.clone(), id);
+        self.servers.insert(id, server);
+        id
+    }
+
+    pub(super) fn remove_server(&mut self, id: ServerTxId) -> Option<Server> {
+        let server = self.servers.remove(&id)?;
+        self.by_key.remove(&server.key);
+        Some(server)
+    }
+
+    pub(super) fn client(&self, id: ClientTxId) -> Option<&Client<P>> {
+        self.clients.get(&id)
+    }
+
+    pub(super) fn client_mut(&mut self, id: ClientTxId) -> Option<&mut Client<P>> {
+        self.clients.get_mut(&id)
+    }
+
+    /// The transaction that a response with this branch and CSeq method answers.
+    pub(super) fn client_with_branch(&self, branch: &str, method: &str) -> Option<ClientTxId> {
+        self.by_branch.get(&(branch.to_owned(), method.to_owned())).copied()
+    }
+
+    pub(super) fn insert_client(&mut self, client: Client<P>) -> ClientTxId {
+        self.last += 1;
+        let id = ClientTxId(self.last);
+        self.by_branch.insert((client.branch.clone(), client.method.clone()), id);
+        self.clients.insert(id, client);
+        id
+    }
+
+    pub(super) fn remove_client(&mut self, id: ClientTxId) -> Option<Client<P>> {
+        let client = self.clients.remove(&id)?;
+        self.by_branch.remove(&(client.branch.clone(), client.method.clone()));
+        Some(client)
+    }
+
+    /// All that we sent, in no order.
+    pub(super) fn clients(&self) -> impl Iterator<Item = (ClientTxId, &Client<P>)> {
+        self.clients.iter().map(|(id, client)| (*id, client))
+    }
+}
 
 /// T4: how long a message may stay in the network (RFC 3261, section 17.1.1.1).
 pub(super) const T4: Duration = Duration::from_secs(5);
@@ -13,8 +123,9 @@ pub(super) const T4: Duration = Duration::from_secs(5);
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct ServerKey {
     pub(super) realm: RealmId,
-    /// Who sent it; in a core realm not over which connection, as its peers open new ones as they like.
-    pub(super) peer: Flow,
+    /// Who sent it, from whatever port and over whatever connection.
+    pub(super) peer: IpAddr,
+    pub(super) transport: Transport,
     pub(super) branch: String,
     pub(super) method: String,
 }
@@ -41,7 +152,7 @@ pub(super) struct Server {
     pub(super) state: ServerState,
     /// The last response that was sent.
     pub(super) response: Vec<u8>,
-    pub(super) client: Option<u64>,
+    pub(super) client: Option<ClientTxId>,
     /// To tag of our own responses.
     pub(super) tag: String,
     /// INVITE: the 2xx that were sent, by To tag.
@@ -238,6 +349,11 @@ impl<P> Client<P> {
 
     pub(super) fn is_invite(&self) -> bool {
         self.method == "INVITE"
+    }
+
+    /// Whether no final response has come.
+    pub(super) fn waits(&self) -> bool {
+        matches!(self.state, ClientState::Calling | ClientState::Proceeding)
     }
 
     /// A response came. Returns whether it is new: a final response that repeats an earlier one is not, but for the 2xx

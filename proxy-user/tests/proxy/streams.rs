@@ -7,9 +7,9 @@ use crate::{
 use proxy_user::{
     accounting::EndCause,
     config::Config,
+    engine::Media,
     flow::{ConnectionId, Flow, Transport},
     signalling::sip::Name,
-    signalling::sip::agent::Media,
 };
 use std::time::Duration;
 
@@ -129,7 +129,7 @@ fn who_waits_for_a_terminal_hears_at_once_that_its_connection_is_gone() {
         lab.over(ACCESS, alice, &answer(&request, "180 Ringing", "t", "Contact: <sip:alice@192.168.1.10>\n", ""));
         let sent = lab.close(ACCESS, alice);
         only(&sent, code);
-        assert!(!lab.engine.bindings().next().unwrap().is_reachable(3));
+        assert!(!lab.proxy.registrations().next().unwrap().reachable);
         // And so does who asks later: nothing is sent anywhere.
         let sent = lab.core(&outside("MESSAGE", &known, "m1", "Content-Type: text/plain", "hello"));
         lab.wait(Duration::ZERO);
@@ -164,7 +164,10 @@ fn a_terminal_that_comes_back_takes_its_dialogs_along() {
         let (_, ok) = answered(&mut lab, &known, alice);
         if restart {
             assert_eq!(lab.restart(Media::Kept).calls, 1);
-            assert_eq!(lab.engine.bindings().next().unwrap().source, Flow::to(Transport::Tcp, ALICE.parse().unwrap()));
+            assert_eq!(
+                lab.proxy.registrations().next().unwrap().flow,
+                Flow::to(Transport::Tcp, ALICE.parse().unwrap())
+            );
         } else {
             lab.close(ACCESS, alice);
         }
@@ -228,7 +231,7 @@ fn a_device_that_names_its_flow_is_known_by_it() {
     // A second flow of the same device is another binding.
     let second = registers(&mut lab, "alice", 2, flow(Transport::Tcp, ALICE, 3), &stated(PRIVATE, 2));
     assert_ne!(second, first);
-    assert_eq!(lab.engine.bindings().count(), 2);
+    assert_eq!(lab.proxy.registrations().count(), 2);
 }
 
 #[test]
@@ -395,7 +398,7 @@ fn a_stranger_in_the_core_gets_nowhere_by_connecting() {
     let stranger = flow(Transport::Tcp, "10.9.0.66:40000", 3);
     let request = outside("OPTIONS", "sip:10.9.0.10", "o1", "", "");
     assert!(lab.over(CORE, stranger, &request).is_empty());
-    assert_eq!(lab.engine.statistics().foreign, 1);
+    assert_eq!(lab.proxy.statistics().foreign, 1);
 }
 
 #[test]

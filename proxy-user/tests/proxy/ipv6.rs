@@ -116,7 +116,7 @@ fn a_registered_ipv6_phone_is_kept_alive_and_called() {
     let shown = register.header(Name::Contact);
     let sent = lab.core(&answer(&register, "200 OK", "r", &format!("Contact: {shown}\n"), ""));
     assert_eq!(only(&sent, "200").contact(), format!("sip:alice@{host}:5060"));
-    assert_eq!(lab.engine.bindings().next().unwrap().source.to_string(), access.peer);
+    assert_eq!(lab.proxy.registrations().next().unwrap().flow.to_string(), access.peer);
 
     lab.wait(Duration::from_secs(26));
     let options = lab.take()[0].clone();

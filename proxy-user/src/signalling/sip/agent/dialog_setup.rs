@@ -2,14 +2,17 @@
 //! last that are no calls; and where the parties are reached.
 
 use super::{
-    Alarm, Engine, InDialog, Token,
-    dialogs::{Dialog, Identities, Party, Role, Usage},
+    InDialog, Timer, Turn,
+    calls::Call,
+    dialogs::{Dialog, DialogId, Identities, Party, Usage},
     requests::{Way, contact_uri},
     topology::Crossing,
+    transactions::ServerTxId,
 };
 use crate::{
     addresses::literal,
     config::Side,
+    engine::{PerSide, Standing},
     flow::{Flow, Transport},
     media::RealmId,
     signalling::sip::{Message, Name, NameAddr, Params, Uri},
@@ -22,154 +25,114 @@ use std::{
 /// How long a subscription's dialog is kept where nobody says how long it lasts.
 const SUBSCRIPTION: Duration = Duration::from_secs(3600);
 
-impl Engine {
-    /// A new dialog, begun by `request`. Answers with 503 and returns `None` if there are too many.
+impl Turn<'_> {
+    /// Whether one more dialog may begin. Calls and what is no call must not crowd each other out; calls that ended are
+    /// kept for a while.
+    pub(super) fn has_room_for_dialog(&mut self, is_call: bool, now: Instant) -> bool {
+        let limit = self.core.config.limits.max_calls;
+        let (calls, subscriptions) = self.dialogs.counts();
+        let has_room = if is_call { calls < limit.saturating_mul(2) } else { subscriptions < limit };
+        if !has_room {
+            self.core.limited("max_calls", now);
+        }
+        has_room
+    }
+
+    /// A new dialog, begun by `request`; it is a call, if it is one.
     pub(super) fn new_dialog(
         &mut self,
-        server: u64,
+        realm: RealmId,
         request: &Message,
         way: &Way,
         source: Flow,
-        call: Option<Box<super::calls::Call>>,
+        call: Option<Call>,
         now: Instant,
-    ) -> Option<u64> {
-        // Calls and what is no call must not crowd each other out; calls that ended are kept for a while.
-        let limit = self.config.limits.max_calls;
-        let full = match call {
-            Some(_) => self.dialogs.len() - self.subscriptions >= limit.saturating_mul(2),
-            None => self.subscriptions >= limit,
-        };
-        if full {
-            self.limited("max_calls", now);
-            self.reply(server, 503, Some(("Retry-After", "5")), now);
-            return None;
-        }
-        let realm = self.servers.get(&server)?.key.realm;
-        let crossing = Crossing::new(&self.config, realm, way.realm)?;
+    ) -> Option<DialogId> {
+        let crossing = Crossing::new(&self.core.config, realm, way.realm)?;
         let identity = |name| request.value(name).unwrap_or_default().into_owned();
         let (from, to) = (identity(Name::From), identity(Name::To));
-        let identities = [
+        let identities = PerSide::new(
             Identities { originator: from.clone(), answerer: to.clone() },
             Identities { originator: crossing.value(&from).into_owned(), answerer: crossing.value(&to).into_owned() },
-        ];
-        let token = self.random_token();
-        let id = self.new_id();
-        self.tokens.insert(token.clone(), Token::Party(id, Role::Originator));
+        );
         let originator = Party {
-            token,
+            token: self.core.random_token(),
             tag: request.from_tag().unwrap_or_default().into_owned(),
-            destination: source,
+            standing: Standing::new(realm, source, self.terminal_behind(realm, source, request)),
             target: target(request, source),
             routes: route_set(request, false),
             cseq: request.cseq().map(|cseq| cseq.number).unwrap_or_default(),
             acknowledged: None,
         };
+        let is_call = call.is_some();
         let usage = match call {
-            Some(call) => Usage::Call(call),
+            Some(call) => Usage::Call(Box::new(call)),
             None => Usage::Subscription { ends_at: now },
         };
-        let call_id = request.call_id().unwrap_or_default().into_owned();
-        self.by_call_id.entry(call_id.clone()).or_default().push(id);
-        self.dialogs.insert(
-            id,
-            Dialog {
-                call_id,
-                realms: [realm, way.realm],
-                originator: self.routed(realm, originator),
-                answerers: Vec::new(),
-                identities,
-                usage,
-                forget_at: None,
-            },
-        );
-        if self.call(id).is_none() {
-            self.subscriptions += 1;
+        let originator = self.routed(originator);
+        let id = self.dialogs.insert(Dialog {
+            call_id: request.call_id().unwrap_or_default().into_owned(),
+            realms: PerSide::new(realm, way.realm),
+            originator,
+            called: Standing::new(way.realm, way.destination, way.terminal),
+            answerers: Vec::new(),
+            identities,
+            usage,
+            forget_at: None,
+        });
+        if !is_call {
             // Until its answer says for how long.
             self.keep_subscription(id, 64 * self.timing.t1, now);
         }
         Some(id)
     }
 
-    /// A party that answers a dialog's first request, known by the first message with its tag.
-    pub(super) fn new_answerer(&mut self, id: u64, server: u64, message: &Message, tag: &str) -> Option<usize> {
-        /// More branches than any fork has: a bound on what one request can make us keep.
-        const MOST: usize = 32;
-        let token = self.random_token();
-        let dialog = self.dialogs.get(&id)?;
-        let realm = *dialog.realms.get(1)?;
-        let index = dialog.answerers.len();
-        if index >= MOST {
-            return None;
-        }
-        // A response comes from where our request went; a request from where it came.
-        let destination = match message.code() {
-            Some(_) => {
-                let client = self.servers.get(&server)?.client?;
-                self.clients.get(&client)?.destination
-            }
-            None => self.servers.get(&server)?.source,
-        };
+    /// A party that answers a dialog's first request, known by the first message with its tag, and reached where that
+    /// came from or, if it is a response, where the request went.
+    pub(super) fn new_answerer(&mut self, id: DialogId, message: &Message, tag: &str, flow: Flow) -> Option<usize> {
+        let called = self.dialogs.get(id)?.called.clone();
         let party = Party {
-            token: token.clone(),
+            token: self.core.random_token(),
             tag: tag.to_owned(),
-            destination,
-            target: target(message, destination),
+            standing: Standing { flow, ..called },
+            target: target(message, flow),
             routes: route_set(message, message.code().is_some()),
             cseq: 0,
             acknowledged: None,
         };
-        let party = self.routed(realm, party);
-        self.dialogs.get_mut(&id)?.answerers.push(party);
-        self.tokens.insert(token, Token::Party(id, Role::Answerer(index)));
-        Some(index)
+        let party = self.routed(party);
+        self.dialogs.add_answerer(id, party)
     }
 
     /// In a core realm requests follow the route set; a terminal is reached only through the NAT mapping that its own
     /// packets made.
-    pub(super) fn routed(&self, realm: RealmId, mut party: Party) -> Party {
-        if let Some(address) = self.core_destination(realm, &party) {
-            party.destination = address;
+    fn routed(&self, mut party: Party) -> Party {
+        if let Some(flow) = self.core_destination(&party) {
+            party.standing.flow = flow;
         }
         party
     }
 
-    pub(super) fn core_destination(&self, realm: RealmId, party: &Party) -> Option<Flow> {
-        (self.side(realm)? == Side::Core).then_some(())?;
+    pub(super) fn core_destination(&self, party: &Party) -> Option<Flow> {
+        let realm = party.standing.realm;
+        (self.core.side(realm)? == Side::Core).then_some(())?;
         self.core_flow(realm, party.routes.first().unwrap_or(&party.target))
-    }
-
-    /// A terminal registered again from another address: its NAT gave it another mapping. Its dialogs follow.
-    pub(super) fn move_terminal(&mut self, realm: RealmId, before: Flow, now: Flow) {
-        let concerns = |dialog: &Dialog| {
-            let parties = std::iter::once(&dialog.originator).chain(&dialog.answerers);
-            dialog.realms.contains(&realm) && parties.into_iter().any(|party| party.destination == before)
-        };
-        let ids: Vec<_> = self.dialogs.iter().filter(|(_, dialog)| concerns(dialog)).map(|(id, _)| *id).collect();
-        for id in ids {
-            let Some(dialog) = self.dialogs.get_mut(&id) else { continue };
-            let [first, second] = dialog.realms.map(|other| other == realm);
-            let originator = std::iter::once(&mut dialog.originator).filter(|_| first);
-            let answerers = dialog.answerers.iter_mut().filter(|_| second);
-            for party in originator.chain(answerers).filter(|party| party.destination == before) {
-                party.destination = now;
-            }
-        }
     }
 
     /// What a response means for a dialog that is no call: it lasts as long as its subscription.
     pub(super) fn after_subscription(
         &mut self,
         place: &InDialog,
-        server: u64,
+        server: ServerTxId,
         method: &str,
         expires: Option<u32>,
         code: u16,
         now: Instant,
     ) {
-        if code < 200 || self.call(place.id).is_some() {
+        if code < 200 || self.dialogs.call(place.id).is_some() {
             return;
         }
-        let Some(request) = self.servers.get(&server).map(|entry| &entry.request) else { return };
+        let Some(request) = self.transactions.server(server).map(|entry| &entry.request) else { return };
         let lasts = |seconds: Option<u32>| {
             seconds.map_or(SUBSCRIPTION, |seconds| Duration::from_secs(u64::from(seconds.min(86_400))))
         };
@@ -200,11 +163,11 @@ impl Engine {
     }
 
     /// A dialog that is no call ends after `lasts`, and a little later for stragglers.
-    fn keep_subscription(&mut self, id: u64, lasts: Duration, now: Instant) {
+    fn keep_subscription(&mut self, id: DialogId, lasts: Duration, now: Instant) {
         let at = now + lasts + 64 * self.timing.t1;
-        if let Some(Dialog { usage: Usage::Subscription { ends_at }, .. }) = self.dialogs.get_mut(&id) {
+        if let Some(Dialog { usage: Usage::Subscription { ends_at }, .. }) = self.dialogs.get_mut(id) {
             *ends_at = at;
-            self.timers.set(at, Alarm::Dialog(id));
+            self.timers.set(at, Timer::Dialog(id));
         }
     }
 }

@@ -148,7 +148,7 @@ fn tokens_are_good_on_their_own_side_and_in_their_own_dialog_only() {
     ] {
         assert_eq!(kinds(&lab.core(&wrong(text, from, to))), ["core 481"]);
     }
-    assert_eq!(lab.engine.load().calls, 1);
+    assert_eq!(lab.proxy.load().calls, 1);
 }
 
 #[test]
@@ -157,7 +157,7 @@ fn strangers_in_the_core_are_not_heard() {
     let alice = registered(&mut lab, "alice", ALICE);
     lab.receive(CORE, "10.9.0.66:5060", &outside("INVITE", &alice, "i1", "", &sdp("10.9.0.66", 6000)));
     assert!(lab.take().is_empty());
-    assert_eq!(lab.engine.statistics().foreign, 1);
+    assert_eq!(lab.proxy.statistics().foreign, 1);
     // But who is in a call may speak for himself where the softswitch does not stay in the path.
     let text = from_alice("INVITE", BOB_URI, BOB, 1, "i1", "", &sdp(PRIVATE, 4000));
     let invite = only(&lab.access(ALICE, &text), "INVITE").clone();

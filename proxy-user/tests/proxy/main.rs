@@ -1,4 +1,4 @@
-//! The engine as its peers see it: datagrams in, datagrams out, in virtual time.
+//! The proxy as its peers see it: datagrams in, datagrams out, in virtual time.
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test ends where it finds what it did not expect")]
 
@@ -15,3 +15,4 @@ mod registrations;
 mod restart;
 mod simulation;
 mod streams;
+mod trust;

@@ -4,8 +4,8 @@ use crate::{calls::*, lab::*, registrations::*};
 use proxy_user::{
     accounting::EndCause,
     config::{AdmissionLimits, Config},
+    engine::Media,
     signalling::sip::Name,
-    signalling::sip::agent::Media,
 };
 
 /// The limits of one realm.
@@ -67,8 +67,8 @@ fn calls_of_a_realm_are_counted() {
             let first = begins(&mut lab, ALICE, &invite("alice", 1, AUDIO)).unwrap();
             begins(&mut lab, BOB, &invite("bob", 2, AUDIO)).unwrap();
             assert_eq!(begins(&mut lab, ALICE, &invite("carol", 3, AUDIO)).unwrap_err(), code.to_string());
-            assert_eq!(lab.engine.load().port_pairs, 4, "nothing was allocated for it");
-            assert_eq!(lab.engine.statistics().not_admitted, 1);
+            assert_eq!(lab.proxy.load().port_pairs, 4, "nothing was allocated for it");
+            assert_eq!(lab.proxy.statistics().not_admitted, 1);
             let record = &lab.records[0];
             assert_eq!((record.call_id.as_str(), record.final_code), ("call-3", Some(code)));
             assert_eq!((record.end_cause, record.streams.len()), (EndCause::Rejected, 0));
@@ -97,7 +97,7 @@ fn media_of_a_realm_is_counted_by_the_most_demanding_format() {
     // All of them end.
     let acked = from_alice("ACK", &uri, BOBS_TAG, 1, "k1", "", "");
     lab.access(ALICE, &acked);
-    lab.engine.shutdown(lab.now);
+    lab.proxy.shutdown(lab.now);
     lab.settle();
     lab.take();
     begins(&mut lab, ALICE, &invite("alice", 6, AUDIO)).unwrap();
@@ -118,7 +118,7 @@ fn more_media_in_a_call_is_refused_and_the_call_goes_on() {
         lab.access(ALICE, &from_alice("ACK", &call.bob, BOBS_TAG, cseq, &format!("r{cseq}"), "", ""));
     }
     assert_eq!(lab.datapath.streams, before);
-    assert_eq!(lab.engine.statistics().not_admitted, 2);
+    assert_eq!(lab.proxy.statistics().not_admitted, 2);
     // What does not grow may always be offered again.
     let hold = sdp(PRIVATE, 4000) + "a=sendonly\n";
     let sent = lab.access(ALICE, &from_alice("INVITE", &call.bob, BOBS_TAG, 4, "r4", "", &hold));

@@ -1,4 +1,4 @@
-//! Phones with the same private address behind different NATs, a softswitch and the engine in one process: virtual time,
+//! Phones with the same private address behind different NATs, a softswitch and the proxy in one process: virtual time,
 //! and a network that loses, doubles and reorders. Phones may speak over connections instead, which keep messages in
 //! order and break at any time. Everything follows from the seed.
 //!
@@ -7,8 +7,8 @@
 
 use crate::{lab::*, phone::Phone};
 use proxy_user::{
+    engine::Media,
     flow::{ConnectionId, Flow, Transport},
-    signalling::sip::agent::Media,
     signalling::sip::{Message, Name, Uri},
 };
 use rand::{Rng, SeedableRng, rngs::StdRng};
@@ -23,7 +23,7 @@ enum Event {
     /// With the number of the connection, 0 for a datagram.
     FromPhone(usize, u64, Vec<u8>),
     ToPhone(usize, u64, Vec<u8>),
-    /// The phone's end of its connection is gone; the engine hears of it later.
+    /// The phone's end of its connection is gone; the proxy hears of it later.
     Break(usize),
     Closed(usize, u64),
     FromSoftswitch(Vec<u8>),
@@ -47,7 +47,7 @@ struct World {
     serial: u64,
     /// Percent.
     loss: u32,
-    /// Branches of the INVITEs outside dialogs that the engine sent: one a call.
+    /// Branches of the INVITEs outside dialogs that the proxy sent: one a call.
     calls: BTreeSet<String>,
     /// INVITEs of the core that were answered for a phone out of reach; some of them had been sent to it before.
     out_of_reach: usize,
@@ -140,11 +140,11 @@ impl World {
     /// One step, if there is one before `end`.
     fn step(&mut self, end: Instant) -> bool {
         let event = self.queue.peek().map(|Reverse((at, ..))| *at);
-        let alarm = self.lab.engine.poll_timeout();
+        let alarm = self.lab.proxy.poll_timeout();
         let Some(next) = event.into_iter().chain(alarm).min().filter(|next| *next <= end) else { return false };
         self.lab.now = self.lab.now.max(next);
         if alarm == Some(next) {
-            self.lab.engine.handle_timeout(next);
+            self.lab.proxy.handle_timeout(next);
             self.lab.settle();
         } else if let Some(Reverse((_, _, event))) = self.queue.pop() {
             self.happen(event);
@@ -168,7 +168,7 @@ impl World {
                     Some(number) if number.0 == self.connections[phone].0 => {
                         self.stream(phone, 1, Event::ToPhone(phone, number.0, bytes));
                     }
-                    // The engine does not know yet that it is gone.
+                    // The proxy does not know yet that it is gone.
                     Some(_) => {}
                 }
             }
@@ -339,7 +339,7 @@ fn simulate(seed: u64, restarts: usize, streams: bool) -> (usize, usize) {
     let ids: BTreeSet<_> = world.lab.records.iter().map(|record| record.id.0).collect();
     assert_eq!(ids.len(), world.lab.records.len());
     world.lab.assert_empty();
-    let load = world.lab.engine.load();
+    let load = world.lab.proxy.load();
     assert_eq!((load.registrations, load.connections), (0, 0));
     let answered = world.lab.records.iter().filter(|record| record.answer.is_some()).count();
     (steps, answered)

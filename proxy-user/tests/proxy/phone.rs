@@ -1,5 +1,5 @@
 //! A terminal for simulations: registers, calls, answers, refuses, holds, hangs up, and may vanish at any time. It keeps
-//! its own transactions, so that lost and doubled datagrams reach the engine as they would from a real one.
+//! its own transactions, so that lost and doubled datagrams reach the proxy as they would from a real one.
 
 use crate::lab::{PRIVATE, host_text, sdp, sip};
 use proxy_user::signalling::sip::{Message, Name, NameAddr};
@@ -184,7 +184,7 @@ impl Phone {
     }
 
     pub(crate) fn receive(&mut self, bytes: &[u8], random: &mut StdRng, now: Instant) {
-        let message = Message::parse(bytes).expect("the engine sends whole messages");
+        let message = Message::parse(bytes).expect("the proxy sends whole messages");
         match message.method().map(str::to_owned) {
             Some(method) => self.requested(&method, message, random, now),
             None => self.responded(&message, random, now),

@@ -1,8 +1,14 @@
 //! Session descriptions in messages: which of them are offers and answers, and what goes out in their place.
 
-use super::{Engine, Forward, InDialog, MediaPhase, Purpose, dialogs::Role, requests::Way};
+use super::{
+    Forward, InDialog, MediaPhase, Purpose, Turn,
+    calls::Call,
+    dialogs::{DialogId, Role},
+    requests::Way,
+    transactions::ClientTxId,
+};
 use crate::{
-    engine::session::OfferError,
+    engine::{CallSide, Refusal},
     media::{MediaPlan, RealmId},
     sdp::{Rewrite, Session},
     signalling::sip::{Message, Name},
@@ -14,64 +20,57 @@ use tracing::warn;
 #[derive(Debug)]
 pub(super) struct Refused(pub(super) u16);
 
-impl Engine {
+impl Turn<'_> {
     /// Reads the session description of a request, and puts the one for the other side into `way`.
     pub(super) fn request_media(
         &mut self,
-        id: u64,
-        from: usize,
+        id: DialogId,
+        from: CallSide,
         request: &Message,
         way: &mut Way,
         now: Instant,
     ) -> Result<MediaPhase, Refused> {
         let Some(session) = session_of(request)? else { return Ok(MediaPhase::None) };
+        let Some(call) = self.dialogs.call(id).map(|call| call.id) else { return Err(Refused(481)) };
         let method = request.method().unwrap_or_default();
-        let open = self.call(id).and_then(|call| call.media.open_offer());
-        if method == "PRACK" && open == Some(1 - from) {
-            let answer = session.descriptions();
-            let plans = self.with_media(id, now, |media, resources| media.answer(from, &answer, false, resources));
+        let open = self.core.open_offer(call);
+        if method == "PRACK" && open == Some(from.other()) {
+            let plans = self.core.answer(call, from, &session.descriptions(), false, now);
             way.body = plans.map(|plans| self.written(&session, way.realm, plans));
             return Ok(MediaPhase::None);
         }
         match open {
-            // Both sides offered at once (RFC 3261, section 14.2; RFC 3311, section 5.2).
+            // Both sides offered at once (RFC 3261 §14.2; RFC 3311 §5.2).
             Some(other) if other != from => return Err(Refused(491)),
             // A second offer before the answer to the first.
             Some(_) => return Err(Refused(500)),
             None => {}
         }
-        if let Err(excess) = self.admit_offer(id, &session, now) {
-            // A call that is there keeps what it has.
+        let plans = self.core.offer(call, from, session.descriptions(), now).map_err(|refusal| {
             let begins = method == "INVITE" && request.to_tag().is_none();
-            return Err(Refused(if begins { excess.code } else { 488 }));
-        }
-        match self.with_media(id, now, |media, resources| media.offer(from, session.descriptions(), resources)) {
-            Some(Ok(plans)) => {
-                way.body = Some(self.written(&session, way.realm, plans));
-                Ok(MediaPhase::Offered)
-            }
-            Some(Err(OfferError::PortsExhausted(realm))) => {
-                let name = self.config.realms.get(realm).map_or("", |realm| realm.name.as_str());
-                let limit = format!("ports of realm {name}");
-                self.limited(&limit, now);
-                Err(Refused(503))
-            }
-            Some(Err(OfferError::NothingToRelay)) => Err(Refused(488)),
-            None => Err(Refused(481)),
-        }
+            Refused(match refusal {
+                Refusal::NotAdmitted(code) if begins => code,
+                // A call that is there keeps what it has.
+                Refusal::NotAdmitted(_) | Refusal::NothingToRelay => 488,
+                Refusal::NoPorts | Refusal::TooManyCalls => 503,
+                Refusal::NoCall => 481,
+            })
+        })?;
+        way.body = Some(self.written(&session, way.realm, plans));
+        Ok(MediaPhase::Offered)
     }
 
     /// What goes out in place of a response's session description; `None` where it has none.
     pub(super) fn response_body(
         &mut self,
-        client: u64,
+        client: ClientTxId,
         forward: &Forward,
         responder: Option<Role>,
         response: &Message,
         code: u16,
         now: Instant,
     ) -> Option<Vec<u8>> {
-        let upstream = self.servers.get(&forward.server)?.key.realm;
+        let upstream = self.transactions.server(forward.server)?.key.realm;
         let session = match session_of(response) {
             Ok(session) => session?,
             // What cannot be read cannot be passed on: it may name addresses.
@@ -89,7 +88,7 @@ impl Engine {
     /// Reads the offer or answer in a response; returns what goes to the requester.
     fn response_media(
         &mut self,
-        client: u64,
+        client: ClientTxId,
         place: &InDialog,
         responder: Option<Role>,
         session: &Session,
@@ -97,34 +96,30 @@ impl Engine {
         now: Instant,
     ) -> Option<Vec<MediaPlan>> {
         let described = session.descriptions();
-        let call = self.call(place.id).filter(|call| call.ended.is_none())?;
+        let call = self.dialogs.call(place.id).filter(|call| self.core.is_live(call.id))?;
         let side = place.from.side();
+        let id = call.id;
         if place.to.is_none()
             && let Some(Role::Answerer(index)) = responder
             && !call.confirmed.is_empty()
             && !call.confirmed.contains(&index)
         {
             // Another branch of a fork: media are with the one that answered first.
-            return Some(call.media.restate(side, &described));
+            return self.core.restate(id, side, &described);
         }
-        let from = 1 - side;
         match self.media_phase(client)? {
             MediaPhase::Offered | MediaPhase::Answered => {
-                if !call.media.is_answerer(from) {
-                    return None;
-                }
+                let plans = self.core.answer(id, side.other(), &described, code >= 200, now)?;
                 self.set_media_phase(client, MediaPhase::Answered);
-                self.with_media(place.id, now, |media, resources| {
-                    media.answer(from, &described, code >= 200, resources)
-                })
+                Some(plans)
             }
             MediaPhase::None | MediaPhase::OfferedInResponse => {
                 // A response cannot be refused: its media are.
-                self.admit_offer(place.id, session, now).ok()?;
+                let plans = self.core.offer(id, side.other(), described, now);
+                let plans = plans.inspect_err(|refusal| warn!(?refusal, "an offer in a response cannot be passed on"));
+                let plans = plans.ok()?;
                 self.set_media_phase(client, MediaPhase::OfferedInResponse);
-                let offered =
-                    self.with_media(place.id, now, |media, resources| media.offer(from, described, resources))?;
-                offered.inspect_err(|error| warn!(?error, "an offer in a response cannot be passed on")).ok()
+                Some(plans)
             }
         }
     }
@@ -133,59 +128,57 @@ impl Engine {
     /// media as they were.
     pub(super) fn ack_body(
         &mut self,
-        id: u64,
+        id: DialogId,
         from: Role,
         cseq: u32,
         to: RealmId,
         ack: &Message,
         now: Instant,
     ) -> Option<Vec<u8>> {
-        let owed = self.call_mut(id).and_then(|call| call.ack_answers.take_if(|owed| *owed == (from, cseq)));
+        let owing = |call: &&Call| call.ack_answers == Some((from, cseq));
+        let call = self.dialogs.call(id).filter(owing).map(|call| call.id);
         let session = match session_of(ack) {
             Ok(Some(session)) => session,
             unanswered => {
-                if owed.is_some() {
-                    self.with_media(id, now, |media, resources| media.roll_back(resources));
+                if let Some(call) = call {
+                    self.core.roll_back(call, now);
                 }
                 return unanswered.is_err().then(Vec::new);
             }
         };
-        let side = from.side();
-        let answers = self.call(id).is_some_and(|call| call.ended.is_none() && call.media.is_answerer(side));
         let described = session.descriptions();
-        let answer = answers
-            .then(|| self.with_media(id, now, |media, resources| media.answer(side, &described, true, resources)))
-            .flatten();
+        let answer = call.and_then(|call| self.core.answer(call, from.side(), &described, true, now));
         Some(self.written(&session, to, answer.unwrap_or_default()))
     }
 
     /// A session description as it goes into a realm. One that is neither offer nor answer tells what its author could do
     /// (RFC 3264 §9): it has no plans, and goes out with the proxy's address and every port 0.
     pub(super) fn written(&self, session: &Session, to: RealmId, media: Vec<MediaPlan>) -> Vec<u8> {
-        let address = self.media_addresses.get(to).copied().unwrap_or_else(|| [0, 0, 0, 0].into());
-        session.rewrite(&Rewrite { address, media })
+        session.rewrite(&Rewrite { address: self.core.media_address(to), media })
     }
 
     /// The final response to a request came, or none will: no answer to its offer comes any more.
-    pub(super) fn offer_over(&mut self, place: &InDialog, phase: MediaPhase, code: u16, now: Instant) {
+    pub(super) fn close_offer(&mut self, place: &InDialog, phase: MediaPhase, code: u16, now: Instant) {
+        let Some(call) = self.dialogs.call(place.id).map(|call| call.id) else { return };
         let success = (200..300).contains(&code);
         if phase == MediaPhase::Offered || (phase == MediaPhase::OfferedInResponse && !success) {
-            self.with_media(place.id, now, |media, resources| media.roll_back(resources));
+            self.core.roll_back(call, now);
         }
         if phase == MediaPhase::Answered && !success {
-            self.with_media(place.id, now, |media, resources| media.undo(resources));
+            self.core.undo(call, now);
         }
     }
 
-    pub(super) fn media_phase(&self, client: u64) -> Option<MediaPhase> {
-        match &self.clients.get(&client)?.purpose {
+    pub(super) fn media_phase(&self, client: ClientTxId) -> Option<MediaPhase> {
+        match &self.transactions.client(client)?.purpose {
             Purpose::Forward(forward) => Some(forward.media),
             _ => None,
         }
     }
 
-    fn set_media_phase(&mut self, client: u64, phase: MediaPhase) {
-        if let Some(Purpose::Forward(forward)) = self.clients.get_mut(&client).map(|client| &mut client.purpose) {
+    fn set_media_phase(&mut self, client: ClientTxId, phase: MediaPhase) {
+        if let Some(Purpose::Forward(forward)) = self.transactions.client_mut(client).map(|client| &mut client.purpose)
+        {
             forward.media = phase;
         }
     }

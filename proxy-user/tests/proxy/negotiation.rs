@@ -15,6 +15,8 @@ struct Outcome {
     offer: String,
     answer: String,
     legs: [LegSpec; 2],
+    /// By which URI Alice reaches Bob.
+    bob: String,
 }
 
 /// Alice calls with these media; Bob answers with those.
@@ -25,7 +27,7 @@ fn call(lab: &mut Lab, offer: &str, answered: &str) -> Outcome {
     let answer = only(&sent, "200").clone();
     let uri = answer.contact();
     lab.access(ALICE, &from_alice("ACK", &uri, BOBS_TAG, 1, "k1", "", ""));
-    Outcome { offer: invite.body(), answer: answer.body(), legs: legs(lab) }
+    Outcome { offer: invite.body(), answer: answer.body(), legs: legs(lab), bob: uri }
 }
 
 fn legs(lab: &Lab) -> [LegSpec; 2] {
@@ -88,12 +90,12 @@ fn an_answer_says_where_rtcp_goes() {
 fn who_shares_a_port_may_go_on_when_the_other_side_asks_again() {
     let mut lab = Lab::default();
     let mux = "m=audio 4000 RTP/AVP 0\na=rtcp-mux\n";
-    call(&mut lab, mux, "m=audio 4000 RTP/AVP 0\n");
+    let outcome = call(&mut lab, mux, "m=audio 4000 RTP/AVP 0\n");
     let stream = *lab.datapath.streams.keys().next().unwrap();
     let alice = lab.datapath.streams[&stream].legs[1].local;
     // Bob asks again, for another address, and knows nothing of it.
     let uri = {
-        let sent = lab.access(ALICE, &from_alice("OPTIONS", "sip:bob@203.0.113.10:5060", BOBS_TAG, 2, "o1", "", ""));
+        let sent = lab.access(ALICE, &from_alice("OPTIONS", &outcome.bob, BOBS_TAG, 2, "o1", "", ""));
         only(&sent, "OPTIONS").contact()
     };
     let offer = sdp_of(CORE_MEDIA, "m=audio 6100 RTP/AVP 0\n");
@@ -113,7 +115,7 @@ fn a_refused_offer_leaves_the_ports_as_they_were() {
     let mut lab = Lab::default();
     let mux = "m=audio 4000 RTP/AVP 0\na=rtcp-mux\n";
     let outcome = call(&mut lab, mux, mux);
-    let uri = "sip:bob@203.0.113.10:5060";
+    let uri = outcome.bob.as_str();
     let offer = sdp_of(PRIVATE, "m=audio 4000 RTP/AVP 0 9\n");
     let sent = lab.access(ALICE, &from_alice("INVITE", uri, BOBS_TAG, 2, "r1", "", &offer));
     let invite = only(&sent, "INVITE").clone();
@@ -170,7 +172,7 @@ fn a_call_becomes_a_fax_and_talks_again() {
     let audio = "m=audio 4000 RTP/AVP 8\n";
     let image = "m=image 4000 udptl t38\n";
     let before = call(&mut lab, audio, audio);
-    let uri = "sip:bob@203.0.113.10:5060";
+    let uri = before.bob.as_str();
     for (cseq, media, udptl, clock_rate) in [(2, image, true, 0), (3, audio, false, 8_000)] {
         let branch = format!("r{cseq}");
         let offer = sdp_of(PRIVATE, media);

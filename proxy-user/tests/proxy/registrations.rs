@@ -64,7 +64,7 @@ fn a_terminal_is_challenged_and_registers() {
     let refused = only(&sent, "401");
     assert_eq!(refused.destination.to_string(), ALICE);
     assert_eq!(refused.header(Name::WwwAuthenticate), "Digest realm=\"example.test\", nonce=\"n\"");
-    assert_eq!(lab.engine.bindings().count(), 0);
+    assert_eq!(lab.proxy.registrations().count(), 0);
 
     let credentials = "Authorization: Digest username=\"alice\", uri=\"sip:example.test\", response=\"0\"";
     let sent = lab.access(ALICE, &register("alice", 2, &contact("alice"), credentials));
@@ -77,10 +77,10 @@ fn a_terminal_is_challenged_and_registers() {
         ok.header(Name::Contact),
         format!("\"alice\" <sip:alice@{PRIVATE}:5060;ob>;q=0.7;+sip.instance=\"<urn:uuid:1>\";expires=300")
     );
-    let binding = lab.engine.bindings().next().unwrap();
-    assert_eq!((binding.source.to_string().as_str(), binding.aor.as_str()), (ALICE, "alice@example.test"));
+    let binding = lab.proxy.registrations().next().unwrap();
+    assert_eq!((binding.flow.to_string().as_str(), binding.user.as_str()), (ALICE, "alice@example.test"));
     lab.wait(Duration::from_secs(306));
-    assert_eq!(lab.engine.bindings().count(), 0, "expired");
+    assert_eq!(lab.proxy.registrations().count(), 0, "expired");
     lab.assert_empty();
 }
 
@@ -96,9 +96,9 @@ fn a_terminal_leaves() {
         let sent = lab.access(ALICE, &register("alice", 2, &leave, ""));
         let request = only(&sent, "REGISTER").clone();
         assert_eq!(request.header(Name::Contact) == "*", all);
-        assert_eq!(lab.engine.bindings().count(), 1, "not before the softswitch has said yes");
+        assert_eq!(lab.proxy.registrations().count(), 1, "not before the softswitch has said yes");
         assert_eq!(kinds(&lab.core(&answer(&request, "200 OK", "r", "", ""))), ["access 200"]);
-        assert_eq!(lab.engine.bindings().count(), 0);
+        assert_eq!(lab.proxy.registrations().count(), 0);
     }
 }
 
@@ -205,11 +205,11 @@ fn keepalives_go_out_and_are_counted() {
     );
     assert_eq!(kinds(&lab.access(ALICE, &answer(&options, "200 OK", "o", "", ""))), [""; 0]);
     lab.wait(Duration::from_secs(130));
-    let binding = lab.engine.bindings().next().unwrap();
-    assert!(binding.unanswered >= 3 && !binding.is_reachable(3), "{binding:?}");
+    let binding = lab.proxy.registrations().next().unwrap();
+    assert!(binding.unanswered >= 3 && !binding.reachable, "{binding:?}");
     let last = lab.take().pop().unwrap();
     lab.access(ALICE, &answer(&last, "501 Not Implemented", "o", "", ""));
-    assert_eq!(lab.engine.bindings().next().unwrap().unanswered, 0, "any answer will do");
+    assert_eq!(lab.proxy.registrations().next().unwrap().unanswered, 0, "any answer will do");
 }
 
 #[test]
@@ -264,7 +264,7 @@ fn a_call_between_two_terminals() {
     let sent = lab.core(&pass(only(&sent, "INVITE"), Some(&bob), "h1"));
     let invite = only(&sent, "INVITE").clone();
     assert_eq!(invite.destination.to_string(), BOB);
-    assert_eq!(lab.engine.load().calls, 2);
+    assert_eq!(lab.proxy.load().calls, 2);
     let contact = format!("Contact: <sip:bob@{PRIVATE}:5060>\n");
     let sent = lab.access(BOB, &answer(&invite, "200 OK", "b1", &contact, &sdp(PRIVATE, 4000)));
     let sent = lab.core(&back(only(&sent, "200")));
@@ -334,6 +334,6 @@ fn broken_responses_are_dropped() {
         let broken: Vec<_> = whole.split("\r\n").filter(|line| !line.starts_with(field)).collect();
         assert_eq!(kinds(&lab.core(&broken.join("\r\n"))), [""; 0], "{field}");
     }
-    assert_eq!(lab.engine.statistics().stray_responses, 3);
+    assert_eq!(lab.proxy.statistics().stray_responses, 3);
     assert_eq!(kinds(&lab.core(&whole)), ["access 200"]);
 }

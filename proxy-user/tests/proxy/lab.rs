@@ -1,4 +1,4 @@
-//! An engine between terminals and a softswitch that are words in a test: virtual time, a datapath that relays nothing,
+//! A proxy between terminals and a softswitch that are words in a test: virtual time, a datapath that relays nothing,
 //! and a look at every datagram for what must not cross.
 
 use proxy_user::{
@@ -6,12 +6,12 @@ use proxy_user::{
     clock::Clock,
     config::{Config, PortRange, Realm, RealmPolicy, Side},
     datapath::{Datapath, DatapathError, fake::Fake},
-    engine::{Input, Output},
+    engine::{Input, Media, Output, Restored},
     flow::{Flow, Transport},
     journal::{Entry, Table},
     media::{MediaCommand, MediaEvent, RealmId},
-    signalling::sip::agent::{Engine, Media, Restored},
-    signalling::sip::{Frame, Framer, MAX_BYTES, Message, Name, NameAddr},
+    proxy::Proxy,
+    signalling::sip::{Frame, Framer, MAX_BYTES, Message, Name, NameAddr, PROTOCOL},
 };
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -33,7 +33,7 @@ pub(crate) const BOB: &str = "198.51.100.2:40002";
 /// The time of day at which a lab begins.
 const SINCE_1970: Duration = Duration::from_secs(1_790_000_000);
 
-/// A datagram that the engine sent.
+/// A datagram that the proxy sent.
 #[derive(Clone, Debug)]
 pub(crate) struct Sent {
     pub(crate) realm: RealmId,
@@ -86,7 +86,7 @@ impl Sent {
 }
 
 pub(crate) struct Lab {
-    pub(crate) engine: Engine,
+    pub(crate) proxy: Proxy,
     pub(crate) now: Instant,
     pub(crate) datapath: Fake,
     pub(crate) sent: VecDeque<Sent>,
@@ -144,9 +144,9 @@ impl Lab {
         let now = Instant::now();
         let softswitch = config.realms[CORE].softswitch.unwrap().to_string();
         let config = Arc::new(config);
-        let engine = Engine::new(Arc::clone(&config), UNIX_EPOCH + SINCE_1970, now, [seed; 32]);
+        let proxy = Proxy::new(Arc::clone(&config), UNIX_EPOCH + SINCE_1970, now, [seed; 32]);
         Self {
-            engine: engine.unwrap(),
+            proxy: proxy.unwrap(),
             journal: BTreeMap::new(),
             clock: Clock::new(now, 1_000_000_000_000),
             config,
@@ -165,7 +165,7 @@ impl Lab {
     }
 
     pub(crate) fn receive_bytes(&mut self, realm: RealmId, source: SocketAddr, bytes: &[u8]) {
-        self.engine.handle_input(Input::Datagram { realm, source, bytes }, self.now);
+        self.proxy.handle_input(Input::Datagram { protocol: PROTOCOL, realm, source, bytes }, self.now);
         self.settle();
     }
 
@@ -176,20 +176,20 @@ impl Lab {
     }
 
     pub(crate) fn receive_over(&mut self, realm: RealmId, source: Flow, bytes: &[u8]) {
-        self.engine.handle_input(Input::Message { realm, source, bytes }, self.now);
+        self.proxy.handle_input(Input::Message { protocol: PROTOCOL, realm, source, bytes }, self.now);
         self.settle();
     }
 
     /// A connection ends.
     pub(crate) fn close(&mut self, realm: RealmId, flow: Flow) -> Vec<Sent> {
-        self.engine.handle_input(Input::Closed { realm, flow }, self.now);
+        self.proxy.handle_input(Input::Closed { protocol: PROTOCOL, realm, flow }, self.now);
         self.wait(Duration::ZERO);
         self.take()
     }
 
     /// No connection can be made.
     pub(crate) fn refuse(&mut self, realm: RealmId, flow: Flow) -> Vec<Sent> {
-        self.engine.handle_input(Input::Unreachable { realm, flow }, self.now);
+        self.proxy.handle_input(Input::Unreachable { protocol: PROTOCOL, realm, flow }, self.now);
         self.wait(Duration::ZERO);
         self.take()
     }
@@ -215,13 +215,13 @@ impl Lab {
     /// Lets time pass, with all its alarms.
     pub(crate) fn wait(&mut self, time: Duration) {
         let end = self.now + time;
-        while let Some(at) = self.engine.poll_timeout().filter(|at| *at <= end) {
+        while let Some(at) = self.proxy.poll_timeout().filter(|at| *at <= end) {
             self.now = self.now.max(at);
-            self.engine.handle_timeout(self.now);
+            self.proxy.handle_timeout(self.now);
             self.settle();
         }
         self.now = end;
-        self.engine.handle_timeout(end);
+        self.proxy.handle_timeout(end);
         self.settle();
     }
 
@@ -231,7 +231,7 @@ impl Lab {
         self.starts += 1;
         let mut seed = [0x5a; 32];
         seed[..8].copy_from_slice(&self.starts.to_ne_bytes());
-        self.engine = Engine::new(Arc::clone(&self.config), wall, self.now, seed).unwrap();
+        self.proxy = Proxy::new(Arc::clone(&self.config), wall, self.now, seed).unwrap();
         let entry = |((table, key), value): (&(Table, String), &Vec<u8>)| Entry {
             table: *table,
             key: key.clone(),
@@ -239,17 +239,17 @@ impl Lab {
         };
         let entries: Vec<_> = self.journal.iter().map(entry).collect();
         let recorded = self.records.iter().map(|record| record.id).collect();
-        let restored = self.engine.restore(&entries, self.clock, media, &recorded, self.now).unwrap();
+        let restored = self.proxy.restore(&entries, self.clock, media, &recorded, self.now).unwrap();
         let kept = |spec: &&proxy_user::media::StreamSpec| media == Media::Kept && restored.streams.contains(spec);
         self.datapath.streams = self.datapath.streams.values().filter(kept).map(|s| (s.id, s.clone())).collect();
         self.settle();
         restored
     }
 
-    /// Carries out what the engine wants done.
+    /// Carries out what the proxy wants done.
     pub(crate) fn settle(&mut self) {
         self.carry_out();
-        for change in self.engine.take_changes(&self.clock) {
+        for change in self.proxy.take_changes(&self.clock) {
             match change.value {
                 Some(value) => self.journal.insert((change.table, change.key), value),
                 None => self.journal.remove(&(change.table, change.key)),
@@ -260,14 +260,14 @@ impl Lab {
     fn carry_out(&mut self) {
         let mut events = Vec::new();
         loop {
-            while let Some(output) = self.engine.poll_output() {
+            while let Some(output) = self.proxy.poll_output() {
                 match output {
                     Output::Send { realm, destination, bytes } => self.send(realm, destination, bytes),
                     Output::Media(MediaCommand::Apply(spec)) => {
                         let stream = spec.id;
                         if let Err(error) = self.datapath.apply(spec, self.now) {
                             assert!(matches!(error, DatapathError::Full(_)), "{error}");
-                            self.engine.handle_input(Input::Media(MediaEvent::Failed { stream }), self.now);
+                            self.proxy.handle_input(Input::Media(MediaEvent::Failed { stream }), self.now);
                         }
                     }
                     Output::Media(MediaCommand::Release(stream)) => self.datapath.release(stream, self.now),
@@ -279,7 +279,7 @@ impl Lab {
                 return;
             }
             for event in events.drain(..) {
-                self.engine.handle_input(Input::Media(event), self.now);
+                self.proxy.handle_input(Input::Media(event), self.now);
             }
         }
     }
@@ -300,10 +300,10 @@ impl Lab {
     /// All is over: no call, no dialog, no transaction, no port is left.
     pub(crate) fn assert_empty(&mut self) {
         self.wait(Duration::from_secs(64));
-        let load = self.engine.load();
+        let load = self.proxy.load();
         assert_eq!((load.calls, load.dialogs, load.transactions, load.port_pairs), (0, 0, 0, 0));
         assert!(self.datapath.streams.is_empty(), "{:?}", self.datapath.streams);
-        assert!(self.engine.is_idle());
+        assert!(self.proxy.is_idle());
         let dialogs: Vec<_> = self.journal.keys().filter(|(table, _)| *table == Table::Dialogs).collect();
         assert!(dialogs.is_empty(), "{dialogs:?}");
     }
@@ -360,7 +360,7 @@ pub(crate) fn sdp_of(address: &str, media: &str) -> String {
     format!("v=0\no=- 1 1 IN IP{version} {address}\ns=-\nc=IN IP{version} {address}\nt=0 0\n{media}")
 }
 
-/// A response to a request that the engine sent: Via, From, To, Call-ID and CSeq from it, a tag for To.
+/// A response to a request that the proxy sent: Via, From, To, Call-ID and CSeq from it, a tag for To.
 pub(crate) fn answer(request: &Sent, status: &str, tag: &str, more: &str, body: &str) -> String {
     let message = request.message();
     let mut out = format!("SIP/2.0 {status}\n");

@@ -1,0 +1,234 @@
+//! What stands in the journal, and how a later process takes it up.
+//!
+//! The core journals calls with their media; each protocol journals what it needs to go on with them. Transactions and
+//! the like are mostly too short to be worth it: whoever asked sends again.
+
+use super::{
+    CallEvent, CallId, Core, Output,
+    calls::{Call, State},
+    session::LONGEST_HOLD,
+};
+use crate::{
+    accounting::{EndCause, RecordId},
+    clock::Clock,
+    journal::{Change, Entry, Table, moment},
+    media::{MediaCommand, StreamSpec, allocator::PortPair},
+};
+use serde::{Serialize, de::DeserializeOwned};
+use std::{
+    collections::{HashMap, HashSet},
+    hash::{DefaultHasher, Hash as _, Hasher as _},
+    time::Instant,
+};
+use tracing::error;
+
+/// Whether the datapath still has the calls' streams.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Media {
+    /// It relays them.
+    Kept,
+    /// They are gone, and their counters with them: the calls end.
+    Lost,
+}
+
+/// What a process took up.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Restored {
+    /// Registered terminals.
+    pub registrations: usize,
+    /// Calls that go on.
+    pub calls: usize,
+    /// Calls that end now: they were being hung up, or their media is gone.
+    pub ended: usize,
+    /// As the datapath has or is to have them.
+    pub streams: Vec<StreamSpec>,
+    /// Those whose last counters the datapath has to tell.
+    pub leaving: Vec<StreamSpec>,
+}
+
+/// A record of the journal is not what it should be.
+#[derive(Debug, thiserror::Error)]
+#[error("{table:?} {key} in the journal cannot be taken up: {problem}; `latch run --fresh` starts without it")]
+pub struct NotRestored {
+    table: Table,
+    key: String,
+    problem: String,
+}
+
+impl Core {
+    /// What changed in calls since the last time, for the journal. Its times are readings of `clock`.
+    pub fn take_changes(&mut self, clock: &Clock) -> Vec<Change> {
+        let mut changes = self.written.take_stale();
+        for id in self.calls.take_touched() {
+            let call = self.calls.get(&id).filter(|call| !matches!(call.state, State::Withdrawn));
+            changes.extend(self.written.change(Table::Calls, id.0.to_string(), call, clock));
+        }
+        changes
+    }
+
+    /// Takes up the calls that an earlier process with the same realms left. Only for a core that has seen nothing yet.
+    /// `recorded` are records that were written already, though the journal may not know yet.
+    ///
+    /// # Errors
+    ///
+    /// A record cannot be read, or is not of these realms.
+    pub fn restore(
+        &mut self,
+        entries: &[Entry],
+        clock: Clock,
+        media: Media,
+        recorded: &HashSet<RecordId>,
+    ) -> Result<(), NotRestored> {
+        for entry in entries.iter().filter(|entry| entry.table == Table::Calls) {
+            let id = CallId(entry.key.parse().map_err(|_| entry.refused("its key is no number"))?);
+            let mut call: Call = read(entry, clock)?;
+            let realms = self.config.realms.len();
+            if call.realms.caller.max(call.realms.callee) >= realms || call.realms.caller == call.realms.callee {
+                return Err(entry.refused("it is not of these realms"));
+            }
+            self.last_call = self.last_call.max(id.0);
+            if recorded.contains(&RecordId(call.record)) {
+                self.written.stale(entry);
+                continue;
+            }
+            if media == Media::Lost {
+                call.media.lose();
+            }
+            self.streams.extend(call.media.streams().map(|stream| (stream, id)));
+            self.last_stream = call.media.streams().map(|stream| stream.0).fold(self.last_stream, u64::max);
+            self.counted += 1;
+            self.calls.insert(id, call);
+            self.charge_again(id);
+            self.written.found(entry);
+        }
+        let streams = entries.iter().filter(|entry| entry.table == Table::Streams);
+        self.last_stream = streams.filter_map(|entry| entry.key.parse().ok()).fold(self.last_stream, u64::max);
+        self.claim_ports()
+    }
+
+    /// The ports of all calls are in use.
+    fn claim_ports(&mut self) -> Result<(), NotRestored> {
+        let mut wanted: Vec<Vec<PortPair>> = vec![Vec::new(); self.allocators.len()];
+        for call in self.calls.values() {
+            for (realm, pair) in call.media.ports() {
+                wanted.get_mut(realm).into_iter().for_each(|pairs| pairs.push(pair));
+            }
+        }
+        for (realm, (allocator, pairs)) in self.allocators.iter_mut().zip(&wanted).enumerate() {
+            if allocator.claim(pairs) != 0 {
+                let problem = format!("{} ports of realm {realm} are not free or not of its range", pairs.len());
+                return Err(NotRestored { table: Table::Calls, key: String::new(), problem });
+            }
+        }
+        Ok(())
+    }
+
+    /// Calls go on, or end as they have to; their protocols are told. Returns those that went on so far, and what the
+    /// datapath is to have.
+    pub fn resume(&mut self, media: Media, now: Instant) -> (Vec<CallId>, Restored) {
+        let mut ids: Vec<_> = self.calls.keys().copied().collect();
+        ids.sort_unstable();
+        let mut restored = Restored::default();
+        for &id in &ids {
+            let Some(call) = self.calls.get(&id) else { continue };
+            restored.streams.extend(call.media.live_specs().cloned());
+            restored.leaving.extend(call.media.leaving_specs().cloned());
+            // Their last counters had not come, or had not been taken note of.
+            for stream in call.media.leaving() {
+                self.outputs.push_back(Output::Media(MediaCommand::Release(stream)));
+            }
+            if !call.is_live() {
+                self.record_if_over(id);
+            } else if media == Media::Lost {
+                self.hang_up(id, EndCause::Error);
+            } else {
+                let owner = call.owner.clone();
+                if call.is_answered() {
+                    self.timers.set(now + LONGEST_HOLD, id);
+                }
+                self.events.push_back((owner, id, CallEvent::Resumed));
+            }
+        }
+        ids.retain(|id| self.is_live(*id));
+        (ids, restored)
+    }
+
+    /// The transaction of the last offer ended with an earlier process: it keeps nobody from offering anew. An ACK may
+    /// still answer it.
+    pub fn orphan_offer(&mut self, id: CallId) {
+        if let Some(call) = self.calls.get_mut(&id) {
+            call.media.orphan_offer();
+        }
+    }
+}
+
+/// What the journal holds of somebody's, so that only what changed is written.
+#[derive(Debug, Default)]
+pub(crate) struct Written {
+    /// A hash of each record, by its key.
+    records: HashMap<(Table, String), u64>,
+    /// To be removed: what was found and is nobody's.
+    stale: Vec<Change>,
+}
+
+impl Written {
+    /// This record was found, and is in use.
+    pub(crate) fn found(&mut self, entry: &Entry) {
+        self.records.insert((entry.table, entry.key.clone()), hash(&entry.value));
+    }
+
+    /// This record was found, and is of no use.
+    pub(crate) fn stale(&mut self, entry: &Entry) {
+        self.stale.push(Change { table: entry.table, key: entry.key.clone(), value: None });
+    }
+
+    /// What is to be removed.
+    pub(crate) fn take_stale(&mut self) -> Vec<Change> {
+        std::mem::take(&mut self.stale)
+    }
+
+    /// What has to be written so that the record is `new`.
+    pub(crate) fn change<T: Serialize>(
+        &mut self,
+        table: Table,
+        key: String,
+        new: Option<&T>,
+        clock: &Clock,
+    ) -> Option<Change> {
+        let name = (table, key);
+        let Some(value) = new.and_then(|new| written(new, clock)) else {
+            self.records.remove(&name)?;
+            return Some(Change { table, key: name.1, value: None });
+        };
+        let hash = hash(&value);
+        if self.records.get(&name) == Some(&hash) {
+            return None;
+        }
+        self.records.insert(name.clone(), hash);
+        Some(Change { table, key: name.1, value: Some(value) })
+    }
+}
+
+impl Entry {
+    /// Says that this record cannot be taken up.
+    pub fn refused(&self, problem: impl ToString) -> NotRestored {
+        NotRestored { table: self.table, key: self.key.clone(), problem: problem.to_string() }
+    }
+}
+
+/// Reads a record of the journal.
+pub(crate) fn read<T: DeserializeOwned>(entry: &Entry, clock: Clock) -> Result<T, NotRestored> {
+    moment::on(clock, || serde_json::from_slice(&entry.value)).map_err(|error| entry.refused(error))
+}
+
+/// A record for the journal. `None` for what cannot be written: it lives on here, and a later process does not know of it.
+fn written<T: Serialize>(value: &T, clock: &Clock) -> Option<Vec<u8>> {
+    let written = moment::on(*clock, || serde_json::to_vec(value));
+    written.inspect_err(|problem| error!(%problem, "a record for the journal cannot be written")).ok()
+}
+
+fn hash(bytes: &[u8]) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    bytes.hash(&mut hasher);
+    hasher.finish()
+}

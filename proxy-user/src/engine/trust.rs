@@ -1,0 +1,62 @@
+//! Who may act for a party of a call or of a dialog: decided here, for all protocols.
+//!
+//! A party belongs to its terminal's binding, or to the flow that it spoke from. What names it secretly, a token that
+//! only its own side was ever shown, lets it speak from another place; whether it has moved there is settled when the
+//! other side accepts what it said. What everybody can know of a call (its identifiers, its tags, who calls whom)
+//! entitles to nothing.
+
+use super::{Core, terminals::TerminalId};
+use crate::{flow::Flow, media::RealmId};
+use serde::{Deserialize, Serialize};
+
+/// Where a party stands: what decides who may act for it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Standing {
+    /// The realm that it is in.
+    pub realm: RealmId,
+    /// Over which it is reached.
+    pub flow: Flow,
+    /// The registered terminal that it is, where it is one.
+    pub terminal: Option<TerminalId>,
+    /// It has named its secret: a message that does not is not from it, whatever source its packets show.
+    pub named_secret: bool,
+}
+
+/// Whether a message comes from who it says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// From the party, where it was.
+    Same,
+    /// From the party, in another place: it has moved there when the other side accepts what it says.
+    Moves,
+    /// From somebody else: nothing may come of it.
+    Stranger,
+}
+
+impl Standing {
+    /// A party that was heard of over this flow.
+    pub fn new(realm: RealmId, flow: Flow, terminal: Option<TerminalId>) -> Self {
+        Self { realm, flow, terminal, named_secret: false }
+    }
+}
+
+impl Core {
+    /// Whether a message that came into the party's realm over `from` may act for it. `secret` says that it named what
+    /// only this party can know.
+    pub fn may_act(&self, party: &Standing, from: Flow, secret: bool) -> Verdict {
+        if self.is_trusted(party.realm) {
+            // A network of servers: they speak from any port, and for one another.
+            let known = from.ip() == party.flow.ip() || self.is_server(party.realm, from.ip());
+            return if known || secret { Verdict::Same } else { Verdict::Stranger };
+        }
+        let bound = party.terminal.and_then(|id| self.terminals.get(id));
+        let here = from == party.flow || bound.is_some_and(|terminal| terminal.flow == from);
+        match (here, secret) {
+            (true, true) => Verdict::Same,
+            // The source of a datagram can be forged; a connection's cannot.
+            (true, false) if !party.named_secret || from.transport.is_reliable() => Verdict::Same,
+            (false, true) => Verdict::Moves,
+            (_, false) => Verdict::Stranger,
+        }
+    }
+}

@@ -1,0 +1,285 @@
+//! Who may act: a stranger who knows all of a call but its secret changes nothing of it; a party may speak from another
+//! place, and has moved there when the other side accepts what it said.
+
+use crate::{calls::*, lab::*, registrations::*};
+use proxy_user::{
+    config::AdmissionLimits,
+    flow::{ConnectionId, Flow, Transport},
+    media::LegSpec,
+    signalling::sip::Name,
+};
+use std::time::Duration;
+
+const MALLORY: &str = "203.0.113.66:5060";
+/// Alice's NAT has more ports than hers.
+const ALICES_NEIGHBOUR: &str = "198.51.100.1:40999";
+const ALICE_MOBILE: &str = "198.51.100.77:31000";
+/// By which nobody in particular is named: what a device would use that ignores Contact.
+const ADDRESS_OF_BOB: &str = "sip:bob@example.test";
+
+/// A request of Alice in her call with these sources and Request-URIs.
+fn forged(method: &str, uri: &str, cseq: u32) -> String {
+    let branch = format!("forged{method}{cseq}");
+    let body = if matches!(method, "INVITE" | "UPDATE") { sdp("203.0.113.66", 4000) } else { String::new() };
+    from_alice(method, uri, BOBS_TAG, cseq, &branch, "", &body)
+}
+
+fn legs(lab: &Lab) -> Vec<LegSpec> {
+    lab.datapath.streams.values().flat_map(|stream| stream.legs.clone()).collect()
+}
+
+/// Alice hangs up as she would have.
+fn hangs_up(lab: &mut Lab, source: &str, bob: &str, cseq: u32) {
+    let sent = lab.access(source, &from_alice("BYE", bob, BOBS_TAG, cseq, &format!("bye{cseq}"), "", ""));
+    let bye = only(&sent, "BYE").clone();
+    let sent = lab.core(&answer(&bye, "200 OK", "", "", ""));
+    assert_eq!(only(&sent, "200").destination.to_string(), source);
+    lab.assert_empty();
+}
+
+#[test]
+fn call_id_and_tags_entitle_a_stranger_to_nothing() {
+    // From its own address, from another port of Alice's, and with her very source forged.
+    for source in [MALLORY, ALICES_NEIGHBOUR, ALICE] {
+        let mut lab = Lab::default();
+        let call = answered(&mut lab);
+        let before = legs(&lab);
+        for (n, method) in
+            ["INVITE", "UPDATE", "BYE", "INFO", "REFER", "OPTIONS", "PRACK", "MESSAGE", "NOTIFY", "SUBSCRIBE"]
+                .into_iter()
+                .enumerate()
+        {
+            let sent = lab.access(source, &forged(method, ADDRESS_OF_BOB, 1000));
+            let expected = [["access 481"].as_slice(), &["access 100", "access 481"]];
+            assert!(
+                expected.contains(&kinds(&sent).iter().map(String::as_str).collect::<Vec<_>>().as_slice()),
+                "{sent:?}"
+            );
+            assert_eq!(lab.proxy.statistics().strangers_refused, n as u64 + 1, "{method} from {source}");
+        }
+        assert!(lab.access(source, &forged("ACK", ADDRESS_OF_BOB, 1)).is_empty(), "{source}");
+        assert_eq!(legs(&lab), before, "{source}");
+        // What the core has for Alice goes to her, and she can hang up.
+        let sent = lab.core(&from_core("INFO", &call.alice, 7, "i7", "", ""));
+        let info = only(&sent, "INFO").clone();
+        assert_eq!(info.destination.to_string(), ALICE, "{source}");
+        lab.access(ALICE, &answer(&info, "200 OK", "", "", ""));
+        hangs_up(&mut lab, ALICE, &call.bob, 2);
+    }
+}
+
+#[test]
+fn nor_does_the_token_of_the_stranger_itself_or_one_of_the_other_network() {
+    let mut lab = Lab::default();
+    let call = answered(&mut lab);
+    let mallory = registered(&mut lab, "mallory", MALLORY);
+    for uri in [&mallory, &call.alice] {
+        let uri = uri.replace(OWN_CORE, OWN_ACCESS);
+        let sent = lab.access(MALLORY, &forged("BYE", &uri, 1000));
+        assert!(kinds(&sent).iter().all(|kind| kind == "access 481" || kind == "access 404"), "{uri}: {sent:?}");
+    }
+    hangs_up(&mut lab, ALICE, &call.bob, 2);
+}
+
+#[test]
+fn a_device_that_ignores_contact_may_act_from_where_it_is() {
+    let mut lab = Lab::default();
+    let offer = sdp(PRIVATE, 4000);
+    let sent = lab.access(ALICE, &from_alice("INVITE", ADDRESS_OF_BOB, "<sip:bob@example.test>", 1, "i1", "", &offer));
+    let invite = only(&sent, "INVITE").clone();
+    lab.core(&answer(&invite, "200 OK", "b1", ROUTE, &sdp("10.9.0.30", 6000)));
+    assert_eq!(kinds(&lab.access(MALLORY, &from_alice("ACK", ADDRESS_OF_BOB, BOBS_TAG, 1, "k", "", ""))), [""; 0]);
+    let sent = lab.access(ALICE, &from_alice("ACK", ADDRESS_OF_BOB, BOBS_TAG, 1, "k1", "", ""));
+    assert_eq!(kinds(&sent), ["core ACK"]);
+    assert_eq!(kinds(&lab.access(ALICES_NEIGHBOUR, &forged("BYE", ADDRESS_OF_BOB, 2))), ["access 481"]);
+    hangs_up(&mut lab, ALICE, ADDRESS_OF_BOB, 3);
+}
+
+#[test]
+fn so_may_one_over_its_own_connection_and_nobody_over_another() {
+    let mut config = config();
+    config.realms[ACCESS].streams.tcp = Some(5060);
+    let mut lab = Lab::new(config);
+    let over = |number, address: &str| Flow {
+        connection: Some(ConnectionId(number)),
+        ..Flow::to(Transport::Tcp, address.parse().unwrap())
+    };
+    let tcp = |text: String| text.replace("SIP/2.0/UDP", "SIP/2.0/TCP");
+    let offer = sdp(PRIVATE, 4000);
+    let invite = from_alice("INVITE", ADDRESS_OF_BOB, "<sip:bob@example.test>", 1, "i1", "", &offer);
+    let sent = lab.over(ACCESS, over(1, ALICE), &tcp(invite));
+    let invite = only(&sent, "INVITE").clone();
+    let sent = lab.core(&answer(&invite, "200 OK", "b1", ROUTE, &sdp("10.9.0.30", 6000)));
+    let bob = only(&sent, "200").contact();
+    lab.over(ACCESS, over(1, ALICE), &tcp(from_alice("ACK", &bob, BOBS_TAG, 1, "k1", "", "")));
+    let sent = lab.over(ACCESS, over(2, ALICES_NEIGHBOUR), &tcp(forged("BYE", ADDRESS_OF_BOB, 1000)));
+    assert_eq!(kinds(&sent), ["access 481"]);
+    let sent = lab.over(ACCESS, over(1, ALICE), &tcp(forged("BYE", ADDRESS_OF_BOB, 2)));
+    assert_eq!(kinds(&sent), ["core BYE"]);
+}
+
+#[test]
+fn a_party_has_moved_once_its_request_is_accepted() {
+    for (status, moved) in [("200 OK", true), ("488 Not Acceptable Here", false)] {
+        let mut lab = Lab::default();
+        let call = answered(&mut lab);
+        let before = legs(&lab);
+        let offer = from_alice("INVITE", &call.bob, BOBS_TAG, 2, "m2", "", &sdp("192.168.77.5", 4000));
+        let sent = lab.access(ALICE_MOBILE, &offer.replace(PRIVATE, "192.168.77.5"));
+        let invite = only(&sent, "INVITE").clone();
+        // As long as nobody has said yes, she is where she was.
+        let sent = lab.core(&from_core("INFO", &call.alice, 7, "i7", "", ""));
+        let info = only(&sent, "INFO").clone();
+        assert_eq!(info.destination.to_string(), ALICE);
+        lab.access(ALICE, &answer(&info, "200 OK", "", "", ""));
+        let body = if moved { sdp("10.9.0.30", 6000) } else { String::new() };
+        let sent = lab.core(&answer(&invite, status, "", if moved { ROUTE } else { "" }, &body));
+        let place = if moved { ALICE_MOBILE } else { ALICE };
+        assert_eq!(only(&sent, &status[..3]).destination.to_string(), ALICE_MOBILE, "who asked is answered");
+        let sent = lab.core(&from_core("INFO", &call.alice, 8, "i8", "", ""));
+        assert_eq!(only(&sent, "INFO").destination.to_string(), place, "{status}");
+        let legs = legs(&lab);
+        let signalling = legs[0].signalling.unwrap().to_string();
+        assert_eq!(place.split(':').next().unwrap(), signalling, "her media come from there too");
+        assert_eq!(legs[0].local, before[0].local);
+        assert!(legs.iter().all(|leg| leg.open));
+    }
+}
+
+#[test]
+fn a_terminal_moves_with_its_own_registration_and_takes_its_calls_along() {
+    let mut lab = Lab::default();
+    registered(&mut lab, "alice", ALICE);
+    let call = answered(&mut lab);
+    let sent = lab.access(ALICE_MOBILE, &register("alice", 2, &contact("alice"), ""));
+    let request = only(&sent, "REGISTER").clone();
+    let to = |lab: &mut Lab, cseq: u32| {
+        let sent = lab.core(&from_core("INFO", &call.alice, cseq, &format!("i{cseq}"), "", ""));
+        only(&sent, "INFO").destination.to_string()
+    };
+    assert_eq!(to(&mut lab, 7), ALICE);
+    let shown = request.header(Name::Contact);
+    lab.core(&answer(&request, "200 OK", "r", &format!("Contact: {shown};expires=600\n"), ""));
+    assert_eq!(to(&mut lab, 8), ALICE_MOBILE);
+    assert_eq!(legs(&lab)[0].signalling.unwrap().to_string(), "198.51.100.77");
+}
+
+#[test]
+fn a_registration_moves_nobody_elses_calls() {
+    let mut lab = Lab::default();
+    registered(&mut lab, "alice", ALICE);
+    let call = answered(&mut lab);
+    let before = legs(&lab);
+    // With Alice's source forged, and with her contact stated, Mallory makes a binding of his own where she is, ...
+    let stated = contact("mallory").replace("sip:mallory@", "sip:alice@").replace("urn:uuid:1", "urn:uuid:2");
+    for (cseq, source) in [(1, ALICE), (2, MALLORY)] {
+        let sent = lab.access(source, &register("mallory", cseq, &stated, ""));
+        let request = only(&sent, "REGISTER").clone();
+        let shown = request.header(Name::Contact);
+        lab.core(&answer(&request, "200 OK", "r", &format!("Contact: {shown};expires=600\n"), ""));
+    }
+    // ... and moves it away: hers stays.
+    let sent = lab.core(&from_core("INFO", &call.alice, 7, "i7", "", ""));
+    assert_eq!(only(&sent, "INFO").destination.to_string(), ALICE);
+    assert_eq!(legs(&lab), before);
+}
+
+#[test]
+fn a_terminal_that_answers_from_another_port_is_there_from_then_on() {
+    let mut lab = Lab::default();
+    let alice = registered(&mut lab, "alice", ALICE);
+    let sent = lab.core(&outside("INVITE", &alice, "o1", "", &sdp("10.9.0.30", 6000)));
+    let invite = only(&sent, "INVITE").clone();
+    let contact = format!("Contact: <sip:alice@{PRIVATE}:5060>\n");
+    let sent = lab.access(ALICES_NEIGHBOUR, &answer(&invite, "200 OK", "a1", &contact, &sdp(PRIVATE, 4000)));
+    let ok = only(&sent, "200").clone();
+    let ack = outside("ACK", &ok.contact(), "o2", "", "")
+        .replace("<sip:alice@example.test>", "<sip:alice@example.test>;tag=a1");
+    let sent = lab.core(&ack);
+    assert_eq!(only(&sent, "ACK").destination.to_string(), ALICES_NEIGHBOUR);
+}
+
+#[test]
+fn a_transaction_follows_a_terminal_to_another_port() {
+    let mut lab = Lab::default();
+    let invite = from_alice("INVITE", ADDRESS_OF_BOB, "<sip:bob@example.test>", 1, "i1", "", &sdp(PRIVATE, 4000));
+    let sent = lab.access(ALICE, &invite);
+    let forwarded = only(&sent, "INVITE").clone();
+    lab.core(&answer(&forwarded, "180 Ringing", "b1", ROUTE, ""));
+    let sent = lab.access(ALICES_NEIGHBOUR, &invite);
+    assert_eq!(kinds(&sent), ["access 180"], "no second call");
+    assert_eq!(sent[0].destination.to_string(), ALICES_NEIGHBOUR);
+    assert_eq!(lab.proxy.load().calls, 1);
+    // From another address it is none of its business.
+    let cancel = from_alice("CANCEL", ADDRESS_OF_BOB, "<sip:bob@example.test>", 1, "i1", "", "");
+    assert_eq!(kinds(&lab.access(MALLORY, &cancel)), ["access 481"]);
+    let sent = lab.access("198.51.100.1:41001", &cancel);
+    assert_eq!(kinds(&sent), ["access 200", "core CANCEL"]);
+    let sent = lab.core(&answer(&forwarded, "487 Request Terminated", "b1", "", ""));
+    assert_eq!(only(&sent, "487").destination.to_string(), ALICES_NEIGHBOUR, "where it was heard of last");
+}
+
+#[test]
+fn a_phone_that_was_switched_off_and_on_replaces_its_binding() {
+    let mut lab = Lab::default();
+    let plain = format!("Contact: <sip:alice@{PRIVATE}:5060>\nExpires: 600");
+    let mut tokens = Vec::new();
+    for (call_id, source) in [("reg-1", ALICE), ("reg-2", ALICES_NEIGHBOUR)] {
+        let request = register("alice", 1, &plain, "").replace("reg-alice", call_id).replace("z9hG4bKreg", call_id);
+        let sent =
+            lab.access(source, &request.replace(&format!("branch={call_id}"), &format!("branch=z9hG4bK{call_id}")));
+        let request = only(&sent, "REGISTER").clone();
+        tokens.push(request.contact());
+        let shown = request.header(Name::Contact);
+        lab.core(&answer(&request, "200 OK", "r", &format!("Contact: {shown};expires=600\n"), ""));
+    }
+    assert_eq!(tokens[0], tokens[1]);
+    let registrations: Vec<_> = lab.proxy.registrations().collect();
+    assert_eq!(registrations.len(), 1);
+    assert_eq!(registrations[0].flow.to_string(), ALICES_NEIGHBOUR);
+}
+
+#[test]
+fn a_registrar_that_lists_nothing_has_bound_what_it_was_asked_to() {
+    let mut lab = Lab::default();
+    let sent = lab.access(ALICE, &register("alice", 1, &contact("alice"), ""));
+    let request = only(&sent, "REGISTER").clone();
+    let sent = lab.core(&answer(&request, "200 OK", "r", "Expires: 300\n", ""));
+    assert_eq!(kinds(&sent), ["access 200"]);
+    assert_eq!(lab.proxy.registrations().count(), 1);
+    let sent = lab.core(&outside("MESSAGE", &request.contact(), "m1", "", ""));
+    assert_eq!(only(&sent, "MESSAGE").destination.to_string(), ALICE);
+    // To ask for nothing is to be rid of it.
+    let gone = contact("alice").replace("600", "0");
+    let sent = lab.access(ALICE, &register("alice", 2, &gone, ""));
+    lab.core(&answer(only(&sent, "REGISTER"), "200 OK", "r", "", ""));
+    assert_eq!(lab.proxy.registrations().count(), 0);
+    lab.wait(Duration::from_secs(40));
+}
+
+#[test]
+fn a_name_that_is_only_claimed_uses_up_nobodys_limit() {
+    let mut config = config();
+    config.realms[ACCESS].policy.admission =
+        AdmissionLimits { max_calls_per_user: Some(1), ..AdmissionLimits::default() };
+    let mut lab = Lab::new(config);
+    registered(&mut lab, "alice", ALICE);
+    let call = |number: u32| {
+        let text = from_alice(
+            "INVITE",
+            ADDRESS_OF_BOB,
+            "<sip:bob@example.test>",
+            1,
+            &format!("c{number}"),
+            "",
+            &sdp(PRIVATE, 4000),
+        );
+        text.replace("call-1", &format!("claimed-{number}"))
+    };
+    // Mallory says that he is Alice: it counts for where he is, whatever he calls himself.
+    assert_eq!(kinds(&lab.access(MALLORY, &call(1)))[1], "core INVITE");
+    let again = call(2).replace("sip:alice@example.test>;tag=a1", "sip:zoe@example.test>;tag=a1");
+    assert_eq!(kinds(&lab.access(MALLORY, &again)), ["access 503"]);
+    assert_eq!(kinds(&lab.access(ALICE, &call(3)))[1], "core INVITE", "hers is free");
+    assert_eq!(kinds(&lab.access(ALICE, &call(4))), ["access 503"]);
+}
