@@ -138,7 +138,7 @@ impl Xdp {
     ///
     /// # Errors
     ///
-    /// The journal says what cannot be.
+    /// The kernel's.
     pub fn restore(
         &mut self,
         live: &[StreamSpec],
@@ -148,7 +148,7 @@ impl Xdp {
     ) -> Result<usize> {
         let held = &self.plane;
         let hop = |index: u16| held.next_hop(index);
-        let closed = self.control.restore((live, leaving), entries, hop, now)?;
+        let closed = self.control.restore((live, leaving), entries, hop, now);
         self.write_next_hops()?;
         Ok(closed)
     }

@@ -72,30 +72,35 @@ impl Control {
     /// Takes up the streams of calls that go on (`live`) and those whose last counters have not been told (`leaving`),
     /// and closes every other leg. `hop` reads an entry of `NEXT_HOPS`. Returns how many legs were closed.
     ///
-    /// # Errors
-    ///
-    /// The journal says what cannot be.
+    /// A stream of which the journal says what cannot be begins anew, if its call goes on: with counters of 0, and where
+    /// both sides have to be learned again.
     pub(super) fn restore(
         &mut self,
         (live, leaving): (&[StreamSpec], &[StreamSpec]),
         entries: &[Entry],
         hop: impl Fn(u16) -> NextHop,
         now: Instant,
-    ) -> Result<usize> {
+    ) -> usize {
         let mut saved = HashMap::new();
         for entry in entries.iter().filter(|entry| entry.table == Table::Streams) {
-            let read = || -> Result<_> { Ok((entry.key.parse()?, serde_json::from_slice::<Saved>(&entry.value)?)) };
-            let (id, stream) = read().with_context(|| format!("stream {} in the journal", entry.key))?;
-            self.touched.insert(StreamId(id));
-            saved.insert(StreamId(id), stream);
+            let Ok(id) = entry.key.parse().map(StreamId) else {
+                tracing::error!("stream {} in the journal: its key is no number", entry.key);
+                continue;
+            };
+            self.touched.insert(id);
+            match serde_json::from_slice::<Saved>(&entry.value) {
+                Ok(stream) => drop(saved.insert(id, stream)),
+                Err(error) => tracing::error!("stream {} in the journal: {error}", id.0),
+            }
         }
         let indexes: HashSet<u16> = saved.values().flat_map(|saved| saved.ways.iter().map(|way| way.index)).collect();
         for spec in live {
             if let Some(saved) = saved.remove(&spec.id) {
                 let same = saved.spec == *spec;
-                self.take_up(saved, true, &hop, now)?;
-                if same {
-                    continue;
+                match self.take_up(saved, true, &hop, now) {
+                    Ok(()) if same => continue,
+                    Ok(()) => {}
+                    Err(error) => tracing::error!("stream {} in the journal: {error:#}; it begins anew", spec.id.0),
                 }
             }
             if let Err(error) = self.apply(spec.clone(), now) {
@@ -104,15 +109,17 @@ impl Control {
             }
         }
         for spec in leaving {
-            if let Some(saved) = saved.remove(&spec.id) {
-                self.take_up(saved, false, &hop, now)?;
+            if let Some(saved) = saved.remove(&spec.id)
+                && let Err(error) = self.take_up(saved, false, &hop, now)
+            {
+                tracing::error!("stream {} in the journal: {error:#}; its counters are lost", spec.id.0);
             }
         }
         indexes.into_iter().for_each(|index| self.hops.abandon(index));
         let others = (0..self.generations.len() as u32).filter(|index| !self.owners.contains_key(index));
         let closed: Vec<_> = others.filter(|index| self.legs.is_used(*index)).collect();
         closed.iter().for_each(|index| self.legs.close(*index));
-        Ok(closed.len())
+        closed.len()
     }
 
     fn take_up(&mut self, saved: Saved, live: bool, hop: impl Fn(u16) -> NextHop, now: Instant) -> Result<()> {

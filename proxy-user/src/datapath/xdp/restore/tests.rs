@@ -60,7 +60,7 @@ fn a_stream_that_did_not_change_notices_nothing() {
     for round in 1..=3u64 {
         control = next(control);
         control.states.set(ACCESS, &counted(1_000 + round));
-        let closed = control.restore((&[answered()], &[]), &kept.entries(), kept.hop(), now).unwrap();
+        let closed = control.restore((&[answered()], &[]), &kept.entries(), kept.hop(), now);
         assert_eq!(closed, 0);
         assert_eq!(control.hops.take_writes(), [], "the ways are as they were");
         assert_eq!(settle(&mut control, &kernel, now), []);
@@ -85,7 +85,7 @@ fn legs_of_no_call_are_closed_and_their_ways_cleared() {
     settle(&mut control, &kernel, now);
     kept.take(&mut control);
     let mut control = next(control);
-    assert_eq!(control.restore((&[], &[]), &kept.entries(), kept.hop(), now).unwrap(), 2);
+    assert_eq!(control.restore((&[], &[]), &kept.entries(), kept.hop(), now), 2);
     assert!(!control.legs.is_used(ACCESS) && !control.legs.is_used(CORE));
     settle(&mut control, &kernel, now);
     kept.take(&mut control);
@@ -103,7 +103,7 @@ fn a_stream_whose_end_was_under_way_still_tells_its_counters() {
     control.release(answered().id, now);
     kept.take(&mut control);
     let mut control = next(control);
-    control.restore((&[], &[answered()]), &kept.entries(), kept.hop(), now).unwrap();
+    control.restore((&[], &[answered()]), &kept.entries(), kept.hop(), now);
     assert!(!control.legs.is_used(ACCESS));
     control.release(answered().id, now);
     let events = settle(&mut control, &kernel, now + Duration::from_secs(1));
@@ -122,19 +122,31 @@ fn a_stream_that_was_to_change_changes_and_an_unknown_one_is_made() {
     let mut changed = answered();
     changed.legs[0].payload_types.insert(8);
     let mut control = next(control);
-    control.restore((&[changed.clone()], &[]), &kept.entries(), kept.hop(), now).unwrap();
+    control.restore((&[changed.clone()], &[]), &kept.entries(), kept.hop(), now);
     let after = control.legs.get(ACCESS);
     assert_eq!(after.generation, before.generation, "it learned its source, and keeps it");
     assert_ne!(after.payload_types, before.payload_types);
     let mut control = next(control);
-    control.restore((&[changed], &[]), &[], kept.hop(), now).unwrap();
+    control.restore((&[changed], &[]), &[], kept.hop(), now);
     assert!(control.legs.is_used(ACCESS) && control.legs.is_used(CORE));
 }
 
 #[test]
-fn what_is_no_stream_of_this_version_is_refused() {
+fn a_stream_that_cannot_be_read_begins_anew_and_its_record_is_replaced() {
+    let (now, kernel, mut kept) = (Instant::now(), kernel(), Kept::default());
     let mut control = control();
-    let entries = [Entry { table: Table::Streams, key: "1".into(), value: b"{}".to_vec() }];
-    let error = control.restore((&[], &[]), &entries, |_| NextHop::default(), Instant::now()).unwrap_err();
-    assert!(format!("{error:#}").contains("stream 1 in the journal"), "{error:#}");
+    control.apply(answered(), now).unwrap();
+    settle(&mut control, &kernel, now);
+    kept.take(&mut control);
+    let (key, whole) = kept.journal.first_key_value().map(|(key, value)| (key.clone(), value.clone())).unwrap();
+    let elsewhere = String::from_utf8(whole).unwrap().replace("\"index\":", "\"index\":1");
+    for unreadable in [b"{}".to_vec(), elsewhere.into_bytes()] {
+        control = next(control);
+        kept.journal = BTreeMap::from([(key.clone(), unreadable.clone()), ("no number".into(), Vec::new())]);
+        assert_eq!(control.restore((&[answered()], &[]), &kept.entries(), kept.hop(), now), 0);
+        assert!(control.legs.is_used(ACCESS) && control.legs.is_used(CORE));
+        settle(&mut control, &kernel, now);
+        kept.take(&mut control);
+        assert_ne!(kept.journal[&key], unreadable);
+    }
 }
