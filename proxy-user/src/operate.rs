@@ -41,7 +41,7 @@ fn text(status: &Value) -> String {
     };
     let interfaces: Vec<_> = relay["interfaces"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
     format!(
-        "latch {}, process {}, up {}\nrelay: {mode}, on {}\nload: {}\npackets: {}\nengine: {}\nsignalling: {}\n",
+        "latch {}, process {}, up {}\nrelay: {mode}, on {}\nload: {}\npackets: {}\nengine: {}\nsignalling: {}\njournal: {}\n",
         status["version"].as_str().unwrap_or_default(),
         status["pid"],
         duration(status["uptime_s"].as_u64().unwrap_or_default()),
@@ -50,6 +50,20 @@ fn text(status: &Value) -> String {
         listed(&relay["packets"], false),
         listed(&status["engine"], false),
         listed(&status["signalling"], false),
+        journal(&status["journal"]),
+    )
+}
+
+/// Whether a later process would know what this one does.
+fn journal(journal: &Value) -> String {
+    if journal["written"] != false {
+        return "written".into();
+    }
+    format!(
+        "NOT WRITTEN for {}, {} changes pending: {}",
+        duration(journal["failing_s"].as_u64().unwrap_or_default()),
+        journal["pending"],
+        journal["error"].as_str().unwrap_or_default(),
     )
 }
 
@@ -84,12 +98,24 @@ mod tests {
             "version": "0.1.0", "pid": 7, "uptime_s": 7_390,
             "relay": { "mode": "user", "interfaces": ["eth0", "eth1"], "packets": { "passed_host": 3, "dropped_ttl": 0 } },
             "load": { "calls": 0, "port_pairs": 4 }, "engine": { "refused": 0 }, "signalling": { "sent": 1, "received": 2 },
+            "journal": { "written": true, "errors": 0, "pending": 0, "failing_s": 0, "error": null },
         });
         assert_eq!(
             text(&status),
             "latch 0.1.0, process 7, up 2 h 3 min\n\
              relay: user space: slowest, and media stops with the process, on eth0, eth1\n\
-             load: calls 0, port_pairs 4\npackets: passed_host 3\nengine: none\nsignalling: received 2, sent 1\n"
+             load: calls 0, port_pairs 4\npackets: passed_host 3\nengine: none\nsignalling: received 2, sent 1\njournal: written\n"
+        );
+    }
+
+    #[test]
+    fn a_journal_that_is_not_written_stands_out() {
+        let failing = json!({
+            "written": false, "errors": 7, "pending": 12, "failing_s": 95, "error": "cannot write the journal: disk full",
+        });
+        assert_eq!(
+            journal(&failing),
+            "NOT WRITTEN for 1 min 35 s, 12 changes pending: cannot write the journal: disk full"
         );
     }
 

@@ -1,15 +1,14 @@
 //! Where one process ended and the next one begins: journal, pins, and whether both belong to this configuration.
 
 use crate::cli::{Down, State};
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Result, bail};
 use proxy_user::{
     accounting::RecordId,
     clock::Clock,
     config::{self, Config, Overrides, Relay, Side},
     datapath::xdp::{Life, Mode, Pins, Xdp},
     engine::{Media, Restored},
-    io::Keeper,
-    journal::{Entry, Head, Journal, Table, boot_id, wall_ms},
+    journal::{Changes, Entry, Head, Journal, Keeper, SetAside, Table, boot_id, wall_ms},
     proxy::Proxy,
 };
 use std::{
@@ -40,15 +39,6 @@ impl Legacy {
             }
         }
         let journal = Journal::open(&config.state.directory)?;
-        pins.refuse_other_layouts()?;
-        if config.media.relay == Relay::UserSpace && pins.exist() {
-            bail!(
-                "{} holds the relay of an earlier process, in the kernel, which the relay in user space cannot go on from: start \
-                 without relay = \"user\"; or `latch run --fresh` starts anew and ends the calls; `latch down` only removes \
-                 what is there",
-                pins.directory().display()
-            );
-        }
         let (now, wall, here) = (Instant::now(), SystemTime::now(), Clock::now());
         let boot = boot_id()?;
         let head = Head {
@@ -59,6 +49,18 @@ impl Legacy {
             whole: false,
             generic: false,
         };
+        if let Some(unusable) = journal.set_aside() {
+            go_on_without(unusable, &journal, &head, &pins)?;
+        }
+        pins.refuse_other_layouts()?;
+        if config.media.relay == Relay::UserSpace && pins.exist() {
+            bail!(
+                "{} holds the relay of an earlier process, in the kernel, which the relay in user space cannot go on from: start \
+                 without relay = \"user\"; or `latch run --fresh` starts anew and ends the calls; `latch down` only removes \
+                 what is there",
+                pins.directory().display()
+            );
+        }
         let before = journal.head()?;
         let resume = match &before {
             _ if !pins.exist() => None,
@@ -84,10 +86,10 @@ impl Legacy {
             journal.clear(&stale)?;
             entries.retain(|entry| !stale.contains(&entry.table));
             if resume.is_none() {
-                journal.commit(Some(&Head { whole: false, ..before }), &[])?;
+                journal.commit(Some(&Head { whole: false, ..before }), &Changes::default())?;
             }
         } else {
-            journal.commit(Some(&head), &[])?;
+            journal.commit(Some(&head), &Changes::default())?;
         }
         Ok(Self { journal, pins, resume, clock, entries, head })
     }
@@ -100,42 +102,90 @@ impl Legacy {
         }
     }
 
-    /// Engine and datapath take up what there was; from then on the journal is kept for them.
+    /// A new engine, and the datapath, take up what there was; from then on the journal is kept for them.
     pub(crate) fn take_up(
-        self,
-        engine: &mut Proxy,
+        mut self,
+        new: &dyn Fn() -> Result<Proxy>,
         datapath: &mut Xdp,
         recorded: &HashSet<RecordId>,
         now: Instant,
-    ) -> Result<(Keeper, Pins)> {
-        let media = if self.resume.is_some() { Media::Kept } else { Media::Lost };
-        let restored = engine.restore(&self.entries, self.clock, media, recorded, now);
+    ) -> Result<(Proxy, Keeper, Pins)> {
+        let restored = self.restore(new, recorded, now);
         if restored.is_err() && self.resume.is_none() {
             // Nobody goes on from what was only just made.
             self.pins.remove()?;
         }
-        let restored = restored?;
-        let closed = if self.resume.is_some() {
-            let taken = datapath.restore(&restored.streams, &restored.leaving, &self.entries, now);
-            taken.context("the streams of calls cannot be taken up; `latch run --fresh` starts without them")?
-        } else {
-            0
+        let (engine, restored) = restored?;
+        let closed = match self.resume {
+            Some(_) => datapath.restore(&restored.streams, &restored.leaving, &self.entries, now)?,
+            None => 0,
         };
         tell(&restored, self.resume.is_some(), closed);
         let head = Head { whole: true, generic: datapath.mode() == Mode::Generic, ..self.head };
-        Ok((Keeper::new(self.journal, Clock::now(), head), self.pins))
+        Ok((engine, Keeper::new(self.journal, Clock::now(), head), self.pins))
+    }
+
+    /// An engine with all that the journal holds; where that cannot be, with the registrations; or else with nothing.
+    fn restore(
+        &mut self,
+        new: &dyn Fn() -> Result<Proxy>,
+        recorded: &HashSet<RecordId>,
+        now: Instant,
+    ) -> Result<(Proxy, Restored)> {
+        let media = if self.resume.is_some() { Media::Kept } else { Media::Lost };
+        let calls = [Table::Calls, Table::Dialogs, Table::Streams];
+        let all = [Table::Registrations, Table::Calls, Table::Dialogs, Table::Streams];
+        for (given_up, what) in [(&calls[..], "calls"), (&all[..], "calls and registrations")] {
+            let mut engine = new()?;
+            match engine.restore(&self.entries, self.clock, media, recorded, now) {
+                Ok(restored) => return Ok((engine, restored)),
+                Err(error) => {
+                    let copy = match self.journal.copy_aside() {
+                        Ok(path) => format!("a copy of the journal is kept as {}", path.display()),
+                        Err(error) => format!("no copy of the journal is kept: {error:#}"),
+                    };
+                    tracing::error!(
+                        "{error}. This start gives up the {what} of the journal: media that went on stops, without a record, \
+                         and nobody is told; {copy}"
+                    );
+                }
+            }
+            self.journal.clear(given_up)?;
+            self.entries.retain(|entry| !given_up.contains(&entry.table));
+        }
+        Ok((new()?, Restored::default()))
     }
 }
 
-/// All is over: nothing stays in the kernel, and the journal says so.
-pub(crate) fn end(keeper: &Keeper, pins: &Pins, datapath: Xdp) -> Result<()> {
-    let journal = keeper.journal();
-    if let Some(head) = journal.head()? {
-        journal.commit(Some(&Head { whole: false, ..head }), &[])?;
+/// Starts over after a journal that cannot be used. What it named is unknown: legs that are still in the kernel would
+/// relay for calls that nobody ends, on ports that the next call may get; so they go.
+fn go_on_without(unusable: &SetAside, journal: &Journal, head: &Head, pins: &Pins) -> Result<()> {
+    tracing::error!(
+        "the journal {} cannot be used: {}. It is kept as {}, and Latch starts with an empty one: phones have to register \
+         again",
+        journal.path().display(),
+        unusable.why,
+        unusable.path.display()
+    );
+    // Should this process be killed before the pins are gone, the next start knows whose they are.
+    journal.commit(Some(head), &Changes::default())?;
+    let removed = pins.remove()?;
+    if !removed.is_empty() {
+        tracing::error!(
+            "calls that were going on end now: only the journal knew whose they are. Their media stops, their parties are \
+             not told, and they have no record. Removed {}",
+            listed(&removed)
+        );
     }
+    Ok(())
+}
+
+/// All is over: nothing stays in the kernel, and the journal says so.
+pub(crate) fn end(mut keeper: Keeper, pins: &Pins, datapath: Xdp) -> Result<()> {
+    let written = keeper.finish(Instant::now());
     pins.remove()?;
     drop(datapath);
-    journal.clear(&[Table::Streams])
+    written
 }
 
 /// `latch down`.
@@ -226,6 +276,11 @@ fn listed(names: &[String]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::{
+        cell::Cell,
+        path::{Path, PathBuf},
+        sync::Arc,
+    };
 
     fn head(signalling: [&str; 2]) -> Head {
         Head {
@@ -235,6 +290,76 @@ mod tests {
             datapath: Vec::new(),
             whole: true,
             generic: false,
+        }
+    }
+
+    /// A directory of its own, gone afterwards.
+    struct Directory(PathBuf);
+
+    impl Directory {
+        fn new(name: &str) -> Self {
+            let path = std::env::temp_dir().join(format!("latch-resume-{}-{name}", std::process::id()));
+            let _ = std::fs::remove_dir_all(&path);
+            Self(path)
+        }
+
+        fn broken(&self) -> usize {
+            let names = std::fs::read_dir(&self.0).unwrap().map(|entry| entry.unwrap().file_name());
+            names.filter(|name| name.to_string_lossy().contains(".broken-")).count()
+        }
+    }
+
+    impl Drop for Directory {
+        fn drop(&mut self) {
+            let _ = std::fs::remove_dir_all(&self.0);
+        }
+    }
+
+    fn engine() -> Result<Proxy> {
+        let text = include_str!("../../deploy/latch.toml");
+        let config = Config::parse(text, Path::new("latch.toml"), Overrides::default())?;
+        Ok(Proxy::new(Arc::new(config), SystemTime::now(), Instant::now(), [0; 32])?)
+    }
+
+    #[test]
+    fn a_journal_that_cannot_be_used_takes_the_pins_with_it() {
+        let directory = Directory::new("aside");
+        let pins = Pins::new(&directory.0.join("pins"));
+        std::fs::create_dir_all(pins.directory()).unwrap();
+        std::fs::write(pins.directory().join("LEGS"), "").unwrap();
+        std::fs::write(directory.0.join("journal.redb"), [1; 4_096]).unwrap();
+        let journal = Journal::open(&directory.0).unwrap();
+        let now = head(["access a", "core b"]);
+        go_on_without(journal.set_aside().unwrap(), &journal, &now, &pins).unwrap();
+        assert_eq!((pins.exist(), journal.head().unwrap(), directory.broken()), (false, Some(now), 1));
+    }
+
+    #[test]
+    fn a_record_that_cannot_be_read_costs_the_calls_and_then_the_registrations_but_not_the_start() {
+        let entry = |table, key: &str| Entry { table, key: key.into(), value: b"{}".to_vec() };
+        let calls = vec![entry(Table::Calls, "7"), entry(Table::Dialogs, "sip/7"), entry(Table::Streams, "7")];
+        let all = [&calls[..], &[entry(Table::Registrations, "sip/1")]].concat();
+        for (name, entries, engines) in [("none", Vec::new(), 1), ("calls", calls, 2), ("all", all, 3)] {
+            let directory = Directory::new(name);
+            let journal = Journal::open(&directory.0).unwrap();
+            journal.commit(None, &entries.iter().cloned().collect()).unwrap();
+            let mut before = Legacy {
+                journal,
+                pins: Pins::new(&directory.0.join("pins")),
+                resume: None,
+                clock: Clock::now(),
+                entries,
+                head: head(["access a", "core b"]),
+            };
+            let made = Cell::new(0);
+            let new = || {
+                made.set(made.get() + 1);
+                engine()
+            };
+            let (_, restored) = before.restore(&new, &HashSet::new(), Instant::now()).unwrap();
+            assert_eq!((restored, made.get()), (Restored::default(), engines), "{name}");
+            assert!(before.entries.is_empty() && before.journal.entries().unwrap().is_empty(), "{name}");
+            assert_eq!(directory.broken(), engines - 1, "{name}: a copy each time");
         }
     }
 

@@ -46,10 +46,10 @@ async fn serve(config: Arc<Config>, fresh: bool) -> Result<()> {
     let mut datapath = Xdp::start(&config, &object, &legacy.life())?;
     announce_datapath(&datapath, &origin);
     let now = Instant::now();
-    let mut engine = Proxy::new(Arc::clone(&config), SystemTime::now(), now, seed()?)?;
+    let engine = || Ok(Proxy::new(Arc::clone(&config), SystemTime::now(), now, seed()?)?);
     let recorded = records.as_ref().map(CdrSink::latest).unwrap_or_default();
     let operator = Server::start(&config.state.directory)?;
-    let (keeper, pins) = legacy.take_up(&mut engine, &mut datapath, &recorded, now)?;
+    let (engine, keeper, pins) = legacy.take_up(&engine, &mut datapath, &recorded, now)?;
     let mut proxy = Loop::new(engine, datapath, records, sockets);
     proxy = proxy.journalled(keeper).operated(operator).with_streams(streams, Some(reload));
     eprintln!("latch is ready");
@@ -58,8 +58,9 @@ async fn serve(config: Arc<Config>, fresh: bool) -> Result<()> {
     account(&proxy);
     let (_, datapath, keeper) = proxy.into_parts();
     match (done?, keeper) {
-        (Stop::End, Some(keeper)) => resume::end(&keeper, &pins, datapath),
-        _ => Ok(()),
+        (Stop::End, Some(keeper)) => resume::end(keeper, &pins, datapath),
+        (Stop::Keep, Some(mut keeper)) => keeper.hand_over(Instant::now()),
+        (_, None) => Ok(()),
     }
 }
 

@@ -314,6 +314,34 @@ fn what_is_pinned_for_something_else_is_refused_until_a_fresh_start() {
     });
 }
 
+#[test]
+fn a_broken_journal_stops_no_start_and_leaves_nothing_of_its_calls() {
+    lab_test(two_phones(), |lab| {
+        let kamailio = Kamailio::start(lab, &KamailioConfig::default())?;
+        let latch = Latch::start(lab, &config())?;
+        let call = Call::begin(lab, &kamailio, Duration::from_secs(60))?;
+        call.latch(&latch)?;
+        let objects = latch.bpf_objects()?;
+        latch.kill()?;
+        let journal = lab.directory().join("state/journal.redb");
+        std::fs::write(&journal, vec![0x5a; 1 << 16])?;
+        let latch = Latch::start(lab, &config())?;
+        let log = latch.peer.output();
+        for words in ["cannot be used", "journal.redb.broken-", "Their media stops", "map LEGS"] {
+            ensure!(log.contains(words), "{words} is not in: {log}");
+        }
+        objects.wait_gone(Duration::from_secs(5))?;
+        ensure!(latch.open_legs()? == 0, "a leg is open");
+        // From now on this journal counts.
+        latch.kill()?;
+        let latch = Latch::start(lab, &config())?;
+        let log = latch.peer.output();
+        ensure!(log.contains("resumed: 0 calls") && !log.contains("cannot be used"), "{log}");
+        drop(call);
+        latch.stop(lab).map(drop)
+    });
+}
+
 fn rename(from: &Path, to: &Path) -> Result<()> {
     Ok(std::fs::rename(from, to)?)
 }

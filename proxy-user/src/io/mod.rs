@@ -19,7 +19,7 @@ use crate::{
     datapath::Datapath,
     engine::{Input, Output},
     flow::{Flow, Transport},
-    journal::{Change, Head, Journal},
+    journal::{Change, Keeper},
     media::{MediaCommand, MediaEvent, RealmId},
     proxy::Proxy,
     signalling::sip::PROTOCOL,
@@ -28,7 +28,6 @@ use anyhow::{Context as _, Result};
 use serde::Serialize;
 use serde_json::{Value, json};
 use std::{
-    collections::BTreeMap,
     future::{Future, poll_fn},
     pin::pin,
     task::Poll,
@@ -123,7 +122,7 @@ pub struct Statistics {
     pub media_errors: u64,
     /// Records that could not be written.
     pub record_errors: u64,
-    /// Changes that the journal did not take at once.
+    /// Tries to write the journal that failed.
     pub journal_errors: u64,
     /// Messages received over connections.
     pub stream_received: u64,
@@ -140,47 +139,6 @@ pub enum Stop {
     End,
     /// At once: another process goes on with the calls.
     Keep,
-}
-
-/// The journal, and what it does not know yet.
-pub struct Keeper {
-    journal: Journal,
-    clock: Clock,
-    /// Written together with the first changes: from then on they are read by its clock.
-    head: Option<Head>,
-    pending: Vec<Change>,
-}
-
-impl Keeper {
-    /// Keeps `journal` for `head`; its times are readings of `clock`.
-    pub fn new(journal: Journal, clock: Clock, head: Head) -> Self {
-        Self { journal, clock, head: Some(head), pending: Vec::new() }
-    }
-
-    /// The journal.
-    pub fn journal(&self) -> &Journal {
-        &self.journal
-    }
-
-    fn commit(&mut self) -> Result<()> {
-        if self.pending.is_empty() && self.head.is_none() {
-            return Ok(());
-        }
-        let done = self.journal.commit(self.head.as_ref(), &self.pending);
-        match done {
-            Ok(()) => {
-                self.head = None;
-                self.pending.clear();
-            }
-            // To be tried again with the next turn's: of each record only the last form counts.
-            Err(_) => {
-                let last = self.pending.drain(..).map(|change| ((change.table, change.key.clone()), change));
-                let last: BTreeMap<_, _> = last.collect();
-                self.pending = last.into_values().collect();
-            }
-        }
-        done
-    }
 }
 
 /// Engine, datapath and records, and the sockets between them and the world.
@@ -305,7 +263,8 @@ impl<C: Core, D: Datapath> Loop<C, D> {
             if end.is_some_and(|end| end <= now || self.core.is_idle()) {
                 return Ok(Stop::End);
             }
-            let timeouts = [self.core.poll_timeout(), self.datapath.poll_timeout(now), end];
+            let retry = self.keeper.as_ref().and_then(Keeper::retry_at);
+            let timeouts = [self.core.poll_timeout(), self.datapath.poll_timeout(now), retry, end];
             let woken = {
                 let mut sleep = timeouts
                     .into_iter()
@@ -395,6 +354,7 @@ impl<C: Core, D: Datapath> Loop<C, D> {
                     "load": load,
                     "engine": engine,
                     "signalling": self.statistics,
+                    "journal": self.keeper.as_ref().map(|keeper| keeper.status(now)),
                 }))
             }
         }
@@ -436,9 +396,9 @@ impl<C: Core, D: Datapath> Loop<C, D> {
     fn carry_out(&mut self, now: Instant) {
         self.settle(now);
         if let Some(keeper) = &mut self.keeper {
-            keeper.pending.extend(self.core.take_changes(&keeper.clock));
-            keeper.pending.extend(self.datapath.take_changes());
-            if let Err(error) = keeper.commit() {
+            keeper.note(self.core.take_changes(keeper.clock()));
+            keeper.note(self.datapath.take_changes());
+            if let Err(error) = keeper.commit(now) {
                 self.statistics.journal_errors += 1;
                 self.alarms.error(now, || format!("{error:#}"));
             }

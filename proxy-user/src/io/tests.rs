@@ -1,6 +1,15 @@
 use super::*;
 use crate::{
+    clock::Clock,
     datapath::fake::Fake,
+    journal::{
+        Change, Keeper, Table,
+        tests::{
+            Directory,
+            full_disk::{Refuses, on_disk},
+            head,
+        },
+    },
     media::{LegPolicy, LegSpec, PayloadTypes, StreamId, StreamSpec},
 };
 use std::{collections::VecDeque, net::SocketAddr};
@@ -14,6 +23,7 @@ struct Echo {
     timeout: Option<Instant>,
     timeouts: usize,
     idle: bool,
+    changes: Vec<Change>,
 }
 
 impl Core for Echo {
@@ -46,6 +56,10 @@ impl Core for Echo {
 
     fn poll_timeout(&self) -> Option<Instant> {
         self.timeout
+    }
+
+    fn take_changes(&mut self, _: &Clock) -> Vec<Change> {
+        std::mem::take(&mut self.changes)
     }
 
     fn shutdown(&mut self, _: Instant) {
@@ -203,4 +217,29 @@ async fn whoever_is_to_be_followed_ends_nothing() {
     run.core.outputs.push_back(Output::Media(MediaCommand::Apply(spec())));
     assert_eq!(run.run(std::future::ready(Stop::Keep)).await.unwrap(), Stop::Keep);
     assert!(run.datapath().streams.contains_key(&StreamId(1)) && run.core().released.is_empty());
+}
+
+#[tokio::test]
+async fn a_journal_that_had_no_room_is_written_without_anything_else_happening() {
+    let directory = Directory::new("loop");
+    let (sockets, _) = pair().await;
+    let (journal, disk) = on_disk(&directory);
+    let mut run = Loop::new(Echo::default(), Fake::new(), None, sockets);
+    run = run.journalled(Keeper::new(journal, Clock::now(), head()));
+    disk.refuse(Refuses::Writes);
+    run.core.changes = vec![Change { table: Table::Dialogs, key: "1".into(), value: Some(b"1".to_vec()) }];
+    let begun = Instant::now();
+    (0..100).for_each(|_| run.carry_out(begun));
+    assert_eq!(run.statistics().journal_errors, 1, "one try, not one at each turn");
+    let Answer::Value(status) = run.answer(&Request::Status, begun) else { panic!("no status") };
+    assert_eq!((&status["journal"]["written"], &status["journal"]["pending"]), (&json!(false), &json!(1)));
+    disk.refuse(Refuses::Nothing);
+    run.run(async {
+        tokio::time::sleep(Duration::from_millis(1_200)).await;
+        Stop::Keep
+    })
+    .await
+    .unwrap();
+    let Answer::Value(status) = run.answer(&Request::Status, Instant::now()) else { panic!("no status") };
+    assert_eq!((&status["journal"]["written"], &status["journal"]["pending"]), (&json!(true), &json!(0)));
 }
