@@ -1,4 +1,4 @@
-//! `cargo xtask lint`: format, warnings and documentation of both worlds, all of it as errors.
+//! `cargo xtask lint`: format, warnings and documentation of both worlds, and imports, all of it as errors.
 
 use std::path::Path;
 use std::process::Command;
@@ -7,6 +7,7 @@ use anyhow::{Context as _, Result, bail};
 use clap::Args;
 
 use crate::build::bpf_cargo;
+use crate::imports;
 use crate::setup::{self, Group};
 use crate::shell;
 use crate::toolchain::Toolchain;
@@ -32,6 +33,11 @@ pub(crate) fn run(options: &Options) -> Result<()> {
             shell::say(&format!("{error:#}"));
             failed.push(what);
         }
+    }
+    shell::say("checking which files import which");
+    if let Err(error) = imports::check(&workspace) {
+        shell::say(&format!("{error:#}"));
+        failed.push("the imports");
     }
     if !failed.is_empty() {
         bail!("not in order: {}", failed.join("; "));

@@ -12,6 +12,7 @@ mod build;
 mod debian;
 mod demo;
 mod exec;
+mod imports;
 mod lint;
 mod run;
 mod setup;
@@ -40,7 +41,7 @@ enum Command {
     Run(run::Options),
     /// Compare Latch's relay with a bare XDP redirect, the kernel's NAT and rtpengine, as root.
     Bench(bench::Options),
-    /// Check format, warnings and documentation.
+    /// Check format, warnings, documentation, and which files import which.
     Lint(lint::Options),
     /// Prepare the machine, build everything and run every test.
     Test(test::Options),
