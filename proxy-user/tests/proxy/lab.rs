@@ -207,6 +207,11 @@ impl Lab {
         self.take()
     }
 
+    /// The proxy's own address in the access realm.
+    pub(crate) fn own_access(&self) -> String {
+        self.config.realms[ACCESS].signalling.ip().to_string()
+    }
+
     /// What was sent since the last look.
     pub(crate) fn take(&mut self) -> Vec<Sent> {
         self.sent.drain(..).collect()

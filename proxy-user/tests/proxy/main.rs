@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test ends where it finds what it did not expect")]
 
 mod admission;
+mod attacker;
 mod calls;
 mod garbage;
 mod hiding;

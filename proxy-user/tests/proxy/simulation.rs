@@ -5,7 +5,7 @@
 //! Whatever happens: when all is over nothing is left, each call has exactly one record, and no datagram carries an
 //! address to the side that must not see it (the lab looks at each).
 
-use crate::{lab::*, phone::Phone};
+use crate::{attacker::Attacker, lab::*, phone::Phone};
 use proxy_user::{
     engine::Media,
     flow::{ConnectionId, Flow, Transport},
@@ -19,7 +19,7 @@ use std::{
 };
 
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Event {
+pub(crate) enum Event {
     /// With the number of the connection, 0 for a datagram.
     FromPhone(usize, u64, Vec<u8>),
     ToPhone(usize, u64, Vec<u8>),
@@ -33,12 +33,14 @@ enum Event {
     Die(usize),
     Restart,
     Tick,
+    /// Somebody who is none of the phones tries something.
+    Attack,
 }
 
-struct World {
-    lab: Lab,
-    random: StdRng,
-    phones: Vec<Phone>,
+pub(crate) struct World {
+    pub(crate) lab: Lab,
+    pub(crate) random: StdRng,
+    pub(crate) phones: Vec<Phone>,
     /// Of each phone: the number of its connection, if it has one, and when the last message arrives in each direction.
     connections: Vec<(u64, [Instant; 2])>,
     last_connection: u64,
@@ -51,10 +53,11 @@ struct World {
     calls: BTreeSet<String>,
     /// INVITEs of the core that were answered for a phone out of reach; some of them had been sent to it before.
     out_of_reach: usize,
+    pub(crate) attacker: Attacker,
 }
 
 impl World {
-    fn new(seed: u64, streams: bool) -> Self {
+    pub(crate) fn new(seed: u64, streams: bool) -> Self {
         // Every mixture of IP versions.
         let (access, terminals) = match seed % 2 {
             0 => (OWN_ACCESS, "198.51.100."),
@@ -92,16 +95,17 @@ impl World {
             loss,
             calls: BTreeSet::new(),
             out_of_reach: 0,
+            attacker: Attacker::default(),
         }
     }
 
-    fn at(&mut self, when: Instant, event: Event) {
+    pub(crate) fn at(&mut self, when: Instant, event: Event) {
         self.serial += 1;
         self.queue.push(Reverse((when, self.serial, event)));
     }
 
     /// Through the network: lost, doubled, late.
-    fn transmit(&mut self, event: Event) {
+    pub(crate) fn transmit(&mut self, event: Event) {
         for _ in 0..if self.random.random_range(0..100) < self.loss { 2 } else { 1 } {
             if self.random.random_range(0..100) >= self.loss {
                 let longest = if self.loss == 0 { 20 } else { 400 };
@@ -138,7 +142,7 @@ impl World {
     }
 
     /// One step, if there is one before `end`.
-    fn step(&mut self, end: Instant) -> bool {
+    pub(crate) fn step(&mut self, end: Instant) -> bool {
         let event = self.queue.peek().map(|Reverse((at, ..))| *at);
         let alarm = self.lab.proxy.poll_timeout();
         let Some(next) = event.into_iter().chain(alarm).min().filter(|next| *next <= end) else { return false };
@@ -150,6 +154,10 @@ impl World {
             self.happen(event);
         }
         for sent in self.lab.take() {
+            if self.attacker.receives(&sent) {
+                continue;
+            }
+            self.attacker.watches(&sent);
             let message = sent.message();
             if message.method() == Some("INVITE") && message.to_tag().is_none() {
                 self.calls.insert(sent.header(Name::Via));
@@ -186,11 +194,13 @@ impl World {
         match event {
             Event::FromPhone(index, 0, bytes) => {
                 let source = self.phones[index].source.parse().unwrap();
+                self.attacker.spoke(&bytes);
                 self.lab.receive_bytes(ACCESS, source, &bytes);
             }
             Event::FromPhone(index, number, _) | Event::ToPhone(index, number, _)
                 if number != 0 && number != self.connections[index].0 => {}
             Event::FromPhone(index, number, bytes) => {
+                self.attacker.spoke(&bytes);
                 self.lab.receive_over(ACCESS, self.flow(index, number), &bytes);
             }
             Event::Break(index) => {
@@ -226,6 +236,7 @@ impl World {
                 self.connections.iter_mut().for_each(|(number, _)| *number = 0);
             }
             Event::Die(index) => self.phones[index].dead = true,
+            Event::Attack => crate::attacker::attack(self),
             Event::Tick => {
                 for phone in self.phones.iter_mut().filter(|phone| !phone.dead) {
                     phone.tick(&mut self.random, now);
@@ -250,8 +261,17 @@ impl World {
         };
         let uri = Uri::parse(message.request_uri()?).ok()?;
         let user = uri.user().unwrap_or_default().to_owned();
+        let name = message.value(Name::To)?.split(['@', ':']).nth(1)?.to_owned();
+        // It knows an attacker by the password that it lacks.
+        let refused = match method.as_str() {
+            "INVITE" => Some("407 Proxy Authentication Required"),
+            "REGISTER" if name != "mallory" => Some("403 Forbidden"),
+            _ => None,
+        };
+        if let Some(status) = refused.filter(|_| message.value(ATTACKER).is_some()) {
+            return Some(answer(&sent, status, "s", "", "").into_bytes());
+        }
         if method == "REGISTER" {
-            let name = message.value(Name::To)?.split(['@', ':']).nth(1)?.to_owned();
             let contact = sent.contact();
             self.softswitch.insert(name, contact.clone());
             return Some(answer(&sent, "200 OK", "s", &format!("Contact: <{contact}>;expires=90\n"), "").into_bytes());
@@ -274,6 +294,9 @@ impl World {
         Some(editor.finish())
     }
 }
+
+/// Header of what an attacker sends outside of dialogs.
+pub(crate) const ATTACKER: &str = "X-Attacker";
 
 /// So many networks.
 const SEEDS: u64 = 120;

@@ -110,18 +110,17 @@ impl Turn<'_> {
             Some(from) => from,
             None => Role::Answerer(self.new_answerer(id, request, &from_tag, source)?),
         };
-        if verdict == Verdict::Same {
-            self.stands(id, from, source, secret);
-        }
+        self.spoke(id, from, source, secret, verdict);
         Some((from, verdict))
     }
 
-    /// A party spoke from where it is known to be.
-    fn stands(&mut self, id: DialogId, role: Role, source: Flow, secret: bool) {
+    /// A party spoke. Whoever has named its secret once is not believed without it.
+    fn spoke(&mut self, id: DialogId, role: Role, source: Flow, secret: bool, verdict: Verdict) {
         let Some(standing) = self.dialogs.party(id, role).map(|party| &party.standing) else { return };
         let named_secret = standing.named_secret || secret;
         // A server in a core realm speaks from any port; requests to it follow the route set.
-        let flow = if self.core.is_trusted(standing.realm) { standing.flow } else { source };
+        let stays = verdict == Verdict::Moves || self.core.is_trusted(standing.realm);
+        let flow = if stays { standing.flow } else { source };
         if (standing.named_secret, standing.flow) == (named_secret, flow) {
             return;
         }
