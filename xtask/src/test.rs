@@ -57,16 +57,19 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     cargo.args(&options.filter);
     cargo.args(["--", "--color", colour]).args(&options.arguments);
 
-    shell::announce("running the tests", &cargo);
-    let mut child = cargo.stdout(Stdio::piped()).spawn().context("could not start cargo")?;
     let mut tally = Tally::default();
-    if let Some(output) = child.stdout.take() {
-        tally.follow(output, io::stdout().lock()).context("passing on what the tests print")?;
+    let mut done = tally.run("running the tests", &mut cargo)?;
+    if options.filter.is_none() {
+        // So many seeds want an optimised build.
+        let mut attacker = Command::new(shell::cargo());
+        attacker.current_dir(&workspace.root).env("LATCH_ATTACKER_SEEDS", "10000");
+        attacker.args(["test", "--release", "--locked", "-p", "proxy-user", "--test", "proxy", "--color", colour]);
+        attacker.args(["attacker::", "--", "--color", colour]);
+        done &= tally.run("attacking 10,000 simulated networks", &mut attacker)?;
     }
-    let status = child.wait().context("waiting for cargo")?;
     println!("{tally}");
-    if !status.success() {
-        bail!("the tests failed ({status})");
+    if !done {
+        bail!("the tests failed");
     }
     if tally.passed == 0 {
         bail!("no test ran{}", if options.filter.is_some() { ": none has this in its name" } else { "" });
@@ -91,6 +94,16 @@ struct Tally {
 }
 
 impl Tally {
+    /// Runs a suite and counts what it reports. Returns whether it passed.
+    fn run(&mut self, what: &str, cargo: &mut Command) -> Result<bool> {
+        shell::announce(what, cargo);
+        let mut child = cargo.stdout(Stdio::piped()).spawn().context("could not start cargo")?;
+        if let Some(output) = child.stdout.take() {
+            self.follow(output, io::stdout().lock()).context("passing on what the tests print")?;
+        }
+        Ok(child.wait().context("waiting for cargo")?.success())
+    }
+
     /// Passes `from` on to `to` as it comes, and counts the summaries in it.
     fn follow(&mut self, mut from: impl Read, mut to: impl Write) -> io::Result<()> {
         let mut buffer = [0; 4096];

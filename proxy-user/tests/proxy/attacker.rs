@@ -335,7 +335,7 @@ fn seeds() -> u64 {
 }
 
 fn simulate(seed: u64) -> (usize, usize, usize) {
-    let mut world = World::new(seed, seed % 3 == 0);
+    let mut world = World::new(seed, seed.is_multiple_of(3));
     let start = world.lab.now;
     for index in 0..3 {
         for time in [0, 40] {
@@ -350,7 +350,7 @@ fn simulate(seed: u64) -> (usize, usize, usize) {
             world.at(start + when, Event::Call(from, to, false));
         }
     }
-    if seed % 4 == 0 {
+    if seed.is_multiple_of(4) {
         let when = Duration::from_millis(world.random.random_range(2_000..60_000));
         world.at(start + when, Event::Restart);
     }
