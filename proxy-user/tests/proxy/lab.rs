@@ -6,12 +6,13 @@ use proxy_user::{
     clock::Clock,
     config::{Config, PortRange, Realm, RealmPolicy, Side},
     datapath::{Datapath, DatapathError, fake::Fake},
-    engine::{Input, Media, Output, Restored},
+    engine::{Core, Input, Media, Output, Protocol, Restored},
     flow::{Flow, Transport},
     journal::{Entry, Table},
     media::{MediaCommand, MediaEvent, RealmId},
     proxy::Proxy,
     signalling::sip::{Frame, Framer, MAX_BYTES, Message, Name, NameAddr, PROTOCOL},
+    signalling::{Agent, agents},
 };
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -85,6 +86,9 @@ impl Sent {
     }
 }
 
+/// What makes the protocols of a lab.
+type Agents = fn(&Config) -> Vec<Box<dyn Agent>>;
+
 pub(crate) struct Lab {
     pub(crate) proxy: Proxy,
     pub(crate) now: Instant,
@@ -97,6 +101,7 @@ pub(crate) struct Lab {
     pub(crate) journal: BTreeMap<(Table, String), Vec<u8>>,
     clock: Clock,
     config: Arc<Config>,
+    agents: Agents,
     starts: u64,
     /// Whether every datagram is searched for addresses of the other side.
     pub(crate) strict: bool,
@@ -141,12 +146,18 @@ impl Lab {
     }
 
     pub(crate) fn seeded(config: Config, seed: u8) -> Self {
+        Self::of(config, seed, agents)
+    }
+
+    /// A lab in which these protocols are spoken.
+    pub(crate) fn of(config: Config, seed: u8, agents: Agents) -> Self {
         let now = Instant::now();
         let softswitch = config.realms[CORE].softswitch.unwrap().to_string();
         let config = Arc::new(config);
-        let proxy = Proxy::new(Arc::clone(&config), UNIX_EPOCH + SINCE_1970, now, [seed; 32]);
+        let core = Core::new(Arc::clone(&config), UNIX_EPOCH + SINCE_1970, now, [seed; 32]).unwrap();
         Self {
-            proxy: proxy.unwrap(),
+            proxy: Proxy::with_agents(core, agents(&config)),
+            agents,
             journal: BTreeMap::new(),
             clock: Clock::new(now, 1_000_000_000_000),
             config,
@@ -167,6 +178,14 @@ impl Lab {
     pub(crate) fn receive_bytes(&mut self, realm: RealmId, source: SocketAddr, bytes: &[u8]) {
         self.proxy.handle_input(Input::Datagram { protocol: PROTOCOL, realm, source, bytes }, self.now);
         self.settle();
+    }
+
+    /// A datagram of another protocol than SIP.
+    pub(crate) fn says(&mut self, protocol: Protocol, realm: RealmId, source: &str, text: &str) -> Vec<Sent> {
+        let source = source.parse().unwrap();
+        self.proxy.handle_input(Input::Datagram { protocol, realm, source, bytes: text.as_bytes() }, self.now);
+        self.settle();
+        self.take()
     }
 
     /// Over a connection.
@@ -236,7 +255,8 @@ impl Lab {
         self.starts += 1;
         let mut seed = [0x5a; 32];
         seed[..8].copy_from_slice(&self.starts.to_ne_bytes());
-        self.proxy = Proxy::new(Arc::clone(&self.config), wall, self.now, seed).unwrap();
+        let core = Core::new(Arc::clone(&self.config), wall, self.now, seed).unwrap();
+        self.proxy = Proxy::with_agents(core, (self.agents)(&self.config));
         let entry = |((table, key), value): (&(Table, String), &Vec<u8>)| Entry {
             table: *table,
             key: key.clone(),

@@ -9,6 +9,7 @@ mod garbage;
 mod hiding;
 mod ipv6;
 mod lab;
+mod made_up;
 mod negotiation;
 mod phone;
 mod races;
