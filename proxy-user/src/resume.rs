@@ -6,7 +6,10 @@ use proxy_user::{
     accounting::RecordId,
     clock::Clock,
     config::{self, Config, Overrides, Relay, Side},
-    datapath::xdp::{Life, Mode, Pins, Xdp},
+    datapath::{
+        Mode, Xdp,
+        kernel::{Life, Pins},
+    },
     engine::{Media, Restored},
     journal::{Changes, Entry, Head, Journal, Keeper, SetAside, Table, boot_id, wall_ms},
     proxy::Proxy,

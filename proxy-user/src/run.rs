@@ -9,7 +9,10 @@ use proxy_user::{
     accounting::CdrSink,
     config::{Config, Problems, Relay, Side, host},
     ctl::Server,
-    datapath::xdp::{Mode, Pins, Xdp, object},
+    datapath::{
+        Mode, Xdp,
+        kernel::{Pins, object},
+    },
     io::{Loop, Stop, Streams, sockets},
     proxy::Proxy,
 };

@@ -12,7 +12,7 @@ use anyhow::{Context, Result, anyhow, bail, ensure};
 use nix::sched::{CloneFlags, setns};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use proxy_user::datapath::xdp::Pins;
+use proxy_user::datapath::kernel::Pins;
 use serde_json::Value;
 
 /// What every namespace and temporary directory of a lab begins with; the process id follows.

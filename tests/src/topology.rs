@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow};
-use proxy_user::datapath::xdp::Pins;
+use proxy_user::datapath::kernel::Pins;
 
 use crate::nat::{Nat, NatKind};
 use crate::netns::{self, Namespace, link};

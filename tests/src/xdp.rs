@@ -17,7 +17,7 @@ use proxy_common::{
     locals::{self, Local, mapped},
     verdict::{Action, Counters, Verdict},
 };
-use proxy_user::datapath::{user::lab::Relay, xdp::ns_per_tick};
+use proxy_user::{clock::ns_per_tick, datapath::userspace::lab::Relay};
 use std::{
     collections::BTreeMap,
     fmt::Debug,

@@ -5,8 +5,8 @@ use lab::{LabConfig, address, lab_test, leftovers, rtp, wait_until};
 use proxy_user::{
     config::{Config, PortRange, Realm, RealmPolicy, Side},
     datapath::{
-        Datapath,
-        xdp::{Life, Xdp, object},
+        Datapath, Xdp,
+        kernel::{Life, object},
     },
     media::{LegCounters, LegPolicy, LegSpec, MediaEvent, RemoteMedia, StreamId, StreamSpec},
 };

@@ -1,8 +1,8 @@
 //! What relays the media.
 //!
 //! - [`Datapath`]: what the control plane asks of it;
-//! - [`xdp`]: the one in the kernel;
-//! - [`user`]: the same in user space;
+//! - [`Xdp`]: the relay, which is `control` over a `plane`:
+//! - [`kernel`]: the plane in the kernel; [`userspace`]: the same in user space;
 //! - [`fake`]: one that only remembers, for tests.
 
 use crate::{
@@ -11,9 +11,15 @@ use crate::{
 };
 use std::{os::fd::BorrowedFd, time::Instant};
 
+mod control;
 pub mod fake;
-pub mod user;
-pub mod xdp;
+pub mod kernel;
+mod plane;
+mod relay;
+pub mod userspace;
+
+pub use plane::Mode;
+pub use relay::Xdp;
 
 /// Relays streams as it is told ([`crate::media::MediaCommand`]) and tells what it saw ([`MediaEvent`]).
 pub trait Datapath {

@@ -9,8 +9,8 @@ use lab::{address, chain, leftovers::BpfObjects};
 use proxy_user::{
     config::{Config, PortRange, Realm, RealmPolicy, Side},
     datapath::{
-        Datapath,
-        xdp::{Life, Mode, Xdp, object},
+        Datapath, Mode, Xdp,
+        kernel::{Life, object},
     },
     media::{LegPolicy, LegSpec, MediaEvent, RemoteMedia, StreamId, StreamSpec},
 };

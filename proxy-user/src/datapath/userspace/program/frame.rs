@@ -5,10 +5,10 @@ use proxy_common::address::Address;
 use std::cell::Cell;
 
 /// So many bytes a frame can grow at its front: more than IPv6 and two tags take.
-pub(in crate::datapath::user) const HEADROOM: usize = 64;
+pub(in crate::datapath::userspace) const HEADROOM: usize = 64;
 
 /// What a frame comes in: a buffer with room before it.
-pub(in crate::datapath::user) struct Context {
+pub(in crate::datapath::userspace) struct Context {
     buffer: Box<[Cell<u8>]>,
     start: Cell<usize>,
     end: Cell<usize>,
@@ -16,24 +16,24 @@ pub(in crate::datapath::user) struct Context {
 
 impl Context {
     /// Room for a frame of `length` bytes, with nothing in it.
-    pub(in crate::datapath::user) fn new(length: usize) -> Self {
+    pub(in crate::datapath::userspace) fn new(length: usize) -> Self {
         let buffer = vec![Cell::new(0); HEADROOM + length].into_boxed_slice();
         Self { buffer, start: Cell::new(HEADROOM), end: Cell::new(HEADROOM) }
     }
 
     /// Where a frame is to be written: an address, and how many bytes may follow it.
-    pub(in crate::datapath::user) fn room(&self) -> &[Cell<u8>] {
+    pub(in crate::datapath::userspace) fn room(&self) -> &[Cell<u8>] {
         self.buffer.get(HEADROOM..).unwrap_or_default()
     }
 
     /// So many bytes have been written there.
-    pub(in crate::datapath::user) fn written(&self, length: usize) {
+    pub(in crate::datapath::userspace) fn written(&self, length: usize) {
         self.start.set(HEADROOM);
         self.end.set((HEADROOM + length).min(self.buffer.len()));
     }
 
     /// Puts bytes into the frame, before the one at `at`.
-    pub(in crate::datapath::user) fn insert(&self, at: usize, bytes: &[u8]) {
+    pub(in crate::datapath::userspace) fn insert(&self, at: usize, bytes: &[u8]) {
         let old = self.start.get();
         let Some(new) = old.checked_sub(bytes.len()).filter(|_| at <= self.bytes().len()) else { return };
         let Some(front) = self.buffer.get(new..old + at) else { return };
@@ -47,7 +47,7 @@ impl Context {
     }
 
     /// The frame.
-    pub(in crate::datapath::user) fn bytes(&self) -> &[Cell<u8>] {
+    pub(in crate::datapath::userspace) fn bytes(&self) -> &[Cell<u8>] {
         self.buffer.get(self.start.get()..self.end.get()).unwrap_or_default()
     }
 }

@@ -10,12 +10,12 @@
 
 use super::{
     DatapathError,
-    xdp::{
-        Plane,
+    control::{
         legs::Locals,
         links::Links,
         mapped::{Legs, States},
     },
+    plane::Plane,
 };
 use crate::config::Config;
 use anyhow::{Context as _, Result};

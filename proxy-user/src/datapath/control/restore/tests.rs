@@ -1,6 +1,6 @@
 use super::super::{
-    control::tests::{ACCESS, CORE, answered, control, settle},
     next_hops::{UNRESOLVED, tests::kernel},
+    streams::tests::{ACCESS, CORE, answered, control, settle},
 };
 use super::*;
 use crate::media::MediaEvent;

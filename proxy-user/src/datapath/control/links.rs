@@ -17,7 +17,7 @@ pub(in crate::datapath) struct Links {
 }
 
 impl Links {
-    pub(super) fn find(config: &Config, netlink: &mut Netlink) -> Result<Self> {
+    pub(in crate::datapath) fn find(config: &Config, netlink: &mut Netlink) -> Result<Self> {
         let interfaces = interfaces(config, &netlink.links().context("cannot list the network interfaces")?)?;
         let addresses = netlink.addresses().context("cannot list the addresses of this host")?;
         let egress = egress(config, &interfaces, &addresses)?;
@@ -26,7 +26,7 @@ impl Links {
 }
 
 /// The interfaces of the realms, each once; the position is the slot in `DEVICES`.
-pub(super) fn interfaces(config: &Config, links: &[Link]) -> Result<Vec<Link>> {
+pub(in crate::datapath) fn interfaces(config: &Config, links: &[Link]) -> Result<Vec<Link>> {
     let mut interfaces: Vec<Link> = Vec::new();
     for realm in &config.realms {
         if interfaces.iter().any(|link| link.name == realm.interface) {

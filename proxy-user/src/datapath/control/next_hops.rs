@@ -67,7 +67,7 @@ pub(super) struct Tags {
 
 impl Tags {
     /// `tags` are at most two.
-    pub(super) fn new(tags: &[VlanTag]) -> Self {
+    pub(in crate::datapath) fn new(tags: &[VlanTag]) -> Self {
         let control = |tag: &VlanTag| (u16::from(tag.priority) << 13 | tag.id & 0xfff).to_be();
         let mut values = tags.iter().map(control);
         Self { count: tags.len().min(2) as u16, control: [values.next().unwrap_or(0), values.next().unwrap_or(0)] }
@@ -78,7 +78,7 @@ impl Tags {
 pub(super) type Destination = (usize, IpAddr);
 
 /// The table. What is to be done is collected in [`NextHops::take_writes`] and [`NextHops::take_questions`].
-pub(super) struct NextHops {
+pub(in crate::datapath) struct NextHops {
     locals: Locals,
     egress: Vec<Egress>,
     /// Whether interfaces are up and have a carrier, as far as they matter and it is known.
@@ -134,7 +134,7 @@ struct Routed {
 
 impl NextHops {
     /// `egress` is by realm; `max` is the number of entries of the map.
-    pub(super) fn new(locals: Locals, egress: Vec<Egress>, max: u32) -> Self {
+    pub(in crate::datapath) fn new(locals: Locals, egress: Vec<Egress>, max: u32) -> Self {
         let max = u16::try_from(max.saturating_sub(1)).unwrap_or(u16::MAX);
         let entries = std::iter::repeat_with(|| None).take(usize::from(max) + 1).collect();
         Self {
@@ -195,7 +195,7 @@ impl NextHops {
     }
 
     /// The kernel said something.
-    pub(super) fn learn(&mut self, fact: Fact, now: Instant) {
+    pub(in crate::datapath) fn learn(&mut self, fact: Fact, now: Instant) {
         match fact {
             Fact::Route { realm, destination, route } => {
                 self.refresh.answered();
@@ -253,12 +253,12 @@ impl NextHops {
     }
 
     /// What to ask the kernel.
-    pub(super) fn take_questions(&mut self) -> Vec<Question> {
+    pub(in crate::datapath) fn take_questions(&mut self) -> Vec<Question> {
         std::mem::take(&mut self.questions)
     }
 
     /// Values that the map is to hold, in order.
-    pub(super) fn take_writes(&mut self) -> Vec<(u16, NextHop)> {
+    pub(in crate::datapath) fn take_writes(&mut self) -> Vec<(u16, NextHop)> {
         std::mem::take(&mut self.writes)
     }
 

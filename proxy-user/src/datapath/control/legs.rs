@@ -22,7 +22,7 @@ pub(in crate::datapath) struct Locals {
 }
 
 impl Locals {
-    pub(super) fn new(config: &Config) -> Result<Self, DatapathError> {
+    pub(in crate::datapath) fn new(config: &Config) -> Result<Self, DatapathError> {
         let mut realms = Vec::new();
         let mut first_leg = 0;
         for realm in &config.realms {

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 const PERIOD: Duration = Duration::from_secs(30);
 
 /// Looks at the interfaces.
-pub(super) struct Watch {
+pub(in crate::datapath) struct Watch {
     /// As they were last seen.
     interfaces: Vec<Seen>,
     at: Instant,
@@ -22,13 +22,13 @@ struct Seen {
 }
 
 impl Watch {
-    pub(super) fn new(interfaces: Vec<Link>, now: Instant) -> Self {
+    pub(in crate::datapath) fn new(interfaces: Vec<Link>, now: Instant) -> Self {
         let interfaces = interfaces.into_iter().map(|link| Seen { link, gone: false }).collect();
         Self { interfaces, at: now }
     }
 
     /// Takes note of what concerns an interface, and logs it.
-    pub(super) fn learn(&mut self, fact: &Fact) {
+    pub(in crate::datapath) fn learn(&mut self, fact: &Fact) {
         for (name, news) in self.news(fact) {
             match news {
                 News::Gone => {
@@ -42,7 +42,7 @@ impl Watch {
     }
 
     /// Whether all interfaces are to be asked for.
-    pub(super) fn poll(&mut self, now: Instant) -> bool {
+    pub(in crate::datapath) fn poll(&mut self, now: Instant) -> bool {
         let due = now >= self.at;
         if due {
             self.at = now + PERIOD;
@@ -51,7 +51,7 @@ impl Watch {
     }
 
     /// When [`Watch::poll`] is due.
-    pub(super) fn poll_timeout(&self) -> Instant {
+    pub(in crate::datapath) fn poll_timeout(&self) -> Instant {
         self.at
     }
 

@@ -1,15 +1,17 @@
 //! The XDP program from its object file into the kernel and onto the interfaces.
 
-use super::{
-    Plane,
-    legs::Locals,
-    links::Links,
-    mapped::{Legs, States},
-    pins::Pins,
-};
+use super::{object::PROGRAM, pins::Pins};
 use crate::{
     config::{Config, Maps, Relay},
-    datapath::DatapathError,
+    datapath::{
+        DatapathError,
+        control::{
+            legs::Locals,
+            links::Links,
+            mapped::{Legs, States},
+        },
+        plane::{Mode, Plane},
+    },
     netlink::Link,
 };
 use anyhow::{Context as _, Result, anyhow, bail};
@@ -33,19 +35,6 @@ use proxy_common::{
     verdict::Counters,
 };
 
-pub(super) const PROGRAM: &str = "latch";
-
-/// What relays.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Mode {
-    /// The XDP program in the driver, before the kernel has made a socket buffer.
-    Native,
-    /// The XDP program in the network stack: works with every driver, slower.
-    Generic,
-    /// This process: works where BPF is refused, slower again.
-    UserSpace,
-}
-
 /// Where program and maps live.
 #[derive(Clone, Debug)]
 pub enum Life {
@@ -68,11 +57,11 @@ impl Life {
 
 /// The program in the kernel, attached to its interfaces, and its maps. Dropped, all of it is gone, but for what is
 /// pinned.
-pub(super) struct Kernel {
+pub(in crate::datapath) struct Kernel {
     next_hops: Array<MapData, NextHop>,
     events: RingBuf<MapData>,
     counters: PerCpuArray<MapData, Counters>,
-    pub(super) mode: Mode,
+    pub(in crate::datapath) mode: Mode,
     /// Closing the links takes the program off its interfaces, unless they are pinned.
     _links: Vec<FdLink>,
     /// Maps that nothing more is done with. Their descriptors stay open to show whose they are.
@@ -81,7 +70,7 @@ pub(super) struct Kernel {
 }
 
 impl Kernel {
-    pub(super) fn load(
+    pub(in crate::datapath) fn load(
         config: &Config,
         locals: &Locals,
         links: &Links,

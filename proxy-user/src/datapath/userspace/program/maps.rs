@@ -3,7 +3,7 @@
 //! The relay's code asks as it asks the kernel, without saying on whose behalf. [`Here`] is the answer, that of the thread.
 
 use super::relay::note::Note;
-use crate::datapath::user::tables::{Counts, Tables};
+use crate::datapath::userspace::tables::{Counts, Tables};
 use nix::time::{ClockId, clock_gettime};
 use proxy_common::{
     layout::{LatchEvent, Leg, LegState, NextHop},
@@ -17,7 +17,7 @@ use std::{
 };
 
 /// One thread's relay.
-pub(in crate::datapath::user) struct Here {
+pub(in crate::datapath::userspace) struct Here {
     tables: Arc<Tables>,
     counts: Arc<Counts>,
     note: UnsafeCell<Note>,
@@ -40,7 +40,7 @@ impl Drop for Leave {
 }
 
 impl Here {
-    pub(in crate::datapath::user) fn new(tables: Arc<Tables>) -> Self {
+    pub(in crate::datapath::userspace) fn new(tables: Arc<Tables>) -> Self {
         let counts = tables.new_counts();
         Self { tables, counts, note: UnsafeCell::new(Note::default()), interface: Cell::new(0) }
     }

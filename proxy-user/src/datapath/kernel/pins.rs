@@ -3,7 +3,7 @@
 //!
 //! Links go first when all is removed: the program is off its interfaces before its maps lose their names.
 
-use super::loader::PROGRAM;
+use super::object::PROGRAM;
 use crate::config::Maps;
 use anyhow::{Context as _, Result, anyhow, bail};
 use aya::maps::MapInfo;

@@ -23,8 +23,8 @@ const GRACE: Duration = Duration::from_millis(20);
 const SCAN: Duration = Duration::from_secs(1);
 
 /// What stands between the engine's commands and the maps.
-pub(super) struct Control {
-    pub(super) hops: NextHops,
+pub(in crate::datapath) struct Control {
+    pub(in crate::datapath) hops: NextHops,
     locals: Locals,
     pub(super) legs: Legs,
     pub(super) states: States,
@@ -42,7 +42,7 @@ pub(super) struct Control {
     pub(super) ready: Vec<MediaEvent>,
     scan_at: Option<Instant>,
     /// Latches whose events did not come.
-    pub(super) events_lost: u64,
+    pub(in crate::datapath) events_lost: u64,
     /// Streams that changed since the journal was told.
     pub(super) touched: BTreeSet<StreamId>,
 }
@@ -98,7 +98,7 @@ pub(super) struct Closing {
 }
 
 impl Control {
-    pub(super) fn new(
+    pub(in crate::datapath) fn new(
         hops: NextHops,
         locals: Locals,
         (legs, states): (Legs, States),
@@ -126,7 +126,7 @@ impl Control {
     }
 
     /// See [`crate::datapath::Datapath::apply`].
-    pub(super) fn apply(&mut self, spec: StreamSpec, now: Instant) -> Result<(), DatapathError> {
+    pub(in crate::datapath) fn apply(&mut self, spec: StreamSpec, now: Instant) -> Result<(), DatapathError> {
         let indices = self.admit(&spec)?;
         // The new ways are taken before the old ones are given back: what both use stays.
         let ways = self.take_ways(&spec, now)?;
@@ -185,7 +185,7 @@ impl Control {
     }
 
     /// See [`crate::datapath::Datapath::release`].
-    pub(super) fn release(&mut self, id: StreamId, now: Instant) {
+    pub(in crate::datapath) fn release(&mut self, id: StreamId, now: Instant) {
         let Some(stream) = self.streams.remove(&id) else {
             self.ready.push(MediaEvent::Released { stream: id, counters: Default::default() });
             return;
@@ -197,7 +197,7 @@ impl Control {
     }
 
     /// A leg latched, says the XDP program.
-    pub(super) fn latched(&mut self, event: &LatchEvent, events: &mut Vec<MediaEvent>) {
+    pub(in crate::datapath) fn latched(&mut self, event: &LatchEvent, events: &mut Vec<MediaEvent>) {
         let Some(&(stream, leg)) = self.owners.get(&event.leg) else { return };
         let Some(current) = self.streams.get_mut(&stream) else { return };
         // The event of a leg that has since begun to learn anew is nobody's news any more.
@@ -217,7 +217,7 @@ impl Control {
     }
 
     /// Does what is due and appends what happened.
-    pub(super) fn poll(&mut self, now: Instant, events: &mut Vec<MediaEvent>) {
+    pub(in crate::datapath) fn poll(&mut self, now: Instant, events: &mut Vec<MediaEvent>) {
         events.append(&mut self.ready);
         while self.closing.front().is_some_and(|closing| closing.at <= now) {
             let Some(Closing { id, stream, .. }) = self.closing.pop_front() else { break };
@@ -235,7 +235,7 @@ impl Control {
     }
 
     /// When [`Control::poll`] is due.
-    pub(super) fn poll_timeout(&self, now: Instant) -> Option<Instant> {
+    pub(in crate::datapath) fn poll_timeout(&self, now: Instant) -> Option<Instant> {
         let ready = (!self.ready.is_empty()).then_some(now);
         let closing = self.closing.front().map(|closing| closing.at);
         [ready, closing, self.scan_at, self.hops.poll_timeout()].into_iter().flatten().min()

@@ -1,13 +1,19 @@
-//! The relay in the kernel: the XDP program, its maps, and what keeps them as the engine wants them.
-//!
-//! - `object` and `loader`: the program from its object file into the kernel and onto the interfaces;
-//! - `control`: streams, their counters and their silence;
-//! - `legs`: what stands in `LEGS` and `LOCALS`; `mapped`: the shared memory it stands in;
-//! - `next_hops`: ways out of the host, as the kernel tells them;
-//! - `pins`: what outlives the process; `restore`: taking it up again;
-//! - `watch`: whether the interfaces are still there.
+//! The media relay: what moves the packets, in the kernel or in this process, and what keeps it as the engine wants it.
 
-use super::{Datapath, DatapathError, user::UserSpace};
+use super::{
+    Datapath, DatapathError,
+    control::{
+        legs::Locals,
+        links::{self, Links},
+        mapped::{Legs, States},
+        next_hops::NextHops,
+        streams::Control,
+        watch::Watch,
+    },
+    kernel::{Life, loader::Kernel},
+    plane::{Mode, Plane},
+    userspace::UserSpace,
+};
 use crate::{
     config::{Config, Relay},
     journal::{Change, Entry},
@@ -18,33 +24,8 @@ use crate::{
     },
 };
 use anyhow::{Context as _, Result};
-use control::Control;
-use legs::Locals;
-use links::Links;
-use loader::Kernel;
-use mapped::{Legs, States};
-use next_hops::NextHops;
-use proxy_common::{
-    layout::{LatchEvent, NextHop},
-    verdict::Counters,
-};
+use proxy_common::verdict::Counters;
 use std::{os::fd::BorrowedFd, time::Instant};
-use watch::Watch;
-
-mod control;
-pub(super) mod legs;
-pub(super) mod links;
-mod loader;
-pub(super) mod mapped;
-mod next_hops;
-pub mod object;
-mod pins;
-mod restore;
-mod watch;
-
-pub use crate::clock::ns_per_tick;
-pub use loader::{Life, Mode};
-pub use pins::Pins;
 
 /// The XDP program and its maps. Dropped, both are gone from the kernel, unless they are pinned.
 pub struct Xdp {
@@ -54,24 +35,6 @@ pub struct Xdp {
     interfaces: Vec<String>,
     watch: Watch,
     mode: Mode,
-}
-
-/// What relays the packets: the kernel, or this process.
-pub(super) trait Plane {
-    /// An entry of `NEXT_HOPS`.
-    fn next_hop(&self, index: u16) -> NextHop;
-
-    /// Writes an entry of `NEXT_HOPS`.
-    fn set_next_hop(&mut self, index: u16, hop: NextHop) -> Result<(), DatapathError>;
-
-    /// The next latch that has not been told, if there is one.
-    fn next_event(&mut self) -> Option<LatchEvent>;
-
-    /// How packets left so far, all CPUs together.
-    fn counters(&self) -> Result<Counters>;
-
-    /// Readable when [`Plane::next_event`] has one.
-    fn fd(&self) -> BorrowedFd<'_>;
 }
 
 impl Xdp {

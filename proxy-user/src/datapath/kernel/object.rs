@@ -3,6 +3,9 @@
 use anyhow::{Context as _, Result, bail};
 use std::borrow::Cow;
 
+/// The program's name in it.
+pub(super) const PROGRAM: &str = "latch";
+
 /// The object that was there when this binary was built.
 const EMBEDDED: Option<&[u8]> = include!(concat!(env!("OUT_DIR"), "/object.rs"));
 

@@ -3,10 +3,10 @@
 //! Nothing is written to an entry that is as it should be, so a stream that did not change meanwhile notices nothing.
 
 use super::{
-    control::{Control, Stream, Told, ways},
     legs::Placed,
     mapped,
     next_hops::{Destination, Key},
+    streams::{Control, Stream, Told, ways},
 };
 use crate::{
     datapath::DatapathError,
@@ -43,7 +43,7 @@ struct Way {
 
 impl Control {
     /// What changed since the last call, for the journal.
-    pub(super) fn take_changes(&mut self) -> Vec<Change> {
+    pub(in crate::datapath) fn take_changes(&mut self) -> Vec<Change> {
         let touched = std::mem::take(&mut self.touched);
         let change = |id: StreamId| {
             let closing = || self.closing.iter().find(|closing| closing.id == id).map(|closing| &closing.stream);
@@ -74,7 +74,7 @@ impl Control {
     ///
     /// A stream of which the journal says what cannot be begins anew, if its call goes on: with counters of 0, and where
     /// both sides have to be learned again.
-    pub(super) fn restore(
+    pub(in crate::datapath) fn restore(
         &mut self,
         (live, leaving): (&[StreamSpec], &[StreamSpec]),
         entries: &[Entry],

@@ -1,0 +1,38 @@
+//! What moves packets, whoever does it.
+
+use super::DatapathError;
+use anyhow::Result;
+use proxy_common::{
+    layout::{LatchEvent, NextHop},
+    verdict::Counters,
+};
+use std::os::fd::BorrowedFd;
+
+/// What relays.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// The XDP program in the driver, before the kernel has made a socket buffer.
+    Native,
+    /// The XDP program in the network stack: works with every driver, slower.
+    Generic,
+    /// This process: works where BPF is refused, slower again.
+    UserSpace,
+}
+
+/// What relays the packets: the kernel, or this process.
+pub(super) trait Plane {
+    /// An entry of `NEXT_HOPS`.
+    fn next_hop(&self, index: u16) -> NextHop;
+
+    /// Writes an entry of `NEXT_HOPS`.
+    fn set_next_hop(&mut self, index: u16, hop: NextHop) -> Result<(), DatapathError>;
+
+    /// The next latch that has not been told, if there is one.
+    fn next_event(&mut self) -> Option<LatchEvent>;
+
+    /// How packets left so far, all CPUs together.
+    fn counters(&self) -> Result<Counters>;
+
+    /// Readable when [`Plane::next_event`] has one.
+    fn fd(&self) -> BorrowedFd<'_>;
+}
