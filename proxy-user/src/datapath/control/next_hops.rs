@@ -18,7 +18,6 @@ use crate::{
 };
 use proxy_common::layout::{NextHop, next_hop_kind};
 use refresh::Refresh;
-use serde::{Deserialize, Serialize};
 use std::{
     collections::{BTreeSet, HashMap, VecDeque},
     net::IpAddr,
@@ -26,7 +25,10 @@ use std::{
 };
 
 mod adopt;
+mod key;
 mod refresh;
+
+pub(super) use key::{Destination, Key};
 
 /// Index of the entry for what is not known yet.
 pub(super) const UNRESOLVED: u16 = 0;
@@ -74,9 +76,6 @@ impl Tags {
     }
 }
 
-/// A destination in a realm.
-pub(super) type Destination = (usize, IpAddr);
-
 /// The table. What is to be done is collected in [`NextHops::take_writes`] and [`NextHops::take_questions`].
 pub(in crate::datapath) struct NextHops {
     locals: Locals,
@@ -98,13 +97,6 @@ pub(in crate::datapath) struct NextHops {
     cleared: Vec<u16>,
     moved: Vec<Destination>,
     refused: Vec<Destination>,
-}
-
-/// What an entry is for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub(super) enum Key {
-    Local,
-    Neighbour { interface: u32, address: IpAddr },
 }
 
 #[derive(Debug)]

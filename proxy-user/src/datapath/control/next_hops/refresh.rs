@@ -2,7 +2,7 @@
 //!
 //! However many there are, only some questions are open at a time, so that those of a new call do not wait for long.
 
-use super::Destination;
+use super::key::Destination;
 use std::{
     collections::VecDeque,
     time::{Duration, Instant},

@@ -1,0 +1,14 @@
+//! What an entry of `NEXT_HOPS` is looked up by.
+
+use serde::{Deserialize, Serialize};
+use std::net::IpAddr;
+
+/// A destination in a realm.
+pub(in super::super) type Destination = (usize, IpAddr);
+
+/// What an entry is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub(in super::super) enum Key {
+    Local,
+    Neighbour { interface: u32, address: IpAddr },
+}
