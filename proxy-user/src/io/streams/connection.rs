@@ -1,26 +1,23 @@
-//! One connection: a task that reads messages from it, writes messages to it, and sees to it that it costs no more than
-//! it may.
+//! One connection from its first byte to its last: how it comes about, and messages over TCP and TLS.
 
-use super::{reason::Reason, websocket};
+use super::{
+    reason::Reason,
+    task::{Connection, Pace, Told},
+    websocket,
+};
 use crate::{
-    config::Connections,
-    flow::{ConnectionId, Transport},
+    flow::Transport,
     signalling::sip::{Frame, Framer},
 };
 use nix::sys::socket::{setsockopt, sockopt};
 use std::{
     net::{IpAddr, SocketAddr},
-    sync::{
-        Arc,
-        atomic::{AtomicU64, AtomicUsize, Ordering},
-    },
     time::Duration,
 };
 use tokio::{
     io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _},
     net::{TcpSocket, TcpStream},
-    sync::mpsc,
-    time::{Instant, timeout, timeout_at},
+    time::timeout,
 };
 use tokio_rustls::{TlsAcceptor, TlsConnector, rustls::pki_types::ServerName};
 
@@ -28,66 +25,14 @@ use tokio_rustls::{TlsAcceptor, TlsConnector, rustls::pki_types::ServerName};
 const UNACKNOWLEDGED: Duration = Duration::from_secs(20);
 /// After so long without a packet the kernel asks whether the other end is still there.
 const PROBE_AFTER: Duration = Duration::from_secs(60);
-/// What is held of a message besides its bytes.
-const OVERHEAD: usize = 64;
 /// A refused message's answer has so long to leave.
 const LAST_WORDS: Duration = Duration::from_secs(1);
-
-/// What a connection tells.
-#[derive(Debug)]
-pub(super) enum Told {
-    Message(ConnectionId, Vec<u8>),
-    Ended(ConnectionId, Reason),
-}
 
 /// How a connection comes about.
 pub(super) enum Origin {
     Accepted(TcpStream, Option<TlsAcceptor>),
     /// From this own address.
     To(IpAddr, SocketAddr, Option<(TlsConnector, ServerName<'static>)>),
-}
-
-/// What waits to be written: no more than a connection may hold.
-#[derive(Clone, Debug)]
-pub(super) struct Queue {
-    sender: mpsc::UnboundedSender<Vec<u8>>,
-    waiting: Arc<AtomicUsize>,
-    limit: usize,
-}
-
-impl Queue {
-    pub(super) fn new(limit: usize) -> (Self, mpsc::UnboundedReceiver<Vec<u8>>) {
-        let (sender, receiver) = mpsc::unbounded_channel();
-        (Self { sender, waiting: Arc::default(), limit }, receiver)
-    }
-
-    /// False where there is no room for it.
-    pub(super) fn push(&self, bytes: Vec<u8>) -> bool {
-        let cost = bytes.len() + OVERHEAD;
-        if self.waiting.load(Ordering::Relaxed).saturating_add(cost) > self.limit {
-            return false;
-        }
-        self.waiting.fetch_add(cost, Ordering::Relaxed);
-        self.sender.send(bytes).is_ok()
-    }
-
-    pub(super) fn is_empty(&self) -> bool {
-        self.waiting.load(Ordering::Relaxed) == 0
-    }
-
-    pub(super) fn written(&self, length: usize) {
-        self.waiting.fetch_sub(length + OVERHEAD, Ordering::Relaxed);
-    }
-}
-
-/// A connection's task.
-pub(super) struct Connection {
-    pub(super) id: ConnectionId,
-    pub(super) transport: Transport,
-    pub(super) limits: Connections,
-    pub(super) queue: Queue,
-    pub(super) outgoing: mpsc::UnboundedReceiver<Vec<u8>>,
-    pub(super) tell: mpsc::Sender<Told>,
 }
 
 impl Connection {
@@ -204,81 +149,6 @@ impl Connection {
         tokio::select! {
             reason = read => reason,
             reason = write => reason,
-        }
-    }
-}
-
-/// By when something has to come.
-#[derive(Debug)]
-pub(super) struct Pace {
-    opened: Instant,
-    /// Milliseconds from `opened` on: of the last time that something came or went; of the first byte of a message that is
-    /// not whole, plus one.
-    last: AtomicU64,
-    begun: AtomicU64,
-    /// Whether no message has come yet, of somebody who connected to have one read.
-    silent: std::sync::atomic::AtomicBool,
-    message: Duration,
-    idle: Duration,
-}
-
-impl Pace {
-    pub(super) fn new(limits: &Connections, accepted: bool) -> Self {
-        Self {
-            opened: Instant::now(),
-            last: AtomicU64::new(0),
-            begun: AtomicU64::new(0),
-            silent: accepted.into(),
-            message: limits.message_timeout,
-            idle: limits.idle_timeout,
-        }
-    }
-
-    fn elapsed(&self) -> u64 {
-        u64::try_from(self.opened.elapsed().as_millis()).unwrap_or(u64::MAX)
-    }
-
-    /// Something came or went.
-    pub(super) fn touch(&self) {
-        self.last.store(self.elapsed(), Ordering::Relaxed);
-    }
-
-    /// A whole message came.
-    pub(super) fn message(&self) {
-        self.silent.store(false, Ordering::Relaxed);
-        self.begun.store(0, Ordering::Relaxed);
-    }
-
-    /// Whether a message has begun by now and is not whole.
-    fn begun(&self, mid_message: bool) {
-        let begun = if mid_message { self.elapsed() + 1 } else { 0 };
-        if !mid_message || self.begun.load(Ordering::Relaxed) == 0 {
-            self.begun.store(begun, Ordering::Relaxed);
-        }
-    }
-
-    /// The outcome of `wait`, unless time is up before.
-    pub(super) async fn within<T>(&self, mid_message: bool, wait: impl Future<Output = T>) -> Result<T, Reason> {
-        let mut wait = std::pin::pin!(wait);
-        loop {
-            let after = |ms: u64, time: Duration| self.opened + Duration::from_millis(ms) + time;
-            let (last, begun) = (self.last.load(Ordering::Relaxed), self.begun.load(Ordering::Relaxed));
-            let (deadline, reason) = if self.silent.load(Ordering::Relaxed) {
-                (after(0, self.message), Reason::Slow)
-            } else if mid_message {
-                (after(begun, self.message), Reason::Slow)
-            } else {
-                (after(last, self.idle), Reason::Idle)
-            };
-            match timeout_at(deadline, wait.as_mut()).await {
-                Ok(outcome) => {
-                    self.touch();
-                    return Ok(outcome);
-                }
-                // Something went out meanwhile.
-                Err(_) if reason == Reason::Idle && self.last.load(Ordering::Relaxed) != last => {}
-                Err(_) => return Err(reason),
-            }
         }
     }
 }

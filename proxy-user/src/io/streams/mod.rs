@@ -5,7 +5,7 @@
 //!                    task of a connection ◀──bounded queue─── loop ◀── engine
 //! ```
 //!
-//! Each connection has a task (`connection`, and `websocket` in it), which reads no further while the engine has not
+//! Each connection has a task (`connection`, and `websocket` in it, with what is in `task`), which reads no further while the engine has not
 //! taken what it read before. What may wait for a peer is bounded; a peer that does not take it loses the connection.
 //! Towards terminals, connections are only accepted. Towards a core realm they are made as they are needed, one to each
 //! address, and made anew after they ended.
@@ -13,6 +13,7 @@
 mod connection;
 mod listen;
 mod reason;
+mod task;
 #[cfg(test)]
 mod tests;
 mod websocket;
@@ -26,7 +27,7 @@ use crate::{
     tls::Tls,
 };
 use anyhow::{Context as _, Result};
-use connection::{Connection, Origin, Queue, Told};
+use connection::Origin;
 use listen::Listener;
 use reason::Reason;
 pub use reason::StreamStatistics;
@@ -34,9 +35,10 @@ use std::{
     collections::{HashMap, VecDeque},
     net::{IpAddr, SocketAddr},
     sync::Arc,
-    task::{self, Poll},
+    task::{Context, Poll},
     time::Duration,
 };
+use task::{Connection, Queue, Told};
 use tokio::{net::TcpStream, sync::mpsc, task::AbortHandle};
 
 /// Messages of all connections that wait for the engine: a connection whose message finds no room reads no further.
@@ -159,7 +161,7 @@ impl Streams {
     }
 
     /// Ready when there is something for [`Streams::take`].
-    pub(super) fn poll(&mut self, context: &mut task::Context<'_>) -> Poll<()> {
+    pub(super) fn poll(&mut self, context: &mut Context<'_>) -> Poll<()> {
         let mut ready = !self.inbox.is_empty();
         let mut accepted = Vec::new();
         for listener in &mut self.listeners {

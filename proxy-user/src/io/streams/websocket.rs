@@ -1,8 +1,8 @@
 //! SIP over WebSocket (RFC 7118): each WebSocket message holds one SIP message.
 
 use super::{
-    connection::{Connection, Pace, Told},
     reason::Reason,
+    task::{Connection, Pace, Told},
 };
 use futures_util::{SinkExt as _, StreamExt as _};
 use std::time::Duration;
