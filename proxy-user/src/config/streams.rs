@@ -2,7 +2,7 @@
 
 use super::{reader::Section, report::Report};
 use crate::flow::Transport;
-use std::{net::IpAddr, path::PathBuf, time::Duration};
+use std::{path::PathBuf, time::Duration};
 
 /// What a realm has besides UDP. All ports are those of its `signalling` address.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -160,73 +160,6 @@ pub(super) fn connections(mut section: Section<'_>, report: &mut Report<'_>) -> 
     };
     section.finish(report);
     connections
-}
-
-/// Rules between the fields of one realm.
-pub(super) fn check(index: usize, realm: &super::Realm, report: &mut Report<'_>) {
-    let field = |name: &str| format!("realm[{index}].{name}");
-    let streams = &realm.streams;
-    let core = realm.side == super::Side::Core;
-    for name in ["ws_port", "wss_port", "transport", "server_ca", "server_name"] {
-        let only_core = !name.ends_with("_port");
-        if only_core != core && report.stands(&field(name)) {
-            let (here, there) = if core { ("a core", "access") } else { ("an access", "core") };
-            report.problem(
-                &field(name),
-                format!("does not belong in {here} realm"),
-                format!("move it to the {there} realm"),
-            );
-        }
-    }
-    let listening: Vec<_> = streams.listening().collect();
-    for (transport, port) in &listening {
-        let name = field(&format!("{}_port", transport.name()));
-        if let Some((other, _)) = listening.iter().find(|(other, taken)| other < transport && taken == port) {
-            let message = format!("{port} is {}_port too", other.name());
-            report.problem(&name, message, "give each transport a port of its own");
-        }
-    }
-    let listens_tls = streams.tls.or(streams.wss).is_some();
-    if listens_tls
-        && streams.certificate.is_none()
-        && !report.stands(&field("certificate"))
-        && !report.stands(&field("key"))
-    {
-        let remedy =
-            "add certificate = \"/etc/latch/certificate.pem\" and key = \"/etc/latch/key.pem\": TLS needs them";
-        report.problem(&field("certificate"), "is missing", remedy);
-    }
-    if streams.client_ca.is_some() && !listens_tls {
-        report.problem(&field("client_ca"), "means nothing without TLS", "add tls_port or wss_port, or remove it");
-    }
-    let needed = match streams.softswitch {
-        Transport::Tcp => streams.tcp.is_none().then_some(("tcp_port", "5060")),
-        Transport::Tls => streams.tls.is_none().then_some(("tls_port", "5061")),
-        _ => None,
-    };
-    if let Some((name, port)) = needed.filter(|_| core) {
-        let remedy = format!("add {name} = {port}: the softswitch connects there with requests of its own");
-        report.problem(&field(name), format!("is missing, and transport is \"{}\"", streams.softswitch.name()), remedy);
-    }
-    if streams.softswitch == Transport::Tls && streams.server_ca.is_none() && !report.stands(&field("server_ca")) {
-        let remedy = "add server_ca = \"/etc/latch/softswitch-ca.pem\": who has signed the softswitch's certificate";
-        report.problem(&field("server_ca"), "is missing, and transport is \"tls\"", remedy);
-    }
-    for name in ["server_ca", "server_name"] {
-        if core && streams.softswitch != Transport::Tls && report.stands(&field(name)) {
-            report.problem(&field(name), "means nothing without TLS", "write transport = \"tls\", or remove it");
-        }
-    }
-    let is_name = |name: &str| {
-        let label = |label: &str| {
-            !label.is_empty() && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'))
-        };
-        name.parse::<IpAddr>().is_ok() || name.split('.').all(label)
-    };
-    if let Some(name) = streams.server_name.as_ref().filter(|name| !is_name(name)) {
-        let remedy = "write a name or an address as it stands in the certificate";
-        report.problem(&field("server_name"), format!("\"{name}\" is no name of a host"), remedy);
-    }
 }
 
 #[cfg(test)]
