@@ -377,8 +377,7 @@ impl MediaSession {
             }
         }
         let Slot { index, agreed: Agreed { kind, codec, .. }, latched, .. } = slot;
-        self.ended.push(StreamReport { index, kind, codec, latched, counters });
-        self.ended.sort_by_key(|report| report.index);
+        self.report(StreamReport { index, kind, codec, latched, counters });
         true
     }
 
@@ -414,16 +413,31 @@ impl MediaSession {
 
     /// All streams are gone, and nobody knows what they counted.
     pub(super) fn lose(&mut self) {
-        let lost = self.slots.drain(..).flatten().chain(self.leaving.drain(..));
-        self.ended.extend(lost.map(|slot| StreamReport {
-            index: slot.index,
-            kind: slot.agreed.kind,
-            codec: slot.agreed.codec,
-            latched: slot.latched,
-            counters: Default::default(),
-        }));
-        self.ended.sort_by_key(|report| report.index);
+        let lost: Vec<_> = self.slots.drain(..).flatten().chain(self.leaving.drain(..)).collect();
+        for slot in lost {
+            let Slot { index, agreed: Agreed { kind, codec, .. }, latched, .. } = slot;
+            self.report(StreamReport { index, kind, codec, latched, counters: Default::default() });
+        }
         self.offer = None;
+    }
+
+    /// Notes a stream that is gone. What was offered again and again at the same place with the same codec is one report,
+    /// so that there are never more than a call has had kinds of streams.
+    fn report(&mut self, report: StreamReport) {
+        /// More than any call has: beyond it, what is at one place is one report whatever it was.
+        const MOST: usize = 64;
+        let full = self.ended.len() >= MOST;
+        let same = |known: &&mut StreamReport| {
+            let kind = (&known.kind, known.codec) == (&report.kind, report.codec);
+            known.index == report.index && (kind || full)
+        };
+        match self.ended.iter_mut().find(same) {
+            Some(known) => known.add(&report),
+            None => {
+                self.ended.push(report);
+                self.ended.sort_by_key(|report| report.index);
+            }
+        }
     }
 
     fn held(&self) -> impl Iterator<Item = &Slot> {
@@ -476,6 +490,18 @@ impl MediaSession {
             _ => MediaPlan::Reject,
         };
         media.iter().enumerate().map(plan).collect()
+    }
+}
+
+impl StreamReport {
+    /// The same stream once more, later.
+    fn add(&mut self, later: &Self) {
+        for (counters, more) in self.counters.iter_mut().zip(&later.counters) {
+            counters.add(more);
+        }
+        for (known, later) in self.latched.iter_mut().flatten().zip(later.latched.iter().flatten()) {
+            *known = later.or(*known);
+        }
     }
 }
 

@@ -204,6 +204,40 @@ pub struct LegCounters {
     pub quality: Quality,
 }
 
+impl LegCounters {
+    /// Adds those of a stream that came after.
+    pub fn add(&mut self, later: &Self) {
+        let Self {
+            rtp_packets,
+            rtp_octets,
+            rtcp_packets,
+            rtcp_octets,
+            dropped_source,
+            dropped_format,
+            dropped_destination,
+            dropped_path,
+            dropped_rate,
+            dropped_size,
+            quality,
+        } = later;
+        self.rtp_packets += rtp_packets;
+        self.rtp_octets += rtp_octets;
+        self.rtcp_packets += rtcp_packets;
+        self.rtcp_octets += rtcp_octets;
+        self.dropped_source += dropped_source;
+        self.dropped_format += dropped_format;
+        self.dropped_destination += dropped_destination;
+        self.dropped_path += dropped_path;
+        self.dropped_rate += dropped_rate;
+        self.dropped_size += dropped_size;
+        self.quality.lost += quality.lost;
+        self.quality.reordered += quality.reordered;
+        self.quality.duplicates += quality.duplicates;
+        self.quality.ssrc_changes += quality.ssrc_changes;
+        self.quality.jitter_us = quality.jitter_us.or(self.quality.jitter_us);
+    }
+}
+
 /// How RTP arrived at a leg (RFC 3550, section 6.4.1 and appendix A).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Quality {

@@ -336,3 +336,53 @@ fn a_reinvite_that_fails_after_an_early_answer_restores_the_session() {
     assert_eq!(lab.datapath.streams, before);
     assert_eq!(lab.proxy.load().port_pairs, 2);
 }
+
+#[test]
+fn an_answer_after_the_callers_transaction_is_over_is_acknowledged_and_hung_up() {
+    let mut lab = Lab::default();
+    let offer = sdp(PRIVATE, 4000);
+    let sent =
+        lab.access(ALICE, &from_alice("INVITE", "sip:bob@example.test", "<sip:bob@example.test>", 1, "i1", "", &offer));
+    let invite = only(&sent, "INVITE").clone();
+    lab.core(&answer(&invite, "180 Ringing", "b1", ROUTE, ""));
+    lab.proxy.shutdown(lab.now);
+    lab.settle();
+    let sent = lab.take();
+    let refused = only(&sent, "503").header(Name::To);
+    lab.core(&answer(only(&sent, "CANCEL"), "200 OK", "", "", ""));
+    lab.access(ALICE, &from_alice("ACK", "sip:bob@example.test", &refused, 1, "i1", "", ""));
+    // Her transaction is gone after T4; the other one waits for its final response.
+    lab.wait(Duration::from_secs(10));
+    let ok = answer(&invite, "200 OK", "b1", ROUTE, &sdp("10.9.0.30", 6000));
+    let sent = lab.core(&ok);
+    assert_eq!(kinds(&sent), ["core ACK", "core BYE"]);
+    assert_eq!(only(&sent, "ACK").header(Name::CSeq), "1 ACK");
+    // Repeated, it is acknowledged again, and nothing more.
+    assert_eq!(kinds(&lab.core(&ok)), ["core ACK"]);
+    assert_eq!(lab.records.len(), 1);
+    lab.assert_empty();
+}
+
+#[test]
+fn a_record_does_not_grow_with_offers_that_come_to_nothing() {
+    let mut lab = Lab::default();
+    let call = answered(&mut lab);
+    let many: String = (0..32).map(|n| format!("m=audio {} RTP/AVP 0\n", 4000 + 2 * n)).collect();
+    let mut largest = 0;
+    for cseq in 2..60 {
+        let offer = sdp_of(PRIVATE, &many);
+        let sent = lab.access(ALICE, &from_alice("INVITE", &call.bob, BOBS_TAG, cseq, &format!("r{cseq}"), "", &offer));
+        let invite = only(&sent, "INVITE").clone();
+        lab.core(&answer(&invite, "488 Not Acceptable Here", "", "", ""));
+        lab.wait(Duration::from_secs(11));
+        let bytes = lab.journal.values().map(Vec::len).sum::<usize>();
+        if cseq == 10 {
+            largest = bytes;
+        }
+    }
+    assert!(lab.journal.values().map(Vec::len).sum::<usize>() <= largest + 100);
+    let sent = lab.access(ALICE, &from_alice("BYE", &call.bob, BOBS_TAG, 99, "bye", "", ""));
+    lab.core(&answer(only(&sent, "BYE"), "200 OK", "", "", ""));
+    assert_eq!(lab.records[0].streams.len(), 32);
+    lab.assert_empty();
+}

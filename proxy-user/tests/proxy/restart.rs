@@ -4,6 +4,7 @@ use crate::lab::*;
 use proxy_user::{
     accounting::{EndCause, Timestamp},
     engine::Media,
+    flow::{ConnectionId, Flow, Transport},
     media::{LegCounters, StreamId},
     signalling::sip::Name,
 };
@@ -121,9 +122,8 @@ fn the_other_side_may_hang_up_and_both_may_change_the_session() {
     assert_eq!(lab.records[0].end_cause, EndCause::ByeCallee);
 }
 
-#[test]
-fn a_call_that_was_being_set_up_ends_with_its_record_and_holds_nothing() {
-    let mut lab = Lab::default();
+/// Alice calls; returns her INVITE and the same as it went on.
+fn called(lab: &mut Lab) -> (String, Sent) {
     let invite = sip(&format!(
         "INVITE sip:bob@example.test SIP/2.0
          Via: SIP/2.0/UDP {PRIVATE}:5060;branch=z9hG4bKi1;rport
@@ -137,12 +137,105 @@ fn a_call_that_was_being_set_up_ends_with_its_record_and_holds_nothing() {
 {}",
         sdp(PRIVATE, 4_000)
     ));
-    lab.access(ALICE, &invite);
+    let sent = lab.access(ALICE, &invite);
+    (invite, only(&sent, "INVITE").clone())
+}
+
+const BOBS: &str = "Contact: <sip:bob@10.9.0.30:5060>\n";
+
+#[test]
+fn a_call_that_rings_rings_on_and_is_answered() {
+    let mut lab = Lab::default();
+    let (invite, forwarded) = called(&mut lab);
+    let sent = lab.core(&answer(&forwarded, "180 Ringing", "b", BOBS, ""));
+    let bob = only(&sent, "180").contact();
     let restored = lab.restart(Media::Kept);
-    assert_eq!((restored.calls, restored.ended), (0, 1));
+    assert_eq!((restored.calls, restored.ended, restored.streams.len()), (1, 0, 1));
+    assert!(lab.take().is_empty());
+    // Her INVITE, sent again, is still the same.
+    assert_eq!(kinds(&lab.access(ALICE, &invite)), ["access 180"]);
+    lab.restart(Media::Kept);
+    let sent = lab.core(&answer(&forwarded, "200 OK", "b", BOBS, &sdp("10.9.0.30", 6_000)));
+    let ok = only(&sent, "200").clone();
+    assert_eq!((ok.destination.to_string().as_str(), ok.contact()), (ALICE, bob));
+    assert!(lab.datapath.streams[&stream(&lab)].legs.iter().all(|leg| leg.open));
+    assert_eq!(only(&lab.access(ALICE, &in_dialog("ACK", &ok, 1, "k1")), "ACK").realm, CORE);
+    let sent = lab.access(ALICE, &in_dialog("BYE", &ok, 2, "k2"));
+    lab.core(&answer(only(&sent, "BYE"), "200 OK", "", "", ""));
     lab.assert_empty();
-    assert_eq!(lab.records.len(), 1);
-    assert_eq!(lab.records[0].end_cause, EndCause::Error);
+    assert_eq!((lab.records.len(), lab.records[0].end_cause), (1, EndCause::ByeCaller));
+}
+
+#[test]
+fn an_invite_that_nobody_has_confirmed_goes_once_more_after_a_restart() {
+    let mut lab = Lab::default();
+    let (_, forwarded) = called(&mut lab);
+    lab.restart(Media::Kept);
+    let sent = lab.take();
+    assert_eq!(only(&sent, "INVITE").text, forwarded.text, "the same transaction");
+    let sent = lab.core(&answer(&forwarded, "486 Busy Here", "b", "", ""));
+    assert_eq!(kinds(&sent), ["core ACK", "access 486"]);
+    assert_eq!(lab.records[0].end_cause, EndCause::Rejected);
+    lab.assert_empty();
+}
+
+#[test]
+fn a_call_that_rings_is_cancelled_by_its_caller_after_a_restart() {
+    let mut lab = Lab::default();
+    let (invite, forwarded) = called(&mut lab);
+    lab.core(&answer(&forwarded, "180 Ringing", "b", BOBS, ""));
+    lab.restart(Media::Kept);
+    let body = invite.find("\r\n\r\n").unwrap();
+    let cancel = invite[..body].replace("INVITE", "CANCEL").replace("Content-Type: application/sdp\r\n", "");
+    let length = cancel.find("Content-Length").unwrap();
+    let cancel = format!("{}Content-Length: 0\r\n\r\n", &cancel[..length]).replace("CANCEL sip", "CANCEL sip");
+    assert_eq!(kinds(&lab.access(ALICE, &cancel)), ["access 200", "core CANCEL"]);
+    let sent = lab.core(&answer(&forwarded, "487 Request Terminated", "b", "", ""));
+    assert_eq!(kinds(&sent), ["core ACK", "access 487"]);
+    assert_eq!((lab.records.len(), lab.records[0].end_cause), (1, EndCause::Cancelled));
+    lab.assert_empty();
+}
+
+#[test]
+fn a_call_that_rings_ends_on_both_sides_where_its_media_are_gone() {
+    let mut lab = Lab::default();
+    let (_, forwarded) = called(&mut lab);
+    lab.core(&answer(&forwarded, "180 Ringing", "b", BOBS, ""));
+    let restored = lab.restart(Media::Lost);
+    assert_eq!((restored.calls, restored.ended), (0, 1));
+    let mut sent = kinds(&lab.take());
+    sent.sort();
+    assert_eq!(sent, ["access 503", "core CANCEL"]);
+    // He answered all the same.
+    let sent = lab.core(&answer(&forwarded, "200 OK", "b", BOBS, &sdp("10.9.0.30", 6_000)));
+    assert_eq!(kinds(&sent), ["core ACK", "core BYE"]);
+    assert_eq!((lab.records.len(), lab.records[0].end_cause), (1, EndCause::Error));
+    lab.assert_empty();
+}
+
+#[test]
+fn nobody_rings_for_a_caller_whose_connection_ended_with_the_process() {
+    let mut config = config();
+    config.realms[ACCESS].streams.tcp = Some(5060);
+    let mut lab = Lab::new(config);
+    let flow = Flow { connection: Some(ConnectionId(1)), ..Flow::to(Transport::Tcp, ALICE.parse().unwrap()) };
+    let invite = crate::calls::from_alice(
+        "INVITE",
+        "sip:bob@example.test",
+        "<sip:bob@example.test>",
+        1,
+        "i1",
+        "",
+        &sdp(PRIVATE, 4000),
+    );
+    let sent = lab.over(ACCESS, flow, &invite.replace("SIP/2.0/UDP", "SIP/2.0/TCP"));
+    let forwarded = only(&sent, "INVITE").clone();
+    lab.core(&answer(&forwarded, "180 Ringing", "b", BOBS, ""));
+    lab.restart(Media::Kept);
+    assert_eq!(kinds(&lab.take()), ["core CANCEL"]);
+    lab.core(&answer(&forwarded, "487 Request Terminated", "b", "", ""));
+    lab.assert_empty();
+    assert_eq!((lab.records.len(), lab.records[0].end_cause), (1, EndCause::Cancelled));
 }
 
 #[test]

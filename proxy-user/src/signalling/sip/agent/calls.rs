@@ -4,7 +4,7 @@ use super::{dialogs::Role, transactions::ServerTxId};
 use crate::engine::CallId;
 use serde::{Deserialize, Serialize};
 
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct Call {
     /// As the core knows it.
     pub(super) id: CallId,

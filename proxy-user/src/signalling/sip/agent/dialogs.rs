@@ -190,7 +190,7 @@ impl Role {
     }
 }
 
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct Party {
     /// User part of the contact by which the other side reaches this party.
     pub(super) token: String,
@@ -238,7 +238,7 @@ pub(super) struct Identities {
     pub(super) answerer: String,
 }
 
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) enum Usage {
     /// Begun by INVITE.
     Call(Box<Call>),
@@ -249,7 +249,7 @@ pub(super) enum Usage {
     },
 }
 
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct Dialog {
     pub(super) call_id: String,
     pub(super) realms: PerSide<RealmId>,

@@ -172,7 +172,7 @@ impl Turn<'_> {
 /// What makes a request that of a transaction: who sent it, from whatever port, as a NAT may give it another one; the
 /// branch, with sent-by to tell hosts behind one address apart, and the Call-ID, which strangers would have to know too
 /// (RFC 3261 §17.2.3).
-fn server_key(realm: RealmId, source: Flow, request: &Message, method: &str) -> ServerKey {
+pub(super) fn server_key(realm: RealmId, source: Flow, request: &Message, method: &str) -> ServerKey {
     let call_id = request.call_id().unwrap_or_default();
     let branch = request
         .top_via()

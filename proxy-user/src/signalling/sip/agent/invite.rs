@@ -278,8 +278,9 @@ impl Turn<'_> {
         }
         if !live {
             // It was given up while the answer was under way: whoever answered is told.
+            let cseq = call.cseq;
             if let Some(role) = responder {
-                self.send_ack(id, role);
+                self.send_ack(id, Role::Originator, role, cseq);
                 if fresh {
                     self.send_bye(id, role, Role::Originator, now);
                 }
@@ -356,7 +357,11 @@ impl Turn<'_> {
         };
         let Some(state) = self.dialogs.call(id) else { return };
         if !state.answered {
-            return self.hang_up_dialog(id, EndCause::Error, now);
+            // It rings on, if its INVITE was taken up.
+            if state.invite.is_none() {
+                self.hang_up_dialog(id, EndCause::Error, now);
+            }
+            return;
         }
         debug!(?call, "a call goes on");
         let bye = state.bye;

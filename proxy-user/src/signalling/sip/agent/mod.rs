@@ -18,7 +18,7 @@
 //! | `originate` | requests that the proxy sends inside a dialog by itself |
 //! | `topology` | addresses that must not cross |
 //! | `flows` | over what messages leave, and what a lost connection means |
-//! | `restore` | what is journalled, and how a later process takes it up |
+//! | `restore`, `setup` | what is journalled, and how a later process takes it up; a call that rings then |
 
 mod calls;
 mod connections;
@@ -36,6 +36,7 @@ mod registrations;
 mod requests;
 mod responses;
 mod restore;
+mod setup;
 mod topology;
 mod transactions;
 
@@ -51,6 +52,7 @@ use crate::{
 use connections::Connections;
 use dialogs::{DialogId, Dialogs, Role};
 use registrations::{BindingId, Registrations};
+use serde::{Deserialize, Serialize};
 use std::time::Instant;
 use transactions::{ClientTxId, ServerTxId, Timing, Transactions};
 
@@ -130,7 +132,7 @@ struct InDialog {
 }
 
 /// Where the offer and answer of a transaction stand.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 enum MediaPhase {
     /// The request held no offer.
     None,

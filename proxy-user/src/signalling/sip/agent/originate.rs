@@ -24,10 +24,9 @@ impl Turn<'_> {
     }
 
     /// The ACK of a 2xx that came too late for the caller.
-    pub(super) fn send_ack(&mut self, id: DialogId, to: Role) {
+    pub(super) fn send_ack(&mut self, id: DialogId, from: Role, to: Role, cseq: u32) {
         let branch = self.new_branch();
-        let Some((way, mut request)) = self.own_request(id, "ACK", Role::Originator, to, &branch) else { return };
-        let Some(cseq) = self.dialogs.call(id).map(|call| call.cseq) else { return };
+        let Some((way, mut request)) = self.own_request(id, "ACK", from, to, &branch) else { return };
         request.cseq(cseq, "ACK");
         self.send(way.realm, way.destination, request.finish());
     }

@@ -10,6 +10,7 @@ use super::{
     transactions::{Cancel, ClientState, ClientTxId, ServerState, ServerTxId},
 };
 use crate::{
+    accounting::EndCause,
     flow::Flow,
     media::RealmId,
     signalling::sip::{Message, Name, ack_for, check_response},
@@ -76,7 +77,9 @@ impl Turn<'_> {
         code: u16,
         now: Instant,
     ) {
-        let Some(entry) = self.transactions.server(forward.server) else { return };
+        let Some(entry) = self.transactions.server(forward.server) else {
+            return self.late_answer(client, &forward, response, code, now);
+        };
         let (upstream, by) = (entry.key.realm, entry.source.transport);
         let method = entry.key.method.clone();
         let tag = response.to_tag().unwrap_or_default().into_owned();
@@ -133,6 +136,22 @@ impl Turn<'_> {
             self.after_subscription(&place, forward.server, &method, response.expires(), code, now);
             self.after_response(&place, &method, code, responder, now);
         }
+    }
+
+    /// A final response to a request whose own transaction is over: nobody waits for it. A 2xx to an INVITE is acknowledged
+    /// all the same, and a call that begins so late is hung up (RFC 3261 §13.2.2.4).
+    fn late_answer(&mut self, client: ClientTxId, forward: &Forward, response: &Message, code: u16, now: Instant) {
+        let Some(sent) = self.transactions.client(client).filter(|client| client.is_invite()) else { return };
+        let (Some(place), 200..300, sent_to) = (&forward.dialog, code, sent.destination) else { return };
+        let Some(responder) = self.responder(place, sent_to, response, code) else { return };
+        if place.to.is_none() {
+            if let Some(call) = self.dialogs.call(place.id).map(|call| call.id) {
+                self.core.end(call, EndCause::Error, None, now);
+            }
+            return self.after_response(place, "INVITE", code, Some(responder), now);
+        }
+        let Ok(cseq) = response.cseq() else { return };
+        self.send_ack(place.id, place.from, responder, cseq.number);
     }
 
     /// Which party of the dialog answered.

@@ -1,11 +1,13 @@
 //! What SIP keeps in the journal, and how a later process takes it up.
 //!
-//! Registrations and dialogs are journalled; transactions are not: they are short, and whoever asked sends again.
+//! Registrations and dialogs are journalled; of transactions only the INVITEs of calls that ring (`setup`): the others
+//! are short, and whoever asked sends again.
 
 use super::{
     PROTOCOL, Sip, Timer,
     dialogs::{Dialog, DialogId, Usage},
     registrations::Binding,
+    setup::Setup,
 };
 use crate::{
     clock::Clock,
@@ -22,6 +24,13 @@ struct Registered<'a> {
     terminal: Cow<'a, Terminal>,
 }
 
+/// A dialog, and the INVITE of a call that rings.
+#[derive(Serialize, Deserialize)]
+struct Kept<'a> {
+    dialog: Cow<'a, Dialog>,
+    setup: Option<Setup>,
+}
+
 impl Sip {
     /// What changed since the last call, for the journal.
     pub(super) fn changes(&mut self, core: &Core, clock: &Clock) -> Vec<Change> {
@@ -36,7 +45,12 @@ impl Sip {
         }
         for id in self.dialogs.take_touched() {
             let dialog = self.dialogs.get(id).filter(|dialog| matters(core, dialog));
-            changes.extend(self.written.change(Table::Dialogs, key(id.0), dialog, clock));
+            let record = dialog.map(|dialog| {
+                let invite = dialog.call().and_then(|call| call.invite);
+                let setup = invite.and_then(|invite| Setup::of(&self.transactions, invite));
+                Kept { dialog: Cow::Borrowed(dialog), setup }
+            });
+            changes.extend(self.written.change(Table::Dialogs, key(id.0), record.as_ref(), clock));
         }
         changes
     }
@@ -91,14 +105,15 @@ impl Sip {
 
     fn restore_dialog(
         &mut self,
-        core: &Core,
+        core: &mut Core,
         entry: &Entry,
         number: Option<u64>,
         clock: Clock,
         now: Instant,
     ) -> Result<(), NotRestored> {
         let id = DialogId(number.ok_or_else(|| entry.refused("its key is no number"))?);
-        let mut dialog: Dialog = read(entry, clock)?;
+        let Kept { dialog, setup } = read(entry, clock)?;
+        let mut dialog = dialog.into_owned();
         let [first, second] = dialog.realms.map(|realm| core.side(realm)).into_array();
         if first.is_none() || second.is_none() || first == second {
             return Err(entry.refused("it is not of these realms"));
@@ -119,6 +134,9 @@ impl Sip {
             self.timers.set(at, Timer::Dialog(id));
         }
         self.written.found(entry);
+        if let Some(setup) = setup {
+            self.turn(core).ring_on(id, setup, now);
+        }
         Ok(())
     }
 }

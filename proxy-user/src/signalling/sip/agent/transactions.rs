@@ -191,6 +191,11 @@ impl Server {
         self.key.method == "INVITE"
     }
 
+    /// Whether a final response was sent.
+    pub(super) fn is_answered(&self) -> bool {
+        self.state != ServerState::Proceeding
+    }
+
     /// Whether a response may be sent now: after a final one only another 2xx to INVITE (RFC 6026, section 7.1).
     pub(super) fn takes(&self, code: u16) -> bool {
         match self.state {
@@ -349,6 +354,11 @@ impl<P> Client<P> {
 
     pub(super) fn is_invite(&self) -> bool {
         self.method == "INVITE"
+    }
+
+    /// Whether a provisional response has come, and no final one.
+    pub(super) fn is_proceeding(&self) -> bool {
+        self.state == ClientState::Proceeding
     }
 
     /// Whether no final response has come.

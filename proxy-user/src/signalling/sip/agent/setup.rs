@@ -1,0 +1,126 @@
+//! A call that rings when the process ends: the two transactions of its INVITE are journalled with its dialog, so that
+//! the next process can ring on, answer, or give up in order.
+
+use super::{
+    Forward, InDialog, MediaPhase, Purpose, Timer, Turn,
+    dialogs::{DialogId, Role},
+    inbound::server_key,
+    transactions::{Client, Server, ServerTxId, Transactions},
+};
+use crate::{config::Side, flow::Flow, media::RealmId, signalling::sip::Message};
+use serde::{Deserialize, Serialize};
+use std::time::Instant;
+
+/// Both transactions of an INVITE without a final response.
+#[derive(Serialize, Deserialize)]
+pub(super) struct Setup {
+    realm: RealmId,
+    source: Flow,
+    #[serde(with = "octets")]
+    request: Vec<u8>,
+    tag: String,
+    /// The last response that was sent.
+    #[serde(with = "octets")]
+    response: Vec<u8>,
+    forwarded: Option<Forwarded>,
+}
+
+/// The INVITE as it went on.
+#[derive(Serialize, Deserialize)]
+struct Forwarded {
+    realm: RealmId,
+    destination: Flow,
+    branch: String,
+    #[serde(with = "octets")]
+    request: Vec<u8>,
+    lost_code: u16,
+    /// A provisional response came.
+    proceeding: bool,
+    media: MediaPhase,
+}
+
+impl Setup {
+    /// Of the INVITE of this transaction, while it has no final response.
+    pub(super) fn of(transactions: &Transactions<Purpose>, invite: ServerTxId) -> Option<Self> {
+        let server = transactions.server(invite).filter(|server| !server.is_answered())?;
+        let client = server.client.and_then(|id| transactions.client(id)).filter(|client| client.waits());
+        let forwarded = client.and_then(|client| {
+            let Purpose::Forward(forward) = &client.purpose else { return None };
+            Some(Forwarded {
+                realm: client.realm,
+                destination: client.destination,
+                branch: client.branch.clone(),
+                request: client.request.clone(),
+                lost_code: client.lost_code,
+                proceeding: client.is_proceeding(),
+                media: forward.media,
+            })
+        });
+        Some(Self {
+            realm: server.key.realm,
+            source: server.source,
+            request: server.request.bytes().to_vec(),
+            tag: server.tag.clone(),
+            response: server.response.clone(),
+            forwarded,
+        })
+    }
+}
+
+impl Turn<'_> {
+    /// Takes up the transactions of a call that was ringing. One whose caller was on a connection, which ended with the
+    /// process, is given up.
+    pub(super) fn ring_on(&mut self, id: DialogId, setup: Setup, now: Instant) {
+        let Setup { realm: from, source, request, tag, response, forwarded } = setup;
+        let Ok(request) = Message::parse(&request) else { return };
+        let key = server_key(from, source, &request, "INVITE");
+        let mut server = Server::new(key, source, request, tag);
+        server.response = response;
+        let server = self.transactions.insert_server(server);
+        if let Some(call) = self.dialogs.call_mut(id) {
+            call.invite = Some(server);
+        }
+        let Some(Forwarded { realm, destination, branch, request, lost_code, proceeding, media }) = forwarded else {
+            return;
+        };
+        let place = InDialog { id, from: Role::Originator, to: None, target: None, moves: None };
+        let purpose = Purpose::Forward(Forward { server, dialog: Some(place), register: None, media });
+        let mut client =
+            Client::new(branch, "INVITE".into(), realm, destination, request.clone(), purpose, self.timing, now);
+        client.lost_code = lost_code;
+        if proceeding {
+            client.received(100, self.timing, now);
+        }
+        let next = client.next();
+        let client = self.transactions.insert_client(client);
+        self.timers.set(next, Timer::Client(client));
+        if let Some(server) = self.transactions.server_mut(server) {
+            server.client = Some(client);
+        }
+        if !self.reaches(realm, destination) {
+            // Over a connection, which ended with the process.
+            self.lose(client, now);
+        } else if !proceeding {
+            self.send(realm, destination, request);
+        }
+        if source.transport.is_reliable() && self.core.side(from) == Some(Side::Access) {
+            // To the caller its call has failed: nobody is to ring for it.
+            self.cancel_client(client, now);
+        }
+    }
+}
+
+/// Octets as text, each as the character of its number: short where they are mostly ASCII, and whole whatever they are.
+mod octets {
+    use serde::{Deserialize, Deserializer, Serializer, de};
+
+    pub(super) fn serialize<S: Serializer>(octets: &[u8], serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&octets.iter().map(|octet| char::from(*octet)).collect::<String>())
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<u8>, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        let octets = text.chars().map(|character| u8::try_from(u32::from(character))).collect::<Result<_, _>>();
+        octets.map_err(|_| de::Error::custom("a character that is no octet"))
+    }
+}
