@@ -103,6 +103,11 @@ impl Proxy {
         self.deliver(now);
     }
 
+    /// Whether calls are still to be ended, after [`Proxy::shutdown`].
+    pub fn is_ending(&self) -> bool {
+        self.core.is_ending()
+    }
+
     /// Whether no call waits for its end, and nobody is still to be told of one.
     pub fn is_idle(&self) -> bool {
         self.core.is_idle() && self.agents.iter().all(|agent| agent.is_idle())

@@ -141,6 +141,8 @@ pub struct CallStart {
 /// Why a call, or an offer in one, is refused: the protocol has its own words for it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Refusal {
+    /// The proxy is stopping: no call begins any more.
+    Stopping,
     /// There are as many calls as there may be.
     TooManyCalls,
     /// A realm or a user would have more than it may; with the status code that the configuration wants.

@@ -21,6 +21,9 @@ impl Core {
     /// # Errors
     /// Which limit it would pass.
     pub fn begin(&mut self, start: CallStart, now: Instant) -> Result<CallId, Refusal> {
+        if self.stopped {
+            return Err(Refusal::Stopping);
+        }
         if self.counted >= self.config.limits.max_calls {
             self.limited("max_calls", now);
             return Err(Refusal::TooManyCalls);
@@ -140,8 +143,10 @@ impl Core {
         self.timers.set(now + LONGEST_HOLD, id);
     }
 
-    /// Begins to end all calls, some at a time, so that neither a network nor a softswitch is flooded.
+    /// Begins to end all calls, some at a time, so that neither a network nor a softswitch is flooded. None begins any
+    /// more.
     pub fn shutdown(&mut self, now: Instant) {
+        self.stopped = true;
         let mut ids: Vec<_> = self.calls.iter().filter(|(_, call)| call.is_live()).map(|(id, _)| *id).collect();
         ids.sort_unstable();
         self.stopping.extend(ids);
@@ -155,6 +160,11 @@ impl Core {
             self.hang_up(id, EndCause::Shutdown);
         }
         self.stop_at = (!self.stopping.is_empty()).then_some(now + STOP_PERIOD);
+    }
+
+    /// Whether calls are still to be ended because the proxy is stopping.
+    pub fn is_ending(&self) -> bool {
+        !self.stopping.is_empty()
     }
 
     /// Whether no call waits for its end.

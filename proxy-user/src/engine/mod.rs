@@ -224,6 +224,8 @@ pub struct Core {
     last_stream: u64,
     streams: HashMap<StreamId, CallId>,
     admission: admission::Admission,
+    /// No call begins any more.
+    stopped: bool,
     /// Calls that are still to be hung up because the proxy is stopping.
     stopping: VecDeque<CallId>,
     /// When the next of them are.
@@ -269,6 +271,7 @@ impl Core {
             last_stream: 0,
             streams: HashMap::new(),
             admission: admission::Admission::default(),
+            stopped: false,
             stopping: VecDeque::new(),
             stop_at: None,
             written: restore::Written::default(),

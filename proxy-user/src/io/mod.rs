@@ -65,6 +65,10 @@ pub trait Core {
     }
     /// Ends every call.
     fn shutdown(&mut self, now: Instant);
+    /// Whether calls are still to be ended, after [`Core::shutdown`]: they are some at a time.
+    fn is_ending(&self) -> bool {
+        false
+    }
     /// Whether nothing is under way any more.
     fn is_idle(&self) -> bool;
     /// How it is going, for an operator: how much is under way, and what was counted.
@@ -96,6 +100,10 @@ impl Core for Proxy {
 
     fn shutdown(&mut self, now: Instant) {
         self.shutdown(now);
+    }
+
+    fn is_ending(&self) -> bool {
+        self.is_ending()
     }
 
     fn is_idle(&self) -> bool {
@@ -260,6 +268,10 @@ impl<C: Core, D: Datapath> Loop<C, D> {
         loop {
             let now = Instant::now();
             self.carry_out(now);
+            if end.is_some() && self.core.is_ending() {
+                // The time to answer begins when the last is told.
+                end = Some(now + FAREWELL);
+            }
             if end.is_some_and(|end| end <= now || self.core.is_idle()) {
                 return Ok(Stop::End);
             }

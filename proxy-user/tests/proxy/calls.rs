@@ -425,3 +425,49 @@ fn requests_that_do_not_use_the_contact_find_their_dialog_by_its_tags() {
     lab.core(&answer(&bye, "200 OK", "b1", "", ""));
     assert_eq!(lab.records[0].end_cause, EndCause::ByeCaller);
 }
+
+#[test]
+fn an_orderly_stop_of_many_calls_is_paced_and_complete() {
+    const CALLS: u16 = 60;
+    let mut config = config();
+    config.realms[ACCESS].ports.last = 30_999;
+    config.realms[CORE].ports.last = 30_999;
+    let mut lab = Lab::new(config);
+    let invite = |number: u16| {
+        let text = from_alice(
+            "INVITE",
+            "sip:bob@example.test",
+            "<sip:bob@example.test>",
+            1,
+            &format!("i{number}"),
+            "",
+            &sdp(PRIVATE, 4000 + 2 * number),
+        );
+        text.replace("call-1", &format!("call-{number}"))
+    };
+    for number in 0..CALLS {
+        let sent = lab.access(ALICE, &invite(number));
+        lab.core(&answer(only(&sent, "INVITE"), "200 OK", "b1", ROUTE, &sdp("10.9.0.30", 6000)));
+    }
+    lab.proxy.shutdown(lab.now);
+    lab.settle();
+    let first = lab.take();
+    assert!(first.len() < usize::from(CALLS) * 2, "not all at once: {}", first.len());
+    assert_eq!(kinds(&lab.access(ALICE, &invite(999))), ["access 503"], "none begins any more");
+    assert!(lab.proxy.is_ending());
+    lab.wait(Duration::from_millis(100));
+    assert!(!lab.proxy.is_ending());
+    let byes: Vec<_> = first.into_iter().chain(lab.take()).filter(|sent| sent.kind() == "BYE").collect();
+    assert_eq!(byes.len(), usize::from(CALLS) * 2);
+    assert_eq!(lab.records.len(), usize::from(CALLS));
+    for bye in &byes {
+        assert!(!lab.proxy.is_idle());
+        let done = answer(bye, "200 OK", "", "", "");
+        if bye.realm == ACCESS {
+            lab.access(ALICE, &done)
+        } else {
+            lab.core(&done)
+        };
+    }
+    assert!(lab.proxy.is_idle(), "everybody knows");
+}

@@ -52,7 +52,7 @@ impl Turn<'_> {
                 Refusal::NotAdmitted(code) if begins => code,
                 // A call that is there keeps what it has.
                 Refusal::NotAdmitted(_) | Refusal::NothingToRelay => 488,
-                Refusal::NoPorts | Refusal::TooManyCalls => 503,
+                Refusal::NoPorts | Refusal::TooManyCalls | Refusal::Stopping => 503,
                 Refusal::NoCall => 481,
             })
         })?;
