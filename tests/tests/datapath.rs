@@ -3,7 +3,7 @@
 use anyhow::{Context, Result, ensure};
 use lab::{LabConfig, address, lab_test, leftovers, rtp, wait_until};
 use proxy_user::{
-    config::{Config, PortRange, Realm, RealmPolicy, Side},
+    config::{Config, PortRange, Realm, RealmPolicy, Side, Trust},
     datapath::{
         Datapath, Xdp,
         kernel::{Life, object},
@@ -144,6 +144,7 @@ fn realms() -> Vec<Realm> {
         media: IpAddr::V4(own),
         ports: PortRange { first: 30_000, last: 30_019 },
         vlan: Vec::new(),
+        trust: Trust::of(side),
         policy: RealmPolicy::default(),
         softswitch,
         streams: Default::default(),
@@ -162,6 +163,7 @@ fn spec() -> StreamSpec {
         realm: 0,
         local: ACCESS.into(),
         open: true,
+        epoch: 0,
         remote: Some(remote(SocketAddrV4::new(Ipv4Addr::new(192, 168, 1, 10), 4_000))),
         signalling: Some(IpAddr::V4(*TERMINAL.ip())),
         payload_types: [8].into_iter().collect(),

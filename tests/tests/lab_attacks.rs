@@ -276,6 +276,50 @@ fn a_call_in_user_space_is_attacked_from_everywhere_and_neither_harmed_nor_heard
     });
 }
 
+/// Behind a NAT a phone states a private address. In the access network somebody else has it, or sends in its name.
+#[test]
+fn whoever_has_the_phones_private_address_in_the_access_network_neither_hears_nor_speaks() {
+    lab_test(lab_of_attackers(), |lab| {
+        let host = lab.host("stranger")?;
+        host.ip(&format!("addr add {}/32 dev eth0", address::PHONE))?;
+        lab.latch().ip(&format!("route add {}/32 via {} dev access", address::PHONE, address::STRANGER))?;
+        let config = LatchConfig { learning_window_s: 60, ports: (30_000, 30_999), ..LatchConfig::default() };
+        let scene = Scene::start(lab, &KamailioConfig::default(), &config)?;
+        let stated = (address::PHONE, 6_000);
+        let attacker =
+            Attacker::new("stranger", host, lab.latch().mac("access")?, stated, "meta nfproto ipv4 meta l4proto udp")?;
+        let attack = |rounds: &str| -> Result<()> {
+            println!("{rounds}");
+            attacker.attacks(&victims(&scene.latch, 0, address::LATCH_ACCESS, config.ports)?).map(drop)
+        };
+
+        let call = MediaCall::between(&scene, (1, "alice"), (3, "bob"))?;
+        attack("before anybody spoke")?;
+        let counters = scene.latch.counters()?;
+        ensure!(seen(&counters).0 == 0 && seen(&counters).1 > PACKETS / 2, "{counters:?}");
+        call.latch(&scene)?;
+        let (alice, bob) = (&call.alice, &call.bob);
+        let sinks = [Sink::start(&alice.rtp)?, Sink::start(&bob.rtp)?];
+        let streams = [(1, alice), (2, bob)]
+            .map(|(ssrc, end)| Stream { packets: 200, ssrc, ..Stream::default() }.spawn(&end.rtp, end.relay));
+        attack("in the learning window of a latched call")?;
+        for stream in streams {
+            stream?.join().map_err(|_| anyhow!("a sender panicked"))??;
+        }
+        for (sink, ssrc) in sinks.into_iter().zip([2, 1]) {
+            let heard = sink.stop()?;
+            let stream = heard.stream(ssrc)?;
+            ensure!((stream.packets, stream.lost()) == (200, 0), "{heard:?}");
+        }
+        for end in [alice, bob] {
+            ensure!(end.counters.get("strange")?.packets == 0, "a packet of the attacker reached a phone");
+        }
+        attacker.got_nothing()?;
+        call.end()?;
+        scene.finish(2).map(drop)
+    });
+}
+
 /// A phone on IPv6, without a NAT, speaks with one on IPv4.
 #[test]
 fn a_call_over_ipv6_is_attacked_and_neither_harmed_nor_heard() {

@@ -133,6 +133,19 @@ fn sequences() -> Vec<Sequence> {
             vec![],
         ),
         sequence(
+            "an address that was stated and does not count has no rank",
+            Leg { remote_address: [0; 16], remote_port: 0, remote_rtcp_port: 0, ..leg_a() },
+            vec![
+                (rtp(EXACT), DroppedSource),
+                (rtp(PHONE), ok),
+                (rtp(EXACT), DroppedSource),
+                (rtp((TERMINAL, 4_002)), DroppedSource),
+                (rtp(PHONE), ok),
+            ],
+            Some(PHONE),
+            vec![Rank::Address],
+        ),
+        sequence(
             "nothing is learned without a session description",
             Leg { remote_address: [0; 16], signalling_address: [0; 16], remote_port: 0, ..leg_a() },
             vec![(rtp(PHONE), DroppedSource), (rtp(([0; 4], 4_000)), DroppedSource)],

@@ -2,7 +2,7 @@
 
 use super::{
     AdmissionLimits, CdrFile, Config, KeepAlive, Limits, Maps, Media, PortRange, Problem, Problems, Realm, RealmPolicy,
-    Relay, Side, Sip, State, VlanTag, check, reader::Section, report::Report, streams,
+    Relay, Side, Sip, State, Trust, VlanTag, check, reader::Section, report::Report, streams,
 };
 use crate::media::Carry;
 use std::{
@@ -140,6 +140,7 @@ fn realm(mut section: Section<'_>, report: &mut Report<'_>) -> Option<Realm> {
         },
     };
     let vlan = vlan(&mut section, report);
+    let trust = trust(&mut section, side, report);
     let policy = policy(&mut section, report);
     let streams = streams::streams(&mut section, report);
     section.finish(report);
@@ -151,6 +152,7 @@ fn realm(mut section: Section<'_>, report: &mut Report<'_>) -> Option<Realm> {
         media: media?,
         ports: ports?,
         vlan,
+        trust: trust?,
         policy,
         softswitch,
         streams,
@@ -177,6 +179,31 @@ fn vlan(realm: &mut Section<'_>, report: &mut Report<'_>) -> Vec<VlanTag> {
         );
     }
     tags
+}
+
+/// How far the realm is believed; `None` where its side is not known, as the default depends on it.
+fn trust(realm: &mut Section<'_>, side: Option<Side>, report: &mut Report<'_>) -> Option<Trust> {
+    let trusted = realm.boolean("trusted", report);
+    let stated = realm.string("stated", report);
+    let default = Trust::of(side?);
+    let trusted = trusted.unwrap_or(default.trusted);
+    let believes_media = match stated.as_deref() {
+        None => default.believes_media,
+        Some(_) if trusted => {
+            let remedy = "leave it out: what a trusted realm states counts; or write trusted = false";
+            report.problem(&realm.path("stated"), "does not belong in a trusted realm", remedy);
+            default.believes_media
+        }
+        Some("checked") => false,
+        Some("believed") => true,
+        Some(other) => {
+            let remedy = "write \"checked\" (a media address counts where the signalling comes from it) or \"believed\" \
+                          (any does)";
+            report.problem(&realm.path("stated"), format!("\"{other}\" is not known"), remedy);
+            default.believes_media
+        }
+    };
+    Some(Trust { trusted, believes_media })
 }
 
 fn policy(realm: &mut Section<'_>, report: &mut Report<'_>) -> RealmPolicy {

@@ -157,7 +157,7 @@ fn problem(field: &str, message: String, remedy: String) -> Problem {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{Certificate, PortRange, RealmPolicy, Side};
+    use crate::config::{Certificate, PortRange, RealmPolicy, Side, Trust};
 
     fn realm(first: u16, last: u16) -> Realm {
         Realm {
@@ -168,6 +168,7 @@ mod tests {
             media: "192.0.2.1".parse().unwrap(),
             ports: PortRange { first, last },
             vlan: Vec::new(),
+            trust: Trust::of(Side::Access),
             policy: RealmPolicy::default(),
             softswitch: None,
             streams: Default::default(),

@@ -92,6 +92,8 @@ pub struct Realm {
     pub ports: PortRange,
     /// Tags of its frames on `interface`, outermost first: none, 802.1Q, or 802.1ad with 802.1Q inside.
     pub vlan: Vec<VlanTag>,
+    /// How far its parties are believed.
+    pub trust: Trust,
     /// How its legs learn and what their packets are marked with.
     pub policy: RealmPolicy,
     /// Where requests of terminals go. Set on core realms, and only there.
@@ -113,6 +115,28 @@ impl Realm {
     /// Where and how requests of terminals go.
     pub fn softswitch_flow(&self) -> Option<Flow> {
         self.softswitch.map(|softswitch| Flow::to(self.streams.softswitch, softswitch))
+    }
+}
+
+/// How far the parties of a realm are believed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Trust {
+    /// What their messages and session descriptions state is so.
+    pub trusted: bool,
+    /// The media addresses of their session descriptions count even where the realm is not trusted and their signalling
+    /// comes from another address.
+    pub believes_media: bool,
+}
+
+impl Trust {
+    /// The default of a realm of this kind.
+    pub fn of(side: Side) -> Self {
+        Self { trusted: side == Side::Core, believes_media: false }
+    }
+
+    /// Whether a media address in a session description counts whatever address the signalling comes from.
+    pub fn media_counts(&self) -> bool {
+        self.trusted || self.believes_media
     }
 }
 

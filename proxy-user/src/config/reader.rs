@@ -71,6 +71,22 @@ impl<'i> Section<'i> {
         }
     }
 
+    /// True or false, if it is there.
+    pub(super) fn boolean(&mut self, name: &'static str, report: &mut Report<'_>) -> Option<bool> {
+        match self.take(name, report)?.into_inner() {
+            DeValue::Boolean(value) => Some(value),
+            other => {
+                let message = format!("is {}, not true or false", kind(&other));
+                report.problem(
+                    &self.path(name),
+                    message,
+                    format!("write {name} = true or {name} = false, without quotes"),
+                );
+                None
+            }
+        }
+    }
+
     /// Whether a field is there and is a string.
     pub(super) fn is_string(&self, name: &str) -> bool {
         matches!(self.table.get(name).map(Spanned::get_ref), Some(DeValue::String(_)))

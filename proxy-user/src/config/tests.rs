@@ -117,6 +117,25 @@ refuse_with = 486",
 }
 
 #[test]
+fn a_core_realm_is_trusted_and_an_access_realm_is_not_unless_they_say_otherwise() {
+    let trust = |access: &str, core: &str| {
+        let text = GOOD.replacen("side = \"access\"", &format!("side = \"access\"\n{access}"), 1).replacen(
+            "side = \"core\"",
+            &format!("side = \"core\"\n{core}"),
+            1,
+        );
+        let config = parse(&text).unwrap();
+        [0, 1].map(|realm: usize| (config.realms[realm].trust.trusted, config.realms[realm].trust.media_counts()))
+    };
+    assert_eq!(trust("", ""), [(false, false), (true, true)]);
+    assert_eq!(trust("trusted = true", "trusted = false"), [(true, true), (false, false)]);
+    assert_eq!(
+        trust("stated = \"believed\"", "trusted = false\nstated = \"checked\""),
+        [(false, true), (false, false)]
+    );
+}
+
+#[test]
 fn a_stream_may_bring_in_what_was_negotiated_and_a_margin() {
     let default = RealmPolicy::default();
     let off = RealmPolicy { negotiated_rate: false, ..default.clone() };
@@ -196,6 +215,9 @@ fn a_realms_policy_is_checked() {
         ("max_kbps_per_user = \"1M\"", "realm[0].max_kbps_per_user", "is a string", "leave it out"),
         ("refuse_with = 404", "realm[0].refuse_with", "refuses a call", "503"),
         ("latch = \"all\"", "realm[0].latch", "not known", "\"signalled\" or \"any\""),
+        ("trusted = \"yes\"", "realm[0].trusted", "is a string, not true or false", "trusted = true"),
+        ("stated = \"true\"", "realm[0].stated", "not known", "\"checked\""),
+        ("trusted = true\nstated = \"believed\"", "realm[0].stated", "in a trusted realm", "leave it out"),
         ("rebind = \"yes\"", "realm[0].rebind", "not known", "same-address"),
         ("latch_prefix_v4 = 7", "realm[0].latch_prefix_v4", "out of range", "8 to 32"),
         ("stream_kbps = 0", "realm[0].stream_kbps", "out of range", "leave it out"),

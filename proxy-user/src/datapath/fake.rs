@@ -96,6 +96,7 @@ mod tests {
             realm,
             local: SocketAddr::from(([10, 0, 0, 1], port)),
             open: true,
+            epoch: 0,
             remote: None,
             signalling: None,
             payload_types: PayloadTypes::default(),

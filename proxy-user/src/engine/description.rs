@@ -11,6 +11,9 @@ use serde::{Deserialize, Serialize};
 pub(super) struct Agreed {
     pub(super) kind: String,
     pub(super) remotes: [Option<RemoteMedia>; 2],
+    /// Of each side, how often what it states in `remotes` has changed.
+    #[serde(default)]
+    pub(super) epochs: [u32; 2],
     pub(super) payload_types: PayloadTypes,
     /// Of each side, whether RTP and RTCP share a port there.
     pub(super) rtcp_mux: [bool; 2],
@@ -38,6 +41,7 @@ impl Agreed {
         Self {
             kind: description.kind.clone(),
             remotes: [None; 2],
+            epochs: [0; 2],
             payload_types: description.payload_types,
             rtcp_mux: [false; 2],
             carry: description.carry,
@@ -49,8 +53,9 @@ impl Agreed {
     }
 
     pub(super) fn set_remote(&mut self, side: usize, remote: Option<RemoteMedia>) {
-        if let (Some(place), Some(remote)) = (self.remotes.get_mut(side), remote) {
-            *place = Some(remote);
+        if remote.is_some() && self.remotes[side] != remote {
+            self.remotes[side] = remote;
+            self.epochs[side] = self.epochs[side].wrapping_add(1);
         }
     }
 

@@ -29,7 +29,10 @@ impl Core {
             return Err(Refusal::TooManyCalls);
         }
         let CallStart { owner, name, sides, caller, callee, terminal: (terminal_side, terminal), user } = start;
-        let side = |(realm, signalling)| Side { realm, signalling, trusted: self.is_trusted(realm) };
+        let side = |(realm, signalling)| {
+            let trust = self.trust(realm);
+            Side { realm, signalling, trusted: trust.trusted, believed: trust.believes_media }
+        };
         let media = MediaSession::new(sides.map(side).into_array());
         let realms = sides.map(|(realm, _)| realm);
         let record = u128::from(self.random()) << 64 | u128::from(self.random());

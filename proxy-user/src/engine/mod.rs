@@ -36,7 +36,7 @@ mod trust;
 
 use crate::{
     accounting::{Cdr, WallClock},
-    config::{Config, Side},
+    config::{Config, Side, Trust},
     flow::{Flow, Transport},
     media::{
         MediaCommand, MediaEvent, RealmId, StreamId,
@@ -316,9 +316,14 @@ impl Core {
         self.config.realms.get(realm).map(|realm| realm.side)
     }
 
-    /// Whether what a realm's hosts say of themselves is believed.
-    pub fn is_trusted(&self, realm: RealmId) -> bool {
+    /// Whether a realm is a network of servers, where its softswitch is.
+    pub fn is_core(&self, realm: RealmId) -> bool {
         self.side(realm) == Some(Side::Core)
+    }
+
+    /// How far what a realm's hosts say of themselves is believed.
+    pub fn trust(&self, realm: RealmId) -> Trust {
+        self.config.realms.get(realm).map_or(Trust::of(Side::Access), |realm| realm.trust)
     }
 
     /// Whether this is the address of a realm's softswitch, or our own there: a call between two terminals may come

@@ -76,8 +76,19 @@ pub(super) struct Side {
     pub(super) realm: RealmId,
     /// Where its signalling comes from.
     pub(super) signalling: IpAddr,
-    /// Its session descriptions tell the truth about its addresses.
+    /// Its realm is trusted: its session descriptions tell the truth about its addresses.
     pub(super) trusted: bool,
+    /// Its realm is not, but the addresses of its media count all the same.
+    #[serde(default)]
+    pub(super) believed: bool,
+}
+
+impl Side {
+    /// Whether a media address that it states may be sent to and learned from. Behind a NAT it states a private one, and
+    /// whoever has that in the access network is somebody else.
+    fn may_state(&self, address: IpAddr) -> bool {
+        self.trusted || self.believed || address == self.signalling
+    }
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -541,26 +552,35 @@ impl Slot {
         LegPolicy { carry, clock_rate: agreed.clock_rate, ..policy }
     }
 
+    /// Where a side wants its media, as far as what it states counts.
+    fn remote(&self, side: usize, party: &Side, local: SocketAddr) -> Option<RemoteMedia> {
+        let RemoteMedia { rtp, rtcp } = self.agreed.remotes[side]?;
+        // Of the other IP version it cannot be reached here.
+        let counts = |stated: SocketAddr| stated.is_ipv4() == local.is_ipv4() && party.may_state(stated.ip());
+        let beside = || rtp.port().checked_add(1).map_or(rtp, |port| SocketAddr::new(rtp.ip(), port));
+        let rtcp = match rtcp {
+            _ if self.agreed.rtcp_mux[side] => rtp,
+            stated if counts(stated) => stated,
+            _ => beside(),
+        };
+        counts(rtp).then_some(RemoteMedia { rtp, rtcp })
+    }
+
     fn apply(&mut self, sides: &[Side; 2], resources: &mut Resources<'_>, open: [bool; 2]) {
         let leg = |side: usize| {
             let party = &sides[side];
             let local = self.local(side, sides, resources);
-            let rtcp_mux = self.agreed.rtcp_mux[side];
-            // Of the other IP version it cannot be reached here: the source of its packets is learned.
-            let remote = self.agreed.remotes[side].filter(|remote| remote.rtp.is_ipv4() == local.is_ipv4());
-            let remote =
-                remote.map(|remote| RemoteMedia { rtcp: if rtcp_mux { remote.rtp } else { remote.rtcp }, ..remote });
-            // An address that the party's signalling really comes from, or that a trusted network stated, is right.
-            let known = remote.is_some_and(|remote| party.trusted || remote.rtp.ip() == party.signalling);
+            let remote = self.remote(side, party, local);
             LegSpec {
                 realm: party.realm,
                 local,
                 open: open[side],
+                epoch: self.agreed.epochs[side],
                 remote,
                 signalling: Some(party.signalling),
                 payload_types: self.agreed.payload_types,
-                send_before_latch: known,
-                rtcp_mux,
+                send_before_latch: remote.is_some(),
+                rtcp_mux: self.agreed.rtcp_mux[side],
                 policy: self.policy(side, party.realm, resources),
             }
         };

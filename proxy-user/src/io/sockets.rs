@@ -39,7 +39,7 @@ fn bind_one(address: SocketAddr) -> Result<UdpSocket> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{PortRange, Realm, RealmPolicy, Side};
+    use crate::config::{PortRange, Realm, RealmPolicy, Side, Trust};
 
     #[tokio::test]
     async fn an_address_in_use_is_named() {
@@ -53,6 +53,7 @@ mod tests {
             media: address.ip(),
             ports: PortRange { first: 30_000, last: 30_001 },
             vlan: Vec::new(),
+            trust: Trust::of(Side::Access),
             policy: RealmPolicy::default(),
             softswitch: None,
             streams: Default::default(),

@@ -76,6 +76,7 @@ fn spec() -> StreamSpec {
         realm,
         local: SocketAddr::from(([10, 0, 0, 1], port)),
         open: true,
+        epoch: 0,
         remote: None,
         signalling: None,
         payload_types: PayloadTypes::default(),

@@ -41,7 +41,12 @@ pub struct LegSpec {
     pub local: SocketAddr,
     /// Whether `local` stood in a session description that was sent out. A closed leg drops all that arrives.
     pub open: bool,
-    /// Addresses in the remote side's session description, once there is one.
+    /// Counts what the remote side stated: with another number begins a new epoch, in which the leg learns anew even
+    /// where `remote` stays as it was.
+    #[serde(default)]
+    pub epoch: u32,
+    /// Addresses in the remote side's session description, once there is one that counts: media may go there, and what
+    /// comes from there is the best candidate.
     pub remote: Option<RemoteMedia>,
     /// Address that the remote side's signalling comes from, where media may come from it too.
     pub signalling: Option<IpAddr>,
@@ -125,8 +130,8 @@ pub struct RemoteMedia {
 #[allow(clippy::large_enum_variant, reason = "moved once, from the engine to the datapath")]
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum MediaCommand {
-    /// Make the stream like this. A leg whose `remote`, `signalling` and `open` are as before keeps what it learned; one
-    /// in which they changed learns anew. The learning window of both legs starts now.
+    /// Make the stream like this. A leg whose `epoch`, `remote`, `signalling` and `open` are as before keeps what it
+    /// learned; one in which they changed learns anew. The learning window of both legs starts now.
     Apply(StreamSpec),
     /// Close both legs for good; answered by [`MediaEvent::Released`] with the final counters.
     Release(StreamId),

@@ -4,7 +4,7 @@
 use proxy_user::{
     accounting::Cdr,
     clock::Clock,
-    config::{Config, PortRange, Realm, RealmPolicy, Side},
+    config::{Config, PortRange, Realm, RealmPolicy, Side, Trust},
     datapath::{Datapath, DatapathError, fake::Fake},
     engine::{Core, Input, Media, Output, Protocol, Restored},
     flow::{Flow, Transport},
@@ -122,6 +122,7 @@ pub(crate) fn networks(own_access: &str, own_core: &str, softswitch: &str) -> Co
         media: own.parse().unwrap(),
         ports: PortRange { first: 30_000, last: 30_199 },
         vlan: Vec::new(),
+        trust: Trust::of(side),
         policy: RealmPolicy::default(),
         softswitch: softswitch.map(|address| address.parse().unwrap()),
         streams: Default::default(),

@@ -16,5 +16,6 @@ mod races;
 mod registrations;
 mod restart;
 mod simulation;
+mod stated;
 mod streams;
 mod trust;

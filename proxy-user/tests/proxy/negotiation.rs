@@ -21,7 +21,12 @@ struct Outcome {
 
 /// Alice calls with these media; Bob answers with those.
 fn call(lab: &mut Lab, offer: &str, answered: &str) -> Outcome {
-    let sent = lab.access(ALICE, &from_alice("INVITE", BOB_URI, BOB, 1, "i1", "", &sdp_of(PRIVATE, offer)));
+    call_from(lab, PRIVATE, offer, answered)
+}
+
+/// The same with Alice's address in her session description.
+fn call_from(lab: &mut Lab, address: &str, offer: &str, answered: &str) -> Outcome {
+    let sent = lab.access(ALICE, &from_alice("INVITE", BOB_URI, BOB, 1, "i1", "", &sdp_of(address, offer)));
     let invite = only(&sent, "INVITE").clone();
     let sent = lab.core(&answer(&invite, "200 OK", "b1", ROUTE, &sdp_of(CORE_MEDIA, answered)));
     let answer = only(&sent, "200").clone();
@@ -56,7 +61,7 @@ fn each_side_shares_the_port_by_itself() {
         ("nobody asked Bob", plain, mux, false, false, [false, false]),
     ] {
         let mut lab = Lab::default();
-        let outcome = call(&mut lab, offer, answered);
+        let outcome = call_from(&mut lab, "198.51.100.1", offer, answered);
         assert_eq!(outcome.offer.contains("a=rtcp-mux\r\n"), offered_mux, "{case}: {}", outcome.offer);
         assert_eq!(outcome.answer.contains("a=rtcp-mux\r\n"), answered_mux, "{case}: {}", outcome.answer);
         assert!(!outcome.offer.contains("mux-only"), "{case}");

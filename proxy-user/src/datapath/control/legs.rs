@@ -160,7 +160,8 @@ fn clock(hz: u32) -> u32 {
 
 /// Whether what a leg learned is to be forgotten.
 pub(super) fn learns_anew(before: &LegSpec, after: &LegSpec) -> bool {
-    (before.remote, before.signalling, before.open) != (after.remote, after.signalling, after.open)
+    let learned_for = |leg: &LegSpec| (leg.epoch, leg.remote, leg.signalling, leg.open);
+    learned_for(before) != learned_for(after)
 }
 
 /// The generation after this one: 15 bits, never 0.
@@ -199,7 +200,7 @@ fn named(named: Option<IpAddr>) -> [u8; 16] {
 mod tests {
     use super::*;
     use crate::{
-        config::{PortRange, Realm, RealmPolicy, Side},
+        config::{PortRange, Realm, RealmPolicy, Side, Trust},
         media::{Carry, LegPolicy, RemoteMedia, StreamId},
     };
     use std::net::SocketAddr;
@@ -213,6 +214,7 @@ mod tests {
             media: media.parse().unwrap(),
             ports: PortRange { first, last },
             vlan: Vec::new(),
+            trust: Trust::of(Side::Access),
             policy: RealmPolicy::default(),
             softswitch: None,
             streams: Default::default(),
@@ -229,6 +231,7 @@ mod tests {
             realm,
             local: local.parse().unwrap(),
             open: true,
+            epoch: 0,
             remote: None,
             signalling: None,
             payload_types: [0, 101].into_iter().collect(),

@@ -1,5 +1,5 @@
 use super::*;
-use crate::config::{Certificate, PortRange, Realm, RealmPolicy};
+use crate::config::{Certificate, PortRange, Realm, RealmPolicy, Trust};
 use futures_util::{SinkExt as _, StreamExt as _};
 use std::{
     future::poll_fn,
@@ -35,6 +35,7 @@ fn realm(side: Side) -> Realm {
         media: "127.0.0.1".parse().unwrap(),
         ports: PortRange { first: 30_000, last: 30_001 },
         vlan: Vec::new(),
+        trust: Trust::of(side),
         policy: RealmPolicy::default(),
         softswitch: (side == Side::Core).then(|| "127.0.0.1:9".parse().unwrap()),
         streams: Default::default(),

@@ -7,7 +7,7 @@ use anyhow::{Context, Result, ensure};
 use aya::programs::{ProgramFd, loaded_programs};
 use lab::{address, chain, leftovers::BpfObjects};
 use proxy_user::{
-    config::{Config, PortRange, Realm, RealmPolicy, Side},
+    config::{Config, PortRange, Realm, RealmPolicy, Side, Trust},
     datapath::{
         Datapath, Mode, Xdp,
         kernel::{Life, object},
@@ -77,6 +77,7 @@ fn config() -> Config {
         media: IpAddr::V4(own),
         ports: PortRange { first: 30_000, last: 39_999 },
         vlan: Vec::new(),
+        trust: Trust::of(side),
         policy: RealmPolicy::default(),
         softswitch,
         streams: Default::default(),
@@ -95,6 +96,7 @@ fn stream(number: u16) -> StreamSpec {
         realm: 0,
         local: above(RELAY, 2 * number).into(),
         open: true,
+        epoch: 0,
         remote: Some(remote(SocketAddrV4::new(address::PHONE, 4_000))),
         signalling: Some(IpAddr::V4(*chain::SOURCE.ip())),
         payload_types: [8].into_iter().collect(),

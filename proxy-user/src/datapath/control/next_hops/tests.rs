@@ -3,7 +3,7 @@ use super::{
     *,
 };
 use crate::{
-    config::{Config, PortRange, Realm, RealmPolicy, Side},
+    config::{Config, PortRange, Realm, RealmPolicy, Side, Trust},
     netlink::Route,
 };
 use std::{cell::RefCell, collections::BTreeMap, net::SocketAddr, rc::Rc};
@@ -98,6 +98,7 @@ pub(in super::super) fn config() -> Config {
         media: media.parse().unwrap(),
         ports: PortRange { first: 30_000, last: 30_019 },
         vlan: Vec::new(),
+        trust: Trust::of(side),
         policy: RealmPolicy::default(),
         softswitch: softswitch.map(|address| address.parse().unwrap()),
         streams: Default::default(),

@@ -26,6 +26,7 @@ fn offered() -> StreamSpec {
         realm: 0,
         local: "203.0.113.10:30002".parse().unwrap(),
         open: false,
+        epoch: 0,
         remote: remote("192.168.1.10:4000"),
         signalling: Some("198.51.100.7".parse().unwrap()),
         payload_types: [0].into_iter().collect(),
@@ -99,8 +100,13 @@ fn only_the_leg_that_changed_learns_anew() {
     assert!(access_after.window_end_ns > access.window_end_ns, "the window of both begins anew");
     // More payload types are no reason to forget.
     changed.legs[0].payload_types.insert(8);
-    control.apply(changed, now).unwrap();
+    control.apply(changed.clone(), now).unwrap();
     assert_eq!(control.legs.get(ACCESS).generation, access.generation);
+    assert_eq!(control.legs.get(CORE).generation, core_after.generation);
+    // A terminal behind a NAT stated another port: its addresses here are as they were.
+    changed.legs[0].epoch += 1;
+    control.apply(changed, now).unwrap();
+    assert_ne!(control.legs.get(ACCESS).generation, access.generation);
     assert_eq!(control.legs.get(CORE).generation, core_after.generation);
 }
 

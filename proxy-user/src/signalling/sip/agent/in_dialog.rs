@@ -119,7 +119,7 @@ impl Turn<'_> {
         let Some(standing) = self.dialogs.party(id, role).map(|party| &party.standing) else { return };
         let named_secret = standing.named_secret || secret;
         // A server in a core realm speaks from any port; requests to it follow the route set.
-        let stays = verdict == Verdict::Moves || self.core.is_trusted(standing.realm);
+        let stays = verdict == Verdict::Moves || self.core.is_core(standing.realm);
         let flow = if stays { standing.flow } else { source };
         if (standing.named_secret, standing.flow) == (named_secret, flow) {
             return;
@@ -133,7 +133,7 @@ impl Turn<'_> {
     pub(super) fn party_moved(&mut self, id: DialogId, role: Role, to: Flow, now: Instant) {
         let Some(party) = self.dialogs.party(id, role) else { return };
         let before = party.standing.flow;
-        if before == to || self.core.is_trusted(party.standing.realm) {
+        if before == to || self.core.is_core(party.standing.realm) {
             return;
         }
         debug!(%before, %to, "a terminal's signalling comes from another place now");
