@@ -18,10 +18,12 @@
 //! | `media` | offers and answers of a call, and what the datapath reports |
 //! | `session`, `description` | the media of one call; what offer and answer agree on |
 //! | `admission` | whether one more call, or more media, is within the limits |
+//! | `budgets` | what strangers may use, and what may be sent to an unproved address |
 //! | `restore` | what is journalled, and how a later process takes it up |
 //! | `timers`, `tracked`, `sides` | what is due, what was touched, what each side has |
 
 mod admission;
+pub mod budgets;
 mod calls;
 mod description;
 mod life;

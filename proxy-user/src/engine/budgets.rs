@@ -1,0 +1,419 @@
+//! What strangers may use together, and how much may be sent to an address that nobody has proved.
+//!
+//! A stranger is whoever the engine does not know: no binding, no established dialog, not the softswitch. Strangers share
+//! what is scarce by where they are: all of them together, those of one network (/24 of IPv4, /48 of IPv6), and those of
+//! one source (/32, /64: what one subscriber has). Each level has its bounds, so that one host or one network cannot use
+//! up what all share, and all strangers together leave a reserve to the known.
+//!
+//! ```text
+//!   received(source, bytes) ─→ messages a second ─→ credit of 3 × bytes
+//!   may_send(source, bytes) ─→ has it proved its address, or credit enough?
+//!   take(source, amounts)   ─→ Held, given back when it is dropped
+//! ```
+//!
+//! A source of a datagram may be forged. Until it has [proved](Budgets::proved) its address it gets no more than three
+//! times the bytes that came from there, retransmissions included, as a QUIC server sends to an unvalidated address
+//! (RFC 9000 §8.1).
+//!
+//! Memory is bounded by [`Limits::prefixes`] alone ([`Budgets::memory_bound`]): sources and networks stand in two tables
+//! of fixed size. A source that holds something is never pushed out; others go in the order of their last message, those
+//! that have proved their address last. Who is pushed out loses credit and proof and no more. Nothing is allocated for a
+//! message.
+
+mod table;
+#[cfg(test)]
+mod tests;
+
+use std::{
+    net::IpAddr,
+    ops::{AddAssign, SubAssign},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
+use table::{Entry, Table};
+
+/// What may be sent to an address that has not proved itself, for each byte that came from there (RFC 9000 §8.1).
+pub const AMPLIFICATION: u32 = 3;
+/// A proof of an address holds for so long: then somebody else may have it.
+pub const PROOF: Duration = Duration::from_secs(300);
+/// Credit beyond this is not kept, bytes: what several of the largest datagrams bring.
+const MOST_CREDIT: u32 = 1 << 20;
+
+/// How much of each resource.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Amounts {
+    /// Dialogs, those included that wait for their first answer.
+    pub dialogs: u32,
+    /// Transactions, both sides of one that is forwarded counted as one.
+    pub transactions: u32,
+    /// Pairs of ports, one in each realm counted as one.
+    pub port_pairs: u32,
+    /// Bytes of messages that are kept.
+    pub bytes: u32,
+}
+
+impl Amounts {
+    /// No bound.
+    pub const ANY: Self = Self { dialogs: u32::MAX, transactions: u32::MAX, port_pairs: u32::MAX, bytes: u32::MAX };
+
+    /// This part of each, in percent, but at least 1 of each.
+    pub fn percent(self, percent: u32) -> Self {
+        let part = |amount: u32| u32::try_from(u64::from(amount) * u64::from(percent) / 100).unwrap_or(u32::MAX).max(1);
+        Self {
+            dialogs: part(self.dialogs),
+            transactions: part(self.transactions),
+            port_pairs: part(self.port_pairs),
+            bytes: part(self.bytes),
+        }
+    }
+
+    /// The first of the resources of which `held` and `wanted` together are more than this.
+    fn exceeded(&self, held: &Self, wanted: &Self) -> Option<Resource> {
+        let pairs = [
+            (Resource::Dialogs, self.dialogs, held.dialogs, wanted.dialogs),
+            (Resource::Transactions, self.transactions, held.transactions, wanted.transactions),
+            (Resource::PortPairs, self.port_pairs, held.port_pairs, wanted.port_pairs),
+            (Resource::Bytes, self.bytes, held.bytes, wanted.bytes),
+        ];
+        let over = |&(_, limit, held, wanted): &(Resource, u32, u32, u32)| {
+            wanted > 0 && u64::from(held) + u64::from(wanted) > u64::from(limit)
+        };
+        pairs.into_iter().find(over).map(|(resource, ..)| resource)
+    }
+
+    fn is_zero(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+impl AddAssign for Amounts {
+    fn add_assign(&mut self, more: Self) {
+        self.dialogs = self.dialogs.saturating_add(more.dialogs);
+        self.transactions = self.transactions.saturating_add(more.transactions);
+        self.port_pairs = self.port_pairs.saturating_add(more.port_pairs);
+        self.bytes = self.bytes.saturating_add(more.bytes);
+    }
+}
+
+impl SubAssign for Amounts {
+    fn sub_assign(&mut self, less: Self) {
+        self.dialogs = self.dialogs.saturating_sub(less.dialogs);
+        self.transactions = self.transactions.saturating_sub(less.transactions);
+        self.port_pairs = self.port_pairs.saturating_sub(less.port_pairs);
+        self.bytes = self.bytes.saturating_sub(less.bytes);
+    }
+}
+
+/// What one level of strangers may have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Share {
+    /// At once.
+    pub amounts: Amounts,
+    /// Messages a second; a second's worth may come at once.
+    pub messages_per_s: u32,
+}
+
+/// All bounds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Of everybody, the known included. What it is above `strangers` is the reserve of the known.
+    pub everybody: Amounts,
+    /// Of all strangers together.
+    pub strangers: Share,
+    /// Of the strangers in one network: /24 of IPv4, /48 of IPv6.
+    pub network: Share,
+    /// Of one source: an IPv4 address, a /64 of IPv6.
+    pub source: Share,
+    /// How many sources, and how many networks, are kept count of. Above what strangers can hold together, so that each
+    /// that holds something has its place.
+    pub prefixes: u32,
+}
+
+/// Whose bound it was that was reached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scope {
+    /// That of one source.
+    Source,
+    /// That of its network.
+    Network,
+    /// That of all strangers.
+    Strangers,
+    /// That of everybody.
+    Everybody,
+    /// Every place for a source or network is taken by one that holds something.
+    Prefixes,
+}
+
+/// What there is too much of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Resource {
+    /// [`Amounts::dialogs`].
+    Dialogs,
+    /// [`Amounts::transactions`].
+    Transactions,
+    /// [`Amounts::port_pairs`].
+    PortPairs,
+    /// [`Amounts::bytes`].
+    Bytes,
+}
+
+/// Why something was not given.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Refusal {
+    /// Whose bound.
+    pub scope: Scope,
+    /// Of what; `None` where there was no place to count it.
+    pub resource: Option<Resource>,
+}
+
+/// What to do with a message of a stranger.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// Read it.
+    Accept,
+    /// Drop it unread: there are too many.
+    Drop(Scope),
+}
+
+/// Something taken from the budgets. It is given back when it is dropped, once, wherever that happens.
+#[must_use = "it is given back at once where nobody keeps it"]
+#[derive(Debug)]
+pub struct Held {
+    taken: Taken,
+    returned: Arc<Mutex<Vec<Taken>>>,
+}
+
+impl Held {
+    /// How much it is.
+    pub fn amounts(&self) -> Amounts {
+        self.taken.amounts
+    }
+
+    /// Whether it counts as that of a stranger.
+    pub fn is_strangers(&self) -> bool {
+        self.taken.place.is_some()
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        lock(&self.returned).push(self.taken);
+    }
+}
+
+/// What is held, and where it is counted: positions of the source and its network in their tables, which do not move
+/// while something is held there. `None` for the known.
+#[derive(Clone, Copy, Debug)]
+struct Taken {
+    amounts: Amounts,
+    place: Option<(u32, u32)>,
+}
+
+/// How much is held.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Usage {
+    /// By everybody.
+    pub everybody: Amounts,
+    /// By strangers.
+    pub strangers: Amounts,
+    /// Sources that are kept count of.
+    pub sources: usize,
+}
+
+/// The budgets of all strangers.
+#[derive(Debug)]
+pub struct Budgets {
+    limits: Limits,
+    sources: Table,
+    networks: Table,
+    everybody: Amounts,
+    strangers: Entry,
+    /// What was dropped since the last look.
+    returned: Arc<Mutex<Vec<Taken>>>,
+}
+
+impl Budgets {
+    /// Nothing is held, nobody has sent anything.
+    pub fn new(limits: &Limits, now: Instant) -> Self {
+        Self {
+            limits: *limits,
+            sources: Table::new(limits.prefixes),
+            networks: Table::new(limits.prefixes),
+            everybody: Amounts::default(),
+            strangers: Entry::new(0, now),
+            returned: Arc::default(),
+        }
+    }
+
+    /// The most bytes that the tables take, whatever arrives. What is held is not in it: [`Held`] is kept elsewhere.
+    pub const fn memory_bound(prefixes: u32) -> usize {
+        2 * Table::memory_bound(prefixes)
+    }
+
+    /// A message of a stranger came: whether to read it. What it brings may be answered.
+    pub fn received(&mut self, source: IpAddr, bytes: usize, now: Instant) -> Verdict {
+        self.collect();
+        let Some((source, network)) = self.place(source, now) else { return Verdict::Drop(Scope::Prefixes) };
+        let [of_source, of_network] = [&mut self.sources, &mut self.networks];
+        let levels = [
+            (of_source.get_mut(source), self.limits.source, Scope::Source),
+            (of_network.get_mut(network), self.limits.network, Scope::Network),
+            (Some(&mut self.strangers), self.limits.strangers, Scope::Strangers),
+        ];
+        for (entry, share, scope) in &levels {
+            if entry.as_ref().is_some_and(|entry| !entry.may_message(share.messages_per_s, now)) {
+                return Verdict::Drop(*scope);
+            }
+        }
+        // Only what is accepted counts: who is refused takes nothing from the others.
+        for (entry, share, _) in levels {
+            if let Some(entry) = entry {
+                entry.message(share.messages_per_s, now);
+            }
+        }
+        if let Some(entry) = self.sources.get_mut(source) {
+            let brings = u32::try_from(bytes).unwrap_or(u32::MAX).saturating_mul(AMPLIFICATION);
+            entry.credit = entry.credit.saturating_add(brings).min(MOST_CREDIT);
+        }
+        Verdict::Accept
+    }
+
+    /// Whether so many bytes may be sent to a stranger. If so, they count as sent. `keep` is credit that must be left
+    /// afterwards, for what matters more than this.
+    pub fn may_send(&mut self, source: IpAddr, bytes: usize, keep: usize, now: Instant) -> bool {
+        let Some(entry) = self.sources.find(table::source(source)).and_then(|place| self.sources.get_mut(place)) else {
+            return false;
+        };
+        if entry.is_proved(now) {
+            return true;
+        }
+        let needed = bytes.saturating_add(keep);
+        let Some(left) = u32::try_from(bytes).ok().and_then(|bytes| entry.credit.checked_sub(bytes)) else {
+            return false;
+        };
+        if (entry.credit as usize) < needed {
+            return false;
+        }
+        entry.credit = left;
+        true
+    }
+
+    /// A source showed that it receives what is sent to it.
+    pub fn proved(&mut self, source: IpAddr, now: Instant) {
+        self.collect();
+        if let Some((source, _)) = self.place(source, now) {
+            self.sources.prove(source, now + PROOF, now);
+        }
+    }
+
+    /// Takes this, for a stranger at `source` or for somebody who is known.
+    ///
+    /// # Errors
+    /// Where a bound would be passed; nothing is taken then.
+    pub fn take(&mut self, source: IpAddr, amounts: Amounts, known: bool, now: Instant) -> Result<Held, Refusal> {
+        self.collect();
+        let refuse = |scope, resource| Refusal { scope, resource: Some(resource) };
+        let place = if known {
+            None
+        } else {
+            let place = self.place(source, now).ok_or(Refusal { scope: Scope::Prefixes, resource: None })?;
+            self.admits(place, &amounts).map_err(|(scope, resource)| refuse(scope, resource))?;
+            Some(place)
+        };
+        if let Some(resource) = self.limits.everybody.exceeded(&self.everybody, &amounts) {
+            return Err(refuse(Scope::Everybody, resource));
+        }
+        self.charge(place, amounts);
+        Ok(Held { taken: Taken { amounts, place }, returned: Arc::clone(&self.returned) })
+    }
+
+    /// Adds to what is held, by whoever holds it.
+    ///
+    /// # Errors
+    /// Where a bound would be passed; nothing is taken then.
+    pub fn take_more(&mut self, held: &mut Held, amounts: Amounts) -> Result<(), Refusal> {
+        self.collect();
+        let refuse = |(scope, resource)| Refusal { scope, resource: Some(resource) };
+        if let Some(place) = held.taken.place {
+            self.admits(place, &amounts).map_err(refuse)?;
+        }
+        if let Some(resource) = self.limits.everybody.exceeded(&self.everybody, &amounts) {
+            return Err(refuse((Scope::Everybody, resource)));
+        }
+        self.charge(held.taken.place, amounts);
+        held.taken.amounts += amounts;
+        Ok(())
+    }
+
+    /// Whoever holds this is known from now on: it burdens strangers no more.
+    pub fn adopt(&mut self, held: &mut Held) {
+        self.collect();
+        if let Some(place) = held.taken.place.take() {
+            self.discharge(place, held.taken.amounts);
+        }
+    }
+
+    /// How much is held.
+    pub fn usage(&mut self) -> Usage {
+        self.collect();
+        Usage { everybody: self.everybody, strangers: self.strangers.held, sources: self.sources.len() }
+    }
+
+    /// The places of a source and its network, which are made where there is room.
+    fn place(&mut self, source: IpAddr, now: Instant) -> Option<(u32, u32)> {
+        let network = self.networks.place(table::network(source), now)?;
+        let source = self.sources.place(table::source(source), now)?;
+        Some((source, network))
+    }
+
+    fn admits(&self, (source, network): (u32, u32), wanted: &Amounts) -> Result<(), (Scope, Resource)> {
+        let levels = [
+            (self.sources.get(source), &self.limits.source, Scope::Source),
+            (self.networks.get(network), &self.limits.network, Scope::Network),
+            (Some(&self.strangers), &self.limits.strangers, Scope::Strangers),
+        ];
+        for (entry, share, scope) in levels {
+            let held = entry.map(|entry| entry.held).unwrap_or_default();
+            if let Some(resource) = share.amounts.exceeded(&held, wanted) {
+                return Err((scope, resource));
+            }
+        }
+        Ok(())
+    }
+
+    fn charge(&mut self, place: Option<(u32, u32)>, amounts: Amounts) {
+        self.everybody += amounts;
+        if let Some((source, network)) = place {
+            self.strangers.held += amounts;
+            self.sources.charge(source, amounts);
+            self.networks.charge(network, amounts);
+        }
+    }
+
+    fn discharge(&mut self, (source, network): (u32, u32), amounts: Amounts) {
+        self.strangers.held -= amounts;
+        self.sources.discharge(source, amounts);
+        self.networks.discharge(network, amounts);
+    }
+
+    /// Counts what was dropped meanwhile.
+    fn collect(&mut self) {
+        // Taken out for the time of the loop, and put back with its room.
+        let mut dropped = std::mem::take(&mut *lock(&self.returned));
+        for Taken { amounts, place } in dropped.drain(..) {
+            self.everybody -= amounts;
+            if let Some(place) = place {
+                self.discharge(place, amounts);
+            }
+        }
+        let mut returned = lock(&self.returned);
+        if returned.is_empty() {
+            *returned = dropped;
+        }
+    }
+}
+
+fn lock(returned: &Mutex<Vec<Taken>>) -> MutexGuard<'_, Vec<Taken>> {
+    // Nothing that holds the lock can panic half-way.
+    returned.lock().unwrap_or_else(PoisonError::into_inner)
+}
