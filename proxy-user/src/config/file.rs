@@ -183,27 +183,35 @@ fn vlan(realm: &mut Section<'_>, report: &mut Report<'_>) -> Vec<VlanTag> {
 
 /// How far the realm is believed; `None` where its side is not known, as the default depends on it.
 fn trust(realm: &mut Section<'_>, side: Option<Side>, report: &mut Report<'_>) -> Option<Trust> {
-    let trusted = realm.boolean("trusted", report);
-    let stated = realm.string("stated", report);
-    let default = Trust::of(side?);
-    let trusted = trusted.unwrap_or(default.trusted);
-    let believes_media = match stated.as_deref() {
-        None => default.believes_media,
-        Some(_) if trusted => {
-            let remedy = "leave it out: what a trusted realm states counts; or write trusted = false";
-            report.problem(&realm.path("stated"), "does not belong in a trusted realm", remedy);
-            default.believes_media
+    let trusted = realm.boolean("trusted", report).or(side.map(|side| Trust::of(side).trusted));
+    let default = Trust::of(side.unwrap_or(Side::Access));
+    // Each says whether the second word stands there; what is trusted needs none of them.
+    let mut word = |name, words: [(&str, &str); 2], default: bool| match realm.string(name, report) {
+        None => default,
+        Some(_) if trusted == Some(true) => {
+            let remedy = "leave it out: a trusted realm is believed and sees everything; or write trusted = false";
+            report.problem(&realm.path(name), "does not belong in a trusted realm", remedy);
+            default
         }
-        Some("checked") => false,
-        Some("believed") => true,
-        Some(other) => {
-            let remedy = "write \"checked\" (a media address counts where the signalling comes from it) or \"believed\" \
-                          (any does)";
-            report.problem(&realm.path("stated"), format!("\"{other}\" is not known"), remedy);
-            default.believes_media
-        }
+        Some(text) => match words.iter().position(|(word, _)| *word == text) {
+            Some(position) => position == 1,
+            None => {
+                let [(one, meaning), (other, other_meaning)] = words;
+                let remedy = format!("write \"{one}\" ({meaning}) or \"{other}\" ({other_meaning})");
+                report.problem(&realm.path(name), format!("\"{text}\" is not known"), remedy);
+                default
+            }
+        },
     };
-    Some(Trust { trusted, believes_media })
+    let stated = [("checked", "a media address counts where the signalling comes from it"), ("believed", "any does")];
+    let inward = [("removed", "before a trusted realm sees them"), ("kept", "the trusted realm believes them")];
+    let outward = [("never", "but with Privacy: none"), ("unless-private", "unless Privacy asks for it")];
+    Some(Trust {
+        trusted: trusted?,
+        believes_media: word("stated", stated, default.believes_media),
+        believes_identity: word("identity_in", inward, default.believes_identity),
+        shows_identity: word("identity_out", outward, default.shows_identity),
+    })
 }
 
 fn policy(realm: &mut Section<'_>, report: &mut Report<'_>) -> RealmPolicy {

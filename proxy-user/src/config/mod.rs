@@ -126,12 +126,22 @@ pub struct Trust {
     /// The media addresses of their session descriptions count even where the realm is not trusted and their signalling
     /// comes from another address.
     pub believes_media: bool,
+    /// Identity and charging headers of their messages reach trusted realms even where the realm is not trusted.
+    pub believes_identity: bool,
+    /// Where the realm is not trusted, it sees identity headers of others who did not ask for privacy.
+    pub shows_identity: bool,
 }
 
 impl Trust {
     /// The default of a realm of this kind.
     pub fn of(side: Side) -> Self {
-        Self { trusted: side == Side::Core, believes_media: false }
+        let trusted = side == Side::Core;
+        Self { trusted, believes_media: false, believes_identity: false, shows_identity: true }
+    }
+
+    /// Whether its parties may state in a header who somebody is.
+    pub fn may_assert(&self) -> bool {
+        self.trusted || self.believes_identity
     }
 
     /// Whether a media address in a session description counts whatever address the signalling comes from.

@@ -136,6 +136,15 @@ fn a_core_realm_is_trusted_and_an_access_realm_is_not_unless_they_say_otherwise(
 }
 
 #[test]
+fn a_realm_says_which_identities_pass() {
+    let text = "side = \"access\"\nidentity_in = \"kept\"\nidentity_out = \"never\"";
+    let trust = parse(&GOOD.replacen("side = \"access\"", text, 1)).unwrap().realms[0].trust;
+    assert!(trust.may_assert() && !trust.shows_identity && !trust.trusted);
+    let text = "side = \"access\"\nidentity_in = \"removed\"\nidentity_out = \"unless-private\"";
+    assert_eq!(parse(&GOOD.replacen("side = \"access\"", text, 1)).unwrap().realms[0].trust, Trust::of(Side::Access));
+}
+
+#[test]
 fn a_stream_may_bring_in_what_was_negotiated_and_a_margin() {
     let default = RealmPolicy::default();
     let off = RealmPolicy { negotiated_rate: false, ..default.clone() };
@@ -217,6 +226,14 @@ fn a_realms_policy_is_checked() {
         ("latch = \"all\"", "realm[0].latch", "not known", "\"signalled\" or \"any\""),
         ("trusted = \"yes\"", "realm[0].trusted", "is a string, not true or false", "trusted = true"),
         ("stated = \"true\"", "realm[0].stated", "not known", "\"checked\""),
+        (
+            "identity_in = \"yes\"",
+            "realm[0].identity_in",
+            "not known",
+            "\"removed\" (before a trusted realm sees them)",
+        ),
+        ("identity_out = \"always\"", "realm[0].identity_out", "not known", "\"never\" (but with Privacy: none)"),
+        ("trusted = true\nidentity_out = \"never\"", "realm[0].identity_out", "in a trusted realm", "leave it out"),
         ("trusted = true\nstated = \"believed\"", "realm[0].stated", "in a trusted realm", "leave it out"),
         ("rebind = \"yes\"", "realm[0].rebind", "not known", "same-address"),
         ("latch_prefix_v4 = 7", "realm[0].latch_prefix_v4", "out of range", "8 to 32"),

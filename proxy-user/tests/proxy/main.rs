@@ -7,6 +7,7 @@ mod attacker;
 mod calls;
 mod garbage;
 mod hiding;
+mod identity;
 mod ipv6;
 mod lab;
 mod made_up;

@@ -2,7 +2,7 @@
 
 use crate::{calls::*, lab::*};
 use proxy_user::{
-    config::{Config, Trust},
+    config::{Config, Side, Trust},
     media::LegSpec,
 };
 use std::net::SocketAddr;
@@ -38,9 +38,9 @@ fn stated(address: &str, rtcp: &str) -> String {
 
 #[test]
 fn a_media_address_counts_where_its_realm_is_trusted_or_its_signalling_comes_from_there() {
-    let strict = Trust { trusted: false, believes_media: false };
-    let believed = Trust { trusted: false, believes_media: true };
-    let trusted = Trust { trusted: true, believes_media: false };
+    let strict = Trust { trusted: false, ..Trust::of(Side::Core) };
+    let believed = Trust { believes_media: true, ..strict };
+    let trusted = Trust { trusted: true, ..strict };
     for (case, realm, trust, address, counts) in [
         ("a terminal's private address", ACCESS, strict, PRIVATE, false),
         ("a third address that a terminal states", ACCESS, strict, STRANGER, false),

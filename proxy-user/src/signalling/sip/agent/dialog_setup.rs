@@ -5,6 +5,7 @@ use super::{
     InDialog, Timer, Turn,
     calls::Call,
     dialogs::{Dialog, DialogId, Identities, Party, Usage},
+    identity::Identity,
     requests::{Way, contact_uri},
     topology::Crossing,
     transactions::ServerTxId,
@@ -51,9 +52,11 @@ impl Turn<'_> {
         let crossing = Crossing::new(&self.core.config, realm, way.realm)?;
         let identity = |name| request.value(name).unwrap_or_default().into_owned();
         let (from, to) = (identity(Name::From), identity(Name::To));
+        let anonymous = Identity::new(&self.core.config, realm, way.realm)?.anonymous_from(request);
+        let shown = anonymous.unwrap_or_else(|| crossing.value(&from).into_owned());
         let identities = PerSide::new(
             Identities { originator: from.clone(), answerer: to.clone() },
-            Identities { originator: crossing.value(&from).into_owned(), answerer: crossing.value(&to).into_owned() },
+            Identities { originator: shown, answerer: crossing.value(&to).into_owned() },
         );
         let originator = Party {
             token: self.core.random_token(),

@@ -16,6 +16,7 @@
 //! | `dialog_setup` | what a dialog knows at its beginning, and how long it lasts |
 //! | `keepalive` | requests that keep NAT mappings alive |
 //! | `originate` | requests that the proxy sends inside a dialog by itself |
+//! | `identity` | who may know who is calling |
 //! | `topology` | addresses that must not cross |
 //! | `flows` | over what messages leave, and what a lost connection means |
 //! | `restore`, `setup` | what is journalled, and how a later process takes it up; a call that rings then |
@@ -25,6 +26,7 @@ mod connections;
 mod dialog_setup;
 mod dialogs;
 mod flows;
+mod identity;
 mod in_dialog;
 mod inbound;
 mod invite;

@@ -7,6 +7,7 @@
 use super::{
     Forward, InDialog, MediaPhase, Purpose, Timer, Token, Turn,
     dialogs::{DialogId, Role},
+    identity::Identity,
     offer_answer::{Refused, session_of},
     registrations::BindingId,
     topology::{Crossing, INTERNAL_HEADERS, URI_HEADERS},
@@ -238,6 +239,11 @@ impl Turn<'_> {
             if let Some(values) = crossing.header(request, name) {
                 editor.replace(name, &values);
             }
+        }
+        let identity = Identity::new(&self.core.config, from, way.realm)?;
+        identity.filter(request, &mut editor);
+        if let Some(from) = identity.anonymous_from(request) {
+            editor.set(Name::From, &from);
         }
         if let Some((from, to)) = &way.identities {
             editor.set(Name::From, from);

@@ -4,6 +4,7 @@ use super::{
     Forward, InDialog, MediaPhase, Purpose, Timer, Turn,
     dialog_setup::route_set,
     dialogs::{DialogId, Role, Usage},
+    identity::Identity,
     inbound::response_vias,
     requests::contact_uri,
     topology::{Crossing, INTERNAL_HEADERS, URI_HEADERS},
@@ -246,6 +247,7 @@ impl Turn<'_> {
         for header in response.headers().filter(|header| crossing.betrays(header)) {
             editor.remove(header.raw_name);
         }
+        Identity::new(&self.core.config, from, entry.key.realm)?.filter(response, &mut editor);
         if response.code().is_some_and(|code| (101..300).contains(&code)) {
             // The requester's side made its own route set; like any server, the proxy states it (RFC 3261, section
             // 12.1.1).
