@@ -2,7 +2,7 @@
 
 use super::{
     AdmissionLimits, CdrFile, Config, KeepAlive, Limits, Maps, Media, PortRange, Problem, Problems, Realm, RealmPolicy,
-    Relay, Side, Sip, State, Trust, VlanTag, check, reader::Section, report::Report, streams,
+    Relay, Side, Sip, State, Strangers, Trust, VlanTag, check, reader::Section, report::Report, streams,
 };
 use crate::media::Carry;
 use std::{
@@ -97,10 +97,11 @@ fn read(text: &str, overrides: Overrides, report: &mut Report<'_>) -> Option<Con
     let state = state(root.table("state", report), report);
     let maps = maps(root.table("maps", report), overrides, report);
     let limits = limits(root.table("limits", report), report);
+    let strangers = strangers(root.table("strangers", report), report);
     root.finish(report);
     // What the realms are to each other can only be told when each is whole.
     let realms = realms.into_iter().collect::<Option<Vec<_>>>()?;
-    let config = Config { realms, keepalive, media, sip, connections, cdr, state, maps, limits };
+    let config = Config { realms, keepalive, media, sip, connections, cdr, state, maps, limits, strangers };
     check::check(&config, report);
     Some(config)
 }
@@ -469,4 +470,20 @@ fn limits(mut section: Section<'_>, report: &mut Report<'_>) -> Limits {
     };
     section.finish(report);
     limits
+}
+
+fn strangers(mut section: Section<'_>, report: &mut Report<'_>) -> Strangers {
+    let default = Strangers::default();
+    let strangers = Strangers {
+        percent: section.number("percent", 1..=100, default.percent, report),
+        network_percent: section.number("network_percent", 1..=100, default.network_percent, report),
+        source_percent: section.number("source_percent", 1..=100, default.source_percent, report),
+        messages_per_s: section.number("messages_per_s", 1..=10_000_000, default.messages_per_s, report),
+    };
+    if strangers.source_percent > strangers.network_percent {
+        let message = format!("is more than network_percent, which is {}", strangers.network_percent);
+        report.problem(&section.path("source_percent"), message, "make it at most as much: a source is in its network");
+    }
+    section.finish(report);
+    strangers
 }

@@ -51,6 +51,8 @@ pub struct Config {
     pub maps: Maps,
     /// How much state the control plane may hold.
     pub limits: Limits,
+    /// How much of it strangers may hold.
+    pub strangers: Strangers,
 }
 
 impl Config {
@@ -66,6 +68,7 @@ impl Config {
             state: State::default(),
             maps: Maps::default(),
             limits: Limits::default(),
+            strangers: Strangers::default(),
         }
     }
 
@@ -430,5 +433,26 @@ pub struct Limits {
 impl Default for Limits {
     fn default() -> Self {
         Self { max_calls: 20_000, max_registrations: 100_000, max_transactions: 100_000 }
+    }
+}
+
+/// What whoever is not registered, in no answered call and not the softswitch may have, so that strangers cannot use up
+/// what all share.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Strangers {
+    /// All strangers together: so much of transactions, dialogs, pairs of ports and bytes of messages, percent of the limits
+    /// of all.
+    pub percent: u32,
+    /// Those of one network (/24 of IPv4, /48 of IPv6), percent of what all strangers may have.
+    pub network_percent: u32,
+    /// One source (an IPv4 address, a /64 of IPv6), percent of what all strangers may have.
+    pub source_percent: u32,
+    /// Messages a second of all strangers.
+    pub messages_per_s: u32,
+}
+
+impl Default for Strangers {
+    fn default() -> Self {
+        Self { percent: 25, network_percent: 50, source_percent: 25, messages_per_s: 2_000 }
     }
 }

@@ -283,6 +283,11 @@ events_bytes = 65536
 max_calls = 1
 max_registrations = 2
 max_transactions = 3
+[strangers]
+percent = 40
+network_percent = 20
+source_percent = 10
+messages_per_s = 500
 "
     );
     let config = parse(&text).unwrap();
@@ -293,6 +298,8 @@ max_transactions = 3
     assert_eq!(config.sip.t2, Duration::from_secs(1));
     assert_eq!(config.cdr.file.as_deref(), Some(Path::new("/tmp/cdr.jsonl")));
     assert_eq!(config.maps, Maps { max_legs: 32_768, max_next_hops: 16, events_bytes: 65_536 });
+    let strangers = Strangers { percent: 40, network_percent: 20, source_percent: 10, messages_per_s: 500 };
+    assert_eq!(config.strangers, strangers);
     assert_eq!(config.limits, Limits { max_calls: 1, max_registrations: 2, max_transactions: 3 });
 }
 
@@ -395,6 +402,8 @@ fn other_sections_are_checked_too() {
         ("[maps]\nevents_bytes = 5000", (18, 16), "maps.events_bytes"),
         ("[maps]\nmax_next_hops = 65537", (18, 17), "maps.max_next_hops"),
         ("[sip]\nt2_ms = 400", (18, 9), "sip.t2_ms"),
+        ("[strangers]\npercent = 0", (18, 11), "strangers.percent"),
+        ("[strangers]\nsource_percent = 60", (18, 18), "strangers.source_percent"),
         ("[medai]\nx = 1", (17, 2), "medai"),
         ("keepalive = 3", (17, 1), "realm[1].keepalive"),
     ] {

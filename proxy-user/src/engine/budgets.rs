@@ -144,6 +144,19 @@ pub enum Scope {
     Prefixes,
 }
 
+impl Scope {
+    /// What people call it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Source => "one source",
+            Self::Network => "one network",
+            Self::Strangers => "all strangers",
+            Self::Everybody => "all",
+            Self::Prefixes => "sources at once",
+        }
+    }
+}
+
 /// What there is too much of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Resource {
@@ -155,6 +168,18 @@ pub enum Resource {
     PortPairs,
     /// [`Amounts::bytes`].
     Bytes,
+}
+
+impl Resource {
+    /// What people call it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Dialogs => "dialogs",
+            Self::Transactions => "transactions",
+            Self::PortPairs => "pairs of ports",
+            Self::Bytes => "bytes of messages",
+        }
+    }
 }
 
 /// Why something was not given.

@@ -18,7 +18,7 @@
 //! | `media` | offers and answers of a call, and what the datapath reports |
 //! | `session`, `description` | the media of one call; what offer and answer agree on |
 //! | `admission` | whether one more call, or more media, is within the limits |
-//! | `budgets` | what strangers may use, and what may be sent to an unproved address |
+//! | `budgets`, `strangers` | what strangers may use, and what may be sent to an unproved address |
 //! | `restore` | what is journalled, and how a later process takes it up |
 //! | `timers`, `tracked`, `sides` | what is due, what was touched, what each side has |
 
@@ -31,6 +31,7 @@ mod media;
 mod restore;
 mod session;
 mod sides;
+mod strangers;
 mod terminals;
 pub(crate) mod timers;
 pub(crate) mod tracked;
@@ -184,6 +185,10 @@ pub struct Statistics {
     pub undeliverable: u64,
     /// Messages in calls and dialogs from an address that may not act there.
     pub strangers_refused: u64,
+    /// Messages of strangers that were dropped unread, as there were too many.
+    pub strangers_dropped: u64,
+    /// Messages that were not sent to an address that has not proved itself, as more than three times what came from there.
+    pub withheld: u64,
     /// States that cannot be; each is a fault of this program.
     pub inconsistencies: u64,
 }
@@ -228,11 +233,15 @@ pub struct Core {
     admission: admission::Admission,
     /// No call begins any more.
     stopped: bool,
+    budgets: budgets::Budgets,
+    acquaintances: strangers::Acquaintances,
     /// Calls that are still to be hung up because the proxy is stopping.
     stopping: VecDeque<CallId>,
     /// When the next of them are.
     stop_at: Option<Instant>,
     written: restore::Written,
+    /// When the log last spoke of strangers who have their share.
+    last_crowd_log: Option<Instant>,
     /// When the log last spoke of media from strangers.
     last_stranger_log: Option<Instant>,
     /// When the log last spoke of messages from strangers, and how many had come by then.
@@ -257,6 +266,8 @@ impl Core {
             .map(|realm| PortAllocator::new(realm.ports, config.media.hold_time))
             .collect::<Result<_, _>>()?;
         Ok(Self {
+            budgets: budgets::Budgets::new(&strangers::limits(&config), now),
+            acquaintances: strangers::Acquaintances::default(),
             media_addresses: config.realms.iter().map(|realm| realm.media).collect(),
             config,
             statistics: Statistics::default(),
@@ -277,6 +288,7 @@ impl Core {
             stopping: VecDeque::new(),
             stop_at: None,
             written: restore::Written::default(),
+            last_crowd_log: None,
             last_stranger_log: None,
             last_refusal_log: None,
             last_limit_log: None,

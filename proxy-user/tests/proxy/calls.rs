@@ -7,6 +7,12 @@ use proxy_user::{
 };
 use std::time::Duration;
 
+/// What makes requests of real phones as long as they are: nobody who is not registered gets more than three times that.
+const LIKE_A_PHONE: &str =
+    "Allow: INVITE, ACK, CANCEL, OPTIONS, BYE, REFER, NOTIFY, MESSAGE, SUBSCRIBE, INFO, UPDATE, PRACK
+        Accept: application/sdp, application/dtmf-relay, application/media_control+xml
+        Allow-Events: talk, hold, conference, refer, check-sync";
+
 /// A request of the terminal behind `ALICE`.
 pub(crate) fn from_alice(method: &str, uri: &str, to: &str, cseq: u32, branch: &str, more: &str, body: &str) -> String {
     sip(&format!(
@@ -18,6 +24,7 @@ pub(crate) fn from_alice(method: &str, uri: &str, to: &str, cseq: u32, branch: &
         Call-ID: call-1
         CSeq: {cseq} {method}
         Contact: <sip:alice@{PRIVATE}:5060>
+        {LIKE_A_PHONE}
         {more}\n\n{body}"
     ))
 }

@@ -18,5 +18,6 @@ mod registrations;
 mod restart;
 mod simulation;
 mod stated;
+mod strangers;
 mod streams;
 mod trust;

@@ -49,6 +49,15 @@ impl Turn<'_> {
     }
 
     pub(super) fn send(&mut self, realm: RealmId, destination: Flow, bytes: Vec<u8>) {
+        self.send_keeping(0, realm, destination, bytes);
+    }
+
+    /// Sends what may be left out. To an address that may be forged no more is sent than three times what came from there,
+    /// and `keep` bytes of that are left for what matters more.
+    pub(super) fn send_keeping(&mut self, keep: usize, realm: RealmId, destination: Flow, bytes: Vec<u8>) {
+        if !self.core.may_send(realm, destination, bytes.len(), keep, self.now) {
+            return;
+        }
         match self.way_out(realm, destination) {
             Some(destination) => self.core.send(realm, destination, bytes),
             None => self.core.statistics.undeliverable += 1,

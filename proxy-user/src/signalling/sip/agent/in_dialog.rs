@@ -66,6 +66,7 @@ impl Turn<'_> {
         if let Some(party) = self.dialogs.party_mut(id, from) {
             party.cseq = party.cseq.max(request.cseq().map(|cseq| cseq.number).unwrap_or_default());
         }
+        self.vouch(id, to);
         let Some(way) = self.way_to(id, from, to, request) else { return };
         let target = request.values(Name::Contact).next().and_then(|value| contact_uri(&value));
         let moves = (verdict == Verdict::Moves).then_some(source);
@@ -106,12 +107,27 @@ impl Turn<'_> {
             self.core.stranger(realm, source, request.method().unwrap_or_default(), &call_id, now);
             return None;
         }
+        // The tag, or the secret, was sent there.
+        if secret || !to_tag.is_empty() {
+            self.core.proved(standing.realm, source, now);
+            if dialog.call().is_some_and(|call| self.core.is_answered(call.id)) {
+                self.core.met(standing.realm, source, now);
+            }
+        }
         let from = match sender {
             Some(from) => from,
             None => Role::Answerer(self.new_answerer(id, request, &from_tag, source)?),
         };
         self.spoke(id, from, source, secret, verdict);
         Some((from, verdict))
+    }
+
+    /// A request goes to a party that has named its secret, which was sent to where it is: it may be told all.
+    pub(super) fn vouch(&mut self, id: DialogId, to: Role) {
+        let Some(standing) = self.dialogs.party(id, to).map(|party| &party.standing) else { return };
+        if standing.named_secret {
+            self.core.proved(standing.realm, standing.flow, self.now);
+        }
     }
 
     /// A party spoke. Whoever has named its secret once is not believed without it.

@@ -32,6 +32,9 @@ impl Turn<'_> {
         let expected = ourselves || config.softswitch.is_some_and(|softswitch| softswitch.ip() == source.ip());
         let stranger = config.side == Side::Core && !expected;
         self.connections.heard(source);
+        if !self.core.hears(realm, source, bytes.len(), now) {
+            return;
+        }
         match Message::parse(bytes) {
             Ok(message) if stranger && !self.is_of_a_dialog(realm, source, &message) => {
                 self.core.statistics.foreign += 1
@@ -125,13 +128,17 @@ impl Turn<'_> {
         let Some(entry) = self.transactions.server_mut(server).filter(|entry| entry.takes(code)) else { return };
         entry.respond(code, &bytes, self.timing, now);
         let (realm, source) = (entry.key.realm, entry.source);
+        let length = entry.request.bytes().len();
         if let Some(at) = entry.next() {
             self.timers.set(at, Timer::Server(server));
         }
         if code >= 200 {
             self.untrack_invite(source, server);
         }
-        self.send(realm, source, bytes);
+        // Where not all may be sent, the final response matters most, and before it one that PRACK answers.
+        let may_wait = code < 200 && !self.core.is_known(realm, source) && !is_reliable(&bytes);
+        let keep = if may_wait { length } else { 0 };
+        self.send_keeping(keep, realm, source, bytes);
     }
 
     pub(super) fn drop_server(&mut self, id: ServerTxId) {
@@ -207,6 +214,11 @@ fn returned<'m>(mut response: Response<'m>, request: &Message, source: Flow, tag
         response.to_tag(tag);
     }
     response
+}
+
+/// Whether a provisional response is answered by PRACK (RFC 3262 §3).
+fn is_reliable(response: &[u8]) -> bool {
+    Message::parse(response).is_ok_and(|response| response.value(Name::RSeq).is_some())
 }
 
 /// A response without a body. The tag goes into To where there is none.

@@ -140,6 +140,11 @@ impl Turn<'_> {
             && server.state != ServerState::Accepted
         {
             server.acknowledged(now);
+            // Who was not sent the response cannot know its tag.
+            let tag = Message::parse(&server.response).ok().and_then(|response| response.to_tag().map(Into::into));
+            if tag.is_some_and(|tag: String| request.to_tag().is_some_and(|stated| stated == tag)) {
+                self.core.proved(key.realm, source, now);
+            }
             if let Some(at) = server.next() {
                 self.timers.set(at, Timer::Server(id));
             }
@@ -159,6 +164,7 @@ impl Turn<'_> {
             return None;
         }
         let (from, _) = self.sender_in_dialog(request, (id, to), secret, source, now)?;
+        self.vouch(id, to);
         let mut way = self.way_to(id, from, to, request)?;
         let cseq = request.cseq().ok()?.number;
         way.body = self.ack_body(id, from, cseq, way.realm, request, now);
@@ -365,6 +371,11 @@ impl Turn<'_> {
         }
         debug!(?call, "a call goes on");
         let bye = state.bye;
+        let parties =
+            self.dialogs.get(id).into_iter().flat_map(|dialog| dialog.roles().filter_map(|role| dialog.party(role)));
+        for party in parties {
+            self.core.met(party.standing.realm, party.standing.flow, now);
+        }
         self.core.orphan_offer(call);
         if let Some((from, to)) = bye {
             // Nobody else may be there to say it again.

@@ -75,6 +75,7 @@ pub struct Sip {
 /// One input, with all that it may touch.
 struct Turn<'a> {
     core: &'a mut Core,
+    now: Instant,
     timing: Timing,
     transactions: &'a mut Transactions<Purpose>,
     dialogs: &'a mut Dialogs,
@@ -160,9 +161,10 @@ impl Sip {
         }
     }
 
-    fn turn<'a>(&'a mut self, core: &'a mut Core) -> Turn<'a> {
+    fn turn<'a>(&'a mut self, core: &'a mut Core, now: Instant) -> Turn<'a> {
         Turn {
             core,
+            now,
             timing: self.timing,
             transactions: &mut self.transactions,
             dialogs: &mut self.dialogs,
@@ -179,7 +181,7 @@ impl Agent for Sip {
     }
 
     fn handle_input(&mut self, core: &mut Core, realm: RealmId, flow: Flow, arrival: Arrival<'_>, now: Instant) {
-        let mut turn = self.turn(core);
+        let mut turn = self.turn(core, now);
         match arrival {
             Arrival::Datagram(bytes) => turn.datagram(realm, flow, bytes, now),
             Arrival::Message(bytes) => turn.message(realm, flow, bytes, now),
@@ -194,7 +196,7 @@ impl Agent for Sip {
 
     fn handle_timeout(&mut self, core: &mut Core, now: Instant) {
         while let Some(timer) = self.timers.pop(now) {
-            let mut turn = self.turn(core);
+            let mut turn = self.turn(core, now);
             match timer {
                 Timer::Server(id) => turn.server_due(id, now),
                 Timer::Client(id) => turn.client_due(id, now),
@@ -205,7 +207,7 @@ impl Agent for Sip {
     }
 
     fn handle_event(&mut self, core: &mut Core, call: CallId, event: CallEvent, now: Instant) {
-        let mut turn = self.turn(core);
+        let mut turn = self.turn(core, now);
         match event {
             CallEvent::HangUp(cause) => turn.hang_up(call, cause, now),
             CallEvent::Resumed => turn.resume(call, now),

@@ -11,6 +11,7 @@ use std::time::Instant;
 impl Turn<'_> {
     /// A BYE to the party `to`.
     pub(super) fn send_bye(&mut self, id: DialogId, to: Role, other: Role, now: Instant) {
+        self.vouch(id, to);
         let branch = self.new_branch();
         let Some((way, mut request)) = self.own_request(id, "BYE", other, to, &branch) else { return };
         let Some(cseq) = self.dialogs.party_mut(id, other).map(|party| {

@@ -86,6 +86,7 @@ impl Turn<'_> {
             return None;
         }
         let pending = forward.register.take()?;
+        self.core.proved(pending.realm, pending.source, now);
         if pending.all {
             for id in self.registrations.of(&pending.aor).to_vec() {
                 self.unbind(id);

@@ -95,7 +95,7 @@ impl Sip {
             binding.unanswered = core.config.keepalive.failures;
         }
         core.restore_terminal(binding.terminal, terminal);
-        binding.keepalive_at = self.turn(core).next_keepalive(now);
+        binding.keepalive_at = self.turn(core, now).next_keepalive(now);
         let at = binding.next();
         let id = self.registrations.restore(number, binding);
         self.written.found(entry);
@@ -135,7 +135,7 @@ impl Sip {
         }
         self.written.found(entry);
         if let Some(setup) = setup {
-            self.turn(core).ring_on(id, setup, now);
+            self.turn(core, now).ring_on(id, setup, now);
         }
         Ok(())
     }

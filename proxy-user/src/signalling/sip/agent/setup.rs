@@ -73,6 +73,8 @@ impl Turn<'_> {
     pub(super) fn ring_on(&mut self, id: DialogId, setup: Setup, now: Instant) {
         let Setup { realm: from, source, request, tag, response, forwarded } = setup;
         let Ok(request) = Message::parse(&request) else { return };
+        // What an unproved address may still be sent was known to the earlier process only.
+        self.core.hears(from, source, request.bytes().len(), now);
         let key = server_key(from, source, &request, "INVITE");
         let mut server = Server::new(key, source, request, tag);
         server.response = response;

@@ -3,9 +3,11 @@
 //!
 //! What they repeat of another message is copied as bytes.
 
+use super::check::MOST_VIAS;
 use super::message::Message;
 use super::name::{Key, Name};
 use super::scan::{one_line, slice, trim_bytes};
+use super::values::Via;
 
 /// A response to a request (RFC 3261 §8.2.6).
 #[derive(Clone, Debug)]
@@ -81,7 +83,9 @@ impl<'m> Response<'m> {
             return copy_lines(self.request, Name::Via, out);
         };
         write_line(out, Name::Via.text(), top.as_bytes());
-        for via in self.request.raw_values(Name::Via).skip(1) {
+        // What is no Via leads nowhere, and each would be a line of its own.
+        let readable = |raw: &&[u8]| std::str::from_utf8(raw).is_ok_and(|via| Via::parse(via).is_ok());
+        for via in self.request.raw_values(Name::Via).take(MOST_VIAS).skip(1).take_while(readable) {
             write_line(out, Name::Via.text(), via);
         }
     }

@@ -61,6 +61,14 @@ pub fn check_request(request: &Message) -> Result<(), Reject> {
         return Err(Reject::new(400, "Header Fields in Request-URI"));
     }
     check_common(request)?;
+    let mut vias = 0;
+    for via in request.vias() {
+        via?;
+        vias += 1;
+    }
+    if vias > MOST_VIAS {
+        return Err(Reject::new(400, "Too Many Vias"));
+    }
     let via = request.top_via()?;
     if via.has_cookie() && via.branch().len() == COOKIE_LENGTH {
         return Err(Reject::new(400, "Empty Branch in Via"));
@@ -132,6 +140,9 @@ fn check_common(request: &Message) -> Result<(), Reject> {
     }
     Ok(())
 }
+
+/// More hops than a request has that began with the usual Max-Forwards (RFC 3261 §8.1.1.6).
+pub(super) const MOST_VIAS: usize = 70;
 
 const COOKIE_LENGTH: usize = "z9hG4bK".len();
 
