@@ -98,7 +98,8 @@ impl Recording {
     /// Every SIP message over UDP port 5060, keep-alives of CR and LF left out.
     pub fn sip_messages(&self) -> Result<Vec<SipMessage>> {
         let fields = ["-T", "fields", "-E", "separator=;", "-e", "frame.number", "-e", "ip.src", "-e", "ip.dst"];
-        let mut arguments = vec!["-Y", "udp.port==5060"];
+        // What ICMP quotes of a message is none.
+        let mut arguments = vec!["-Y", "udp.port==5060 && !icmp"];
         arguments.extend(fields);
         arguments.extend(["-e", "udp.payload"]);
         let mut messages = Vec::new();
@@ -106,7 +107,7 @@ impl Recording {
             let mut columns = line.split(';');
             let mut next = || columns.next().unwrap_or_default();
             let (frame, from, to, payload) = (next(), next(), next(), next());
-            // The first fragment of a datagram, or a frame of ICMP, has no payload of its own.
+            // The first fragment of a datagram has no payload of its own.
             let Some(bytes) = from_hex(payload).filter(|bytes| bytes.iter().any(|b| !b.is_ascii_whitespace())) else {
                 continue;
             };
