@@ -1,6 +1,6 @@
 //! An attacker among the simulated phones: it knows Call-IDs, tags and addresses of every call, forges requests,
 //! responses and sources, registers itself, and calls. Whatever it does, no call, binding or stream is moved, ended or
-//! heard by it.
+//! heard by it, and no address that has not proved itself gets more than three times the bytes that came from there.
 
 use crate::{
     lab::*,
@@ -12,8 +12,8 @@ use proxy_user::{
 };
 use rand::Rng;
 use std::{
-    collections::{BTreeMap, BTreeSet},
-    net::SocketAddr,
+    collections::{BTreeMap, BTreeSet, HashMap},
+    net::{IpAddr, SocketAddr},
     time::Duration,
 };
 
@@ -33,15 +33,22 @@ pub(crate) struct Attacker {
     named: BTreeSet<(String, String)>,
     /// Its own sources, and those that it forged and that are nobody's.
     sources: BTreeSet<SocketAddr>,
+    /// Bytes from and to each of them that never proved itself.
+    bytes: HashMap<IpAddr, (usize, usize)>,
     serial: u32,
     pub(crate) attempts: usize,
     pub(crate) in_dialogs: usize,
 }
 
-/// The attacker's address, and the port at which it is registered.
+/// The attacker's addresses: where it is registered, and so has proved that it is there; and everywhere else.
 fn own(world: &World, port: u16) -> SocketAddr {
     let family = world.phones[0].source.parse::<SocketAddr>().unwrap();
-    let address = if family.is_ipv4() { "203.0.113.66" } else { "2001:db8:a:666::66" };
+    let address = match (family.is_ipv4(), port) {
+        (true, REGISTERED) => "203.0.113.67",
+        (true, _) => "203.0.113.66",
+        (false, REGISTERED) => "2001:db8:a:667::67",
+        (false, _) => "2001:db8:a:666::66",
+    };
     SocketAddr::new(address.parse().unwrap(), port)
 }
 
@@ -63,6 +70,9 @@ impl Attacker {
         }
         // It gets no body of anybody's, and no token but its own.
         assert!(message.body().is_empty(), "{}", sent.text);
+        if let Some((_, got)) = self.bytes.get_mut(&address.ip()) {
+            *got += sent.text.len();
+        }
         true
     }
 
@@ -142,6 +152,9 @@ fn inject(world: &mut World, source: SocketAddr, text: &str) {
     let phone = world.phones.iter().any(|phone| phone.source == source.to_string());
     if !phone {
         world.attacker.sources.insert(source);
+        if source.ip() == own(world, 1).ip() {
+            world.attacker.bytes.entry(source.ip()).or_default().0 += text.len();
+        }
     }
     world.lab.receive_bytes(ACCESS, source, text.as_bytes());
     let after = whole(world);
@@ -364,6 +377,9 @@ fn simulate(seed: u64) -> (usize, usize, usize) {
     // Until the last answer to the attacker was sent for the last time.
     let end = start + Duration::from_secs(110);
     while world.step(end) {}
+    for (source, (sent, got)) in &world.attacker.bytes {
+        assert!(*got <= 3 * sent, "{source} sent {sent} bytes and got {got}");
+    }
     let answered = world.lab.records.iter().filter(|record| record.answer.is_some()).count();
     (world.attacker.attempts, world.attacker.in_dialogs, answered)
 }
