@@ -3,15 +3,13 @@
 //! Every call has a [`Charge`]: what it is counted with in both of its realms and, in the realm of its terminal, for the
 //! user. It follows the call's offers and answers, and is nothing when the call has ended.
 
-use super::{CallId, Core, LOG_PERIOD, session::Flows};
+use super::session::Flows;
 use crate::{
     config::{AdmissionLimits, Realm},
-    flow::Flow,
-    media::{Description, RealmId},
+    media::RealmId,
 };
 use serde::{Deserialize, Serialize};
 use std::{collections::HashMap, time::Instant};
-use tracing::warn;
 
 /// What is going on in a realm, or of a user.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -39,7 +37,7 @@ pub(super) struct Admission {
     realms: HashMap<RealmId, Load>,
     users: HashMap<(RealmId, String), Load>,
     /// When the log last spoke of a refusal.
-    last_log: Option<Instant>,
+    pub(super) last_log: Option<Instant>,
 }
 
 /// A limit that would be passed.
@@ -117,70 +115,5 @@ impl Admission {
         }
         charge.calls = calls;
         charge.media = media;
-    }
-}
-
-impl Core {
-    /// Counts a new call, or says which limit it would pass.
-    pub(super) fn admit_call(&mut self, id: CallId, now: Instant) -> Result<(), Excess> {
-        let Some(call) = self.calls.get_mut(&id) else { return Ok(()) };
-        let media = call.charge.media;
-        match self.admission.check(&self.config.realms, &call.charge, 1, media) {
-            Ok(()) => {
-                self.admission.charge(&mut call.charge, 1, media);
-                Ok(())
-            }
-            Err(excess) => Err(self.not_admitted(id, excess, now)),
-        }
-    }
-
-    /// Counts a call that an earlier process had admitted, whatever the limits are now.
-    pub(super) fn charge_again(&mut self, id: CallId) {
-        let Some(call) = self.calls.get_mut(&id).filter(|call| call.is_live()) else { return };
-        let media = call.media.demand(&self.config.realms);
-        self.admission.charge(&mut call.charge, 1, media);
-    }
-
-    /// Whether the media of this offer may be added to a call; it is counted when the offer is taken.
-    pub(super) fn admit_offer(&mut self, id: CallId, media: &[Description], now: Instant) -> Result<(), Excess> {
-        let Some(call) = self.calls.get(&id) else { return Ok(()) };
-        let media = call.media.demand_with(media, &self.config.realms);
-        let checked = self.admission.check(&self.config.realms, &call.charge, call.charge.calls, media);
-        checked.map_err(|excess| self.not_admitted(id, excess, now))
-    }
-
-    /// A call that has ended is not counted.
-    pub(super) fn discharge(&mut self, id: CallId) {
-        if let Some(call) = self.calls.get_mut(&id) {
-            self.admission.charge(&mut call.charge, 0, [Flows::default(); 2]);
-        }
-    }
-
-    /// Counts a refusal and tells of it, at most once a second.
-    fn not_admitted(&mut self, id: CallId, excess: Excess, now: Instant) -> Excess {
-        self.statistics.not_admitted += 1;
-        if self.admission.last_log.is_none_or(|at| now.saturating_duration_since(at) >= LOG_PERIOD) {
-            self.admission.last_log = Some(now);
-            let realm = self.config.realms.get(excess.realm).map_or("", |realm| realm.name.as_str());
-            let call = self.calls.get(&id);
-            let user = call.and_then(|call| Some(call.charge.user.as_ref()?.1.as_str()));
-            let call = call.map_or("", |call| call.name.as_str());
-            warn!(call, realm, limit = excess.limit, user, "a call, or more media of one, is not admitted");
-        }
-        excess
-    }
-
-    /// Whether users of a realm have limits.
-    pub fn limits_users(&self, realm: RealmId) -> bool {
-        let limits = self.config.realms.get(realm).map(|realm| &realm.policy.admission);
-        limits.is_some_and(|limits| limits.max_calls_per_user.or(limits.max_kbps_per_user).is_some())
-    }
-
-    /// Whose limits a message that came over this flow counts for: the user of a terminal registered there, `stated` if
-    /// it is one of several; where nobody is registered, whoever has the address, as the message could name anybody.
-    pub fn user_at(&self, realm: RealmId, flow: Flow, stated: Option<&str>) -> String {
-        let users = || self.terminals.at(realm, flow).map(|(_, terminal)| terminal.user.as_str());
-        let user = users().find(|user| Some(*user) == stated).or_else(|| users().min());
-        user.map_or_else(|| flow.ip().to_string(), str::to_owned)
     }
 }

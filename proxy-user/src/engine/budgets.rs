@@ -20,17 +20,19 @@
 //! that have proved their address last. Who is pushed out loses credit and proof and no more. Nothing is allocated for a
 //! message.
 
+mod amounts;
 mod table;
 #[cfg(test)]
 mod tests;
 
 use std::{
     net::IpAddr,
-    ops::{AddAssign, SubAssign},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 use table::{Entry, Table};
+
+pub use amounts::{Amounts, Resource};
 
 /// What may be sent to an address that has not proved itself, for each byte that came from there (RFC 9000 §8.1).
 pub const AMPLIFICATION: u32 = 3;
@@ -38,71 +40,6 @@ pub const AMPLIFICATION: u32 = 3;
 pub const PROOF: Duration = Duration::from_secs(300);
 /// Credit beyond this is not kept, bytes: what several of the largest datagrams bring.
 const MOST_CREDIT: u32 = 1 << 20;
-
-/// How much of each resource.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Amounts {
-    /// Dialogs, those included that wait for their first answer.
-    pub dialogs: u32,
-    /// Transactions, both sides of one that is forwarded counted as one.
-    pub transactions: u32,
-    /// Pairs of ports, one in each realm counted as one.
-    pub port_pairs: u32,
-    /// Bytes of messages that are kept.
-    pub bytes: u32,
-}
-
-impl Amounts {
-    /// No bound.
-    pub const ANY: Self = Self { dialogs: u32::MAX, transactions: u32::MAX, port_pairs: u32::MAX, bytes: u32::MAX };
-
-    /// This part of each, in percent, but at least 1 of each.
-    pub fn percent(self, percent: u32) -> Self {
-        let part = |amount: u32| u32::try_from(u64::from(amount) * u64::from(percent) / 100).unwrap_or(u32::MAX).max(1);
-        Self {
-            dialogs: part(self.dialogs),
-            transactions: part(self.transactions),
-            port_pairs: part(self.port_pairs),
-            bytes: part(self.bytes),
-        }
-    }
-
-    /// The first of the resources of which `held` and `wanted` together are more than this.
-    fn exceeded(&self, held: &Self, wanted: &Self) -> Option<Resource> {
-        let pairs = [
-            (Resource::Dialogs, self.dialogs, held.dialogs, wanted.dialogs),
-            (Resource::Transactions, self.transactions, held.transactions, wanted.transactions),
-            (Resource::PortPairs, self.port_pairs, held.port_pairs, wanted.port_pairs),
-            (Resource::Bytes, self.bytes, held.bytes, wanted.bytes),
-        ];
-        let over = |&(_, limit, held, wanted): &(Resource, u32, u32, u32)| {
-            wanted > 0 && u64::from(held) + u64::from(wanted) > u64::from(limit)
-        };
-        pairs.into_iter().find(over).map(|(resource, ..)| resource)
-    }
-
-    fn is_zero(&self) -> bool {
-        *self == Self::default()
-    }
-}
-
-impl AddAssign for Amounts {
-    fn add_assign(&mut self, more: Self) {
-        self.dialogs = self.dialogs.saturating_add(more.dialogs);
-        self.transactions = self.transactions.saturating_add(more.transactions);
-        self.port_pairs = self.port_pairs.saturating_add(more.port_pairs);
-        self.bytes = self.bytes.saturating_add(more.bytes);
-    }
-}
-
-impl SubAssign for Amounts {
-    fn sub_assign(&mut self, less: Self) {
-        self.dialogs = self.dialogs.saturating_sub(less.dialogs);
-        self.transactions = self.transactions.saturating_sub(less.transactions);
-        self.port_pairs = self.port_pairs.saturating_sub(less.port_pairs);
-        self.bytes = self.bytes.saturating_sub(less.bytes);
-    }
-}
 
 /// What one level of strangers may have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -153,31 +90,6 @@ impl Scope {
             Self::Strangers => "all strangers",
             Self::Everybody => "all",
             Self::Prefixes => "sources at once",
-        }
-    }
-}
-
-/// What there is too much of.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Resource {
-    /// [`Amounts::dialogs`].
-    Dialogs,
-    /// [`Amounts::transactions`].
-    Transactions,
-    /// [`Amounts::port_pairs`].
-    PortPairs,
-    /// [`Amounts::bytes`].
-    Bytes,
-}
-
-impl Resource {
-    /// What people call it.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Dialogs => "dialogs",
-            Self::Transactions => "transactions",
-            Self::PortPairs => "pairs of ports",
-            Self::Bytes => "bytes of messages",
         }
     }
 }

@@ -1,7 +1,8 @@
 //! Offers and answers of calls, and what the datapath reports of their media.
 
 use super::{
-    CallId, CallSide, Core, LOG_PERIOD, Output, Refusal,
+    CallId, CallSide, Output, Refusal,
+    core::{Core, LOG_PERIOD},
     session::{MediaSession, OfferError, Resources},
 };
 use crate::{

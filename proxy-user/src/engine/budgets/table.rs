@@ -3,7 +3,7 @@
 //! Places whose source holds nothing are in one of two lists, in the order of their last use: those that have proved their
 //! address, and the others. A newcomer without a free place gets the oldest of the others, or else of the first.
 
-use super::Amounts;
+use super::amounts::Amounts;
 use std::{
     collections::HashMap,
     net::{IpAddr, Ipv6Addr},

@@ -1,0 +1,76 @@
+//! What comes in, and what goes out.
+
+use super::ids::Protocol;
+use crate::{
+    accounting::Cdr,
+    flow::Flow,
+    media::{MediaCommand, MediaEvent, RealmId},
+};
+use std::net::SocketAddr;
+
+/// Something that happened.
+#[allow(clippy::large_enum_variant, reason = "made where it is handled")]
+#[derive(Debug)]
+pub enum Input<'a> {
+    /// A datagram arrived at a realm's signalling address.
+    Datagram {
+        /// Of which protocol the listener is.
+        protocol: Protocol,
+        /// The realm.
+        realm: RealmId,
+        /// Source of its IP and UDP headers.
+        source: SocketAddr,
+        /// Its payload.
+        bytes: &'a [u8],
+    },
+    /// A message arrived over a connection.
+    Message {
+        /// Of which protocol the listener is.
+        protocol: Protocol,
+        /// The realm.
+        realm: RealmId,
+        /// The connection and its other end.
+        source: Flow,
+        /// The message, from its start line to the end of its body.
+        bytes: &'a [u8],
+    },
+    /// A connection that messages came over is gone. Its number will not come again.
+    Closed {
+        /// Of which protocol the listener is.
+        protocol: Protocol,
+        /// The realm.
+        realm: RealmId,
+        /// The connection and its other end.
+        flow: Flow,
+    },
+    /// What was sent there without naming a connection is lost: none could be made.
+    Unreachable {
+        /// Of which protocol the listener is.
+        protocol: Protocol,
+        /// The realm.
+        realm: RealmId,
+        /// The destination, as it was in [`Output::Send`].
+        flow: Flow,
+    },
+    /// The datapath reports.
+    Media(MediaEvent),
+}
+
+/// Something to do.
+#[allow(clippy::large_enum_variant, reason = "moved once, from the queue to whoever does it")]
+#[derive(Debug)]
+pub enum Output {
+    /// Send a message from a realm's signalling address.
+    Send {
+        /// The realm.
+        realm: RealmId,
+        /// Where to, and how.
+        destination: Flow,
+        /// The message.
+        bytes: Vec<u8>,
+    },
+    /// Change the datapath.
+    Media(MediaCommand),
+    /// Write a call's record.
+    Record(Box<Cdr>),
+}
