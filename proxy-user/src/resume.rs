@@ -7,8 +7,8 @@ use proxy_user::{
     clock::Clock,
     config::{self, Config, Overrides, Relay, Side},
     datapath::{
-        Mode, Xdp,
-        kernel::{Life, Pins},
+        MediaRelay, Mode,
+        kernel::{Pins, StartMode},
     },
     engine::{Media, Restored},
     journal::{Changes, Entry, Head, Journal, Keeper, SetAside, Table, boot_id, wall_ms},
@@ -20,17 +20,17 @@ use std::{
 };
 
 /// What an earlier process left, and how to go on from there.
-pub(crate) struct Legacy {
+pub(crate) struct PreviousRun {
     journal: Journal,
     pins: Pins,
-    resume: Option<Mode>,
+    pinned: Option<Mode>,
     /// By which clock the journal's records are to be read.
     clock: Clock,
     entries: Vec<Entry>,
     head: Head,
 }
 
-impl Legacy {
+impl PreviousRun {
     /// Looks, and removes what is of no use to anybody.
     pub(crate) fn find(config: &Config, fresh: bool) -> Result<Self> {
         let pins = Pins::new(&config.state.pins);
@@ -48,7 +48,7 @@ impl Legacy {
             boot: boot.clone(),
             clock: (here.ns(now), wall_ms(wall)),
             signalling: config.realms.iter().map(signalling).collect(),
-            datapath: Xdp::made_for(config)?,
+            datapath: MediaRelay::made_for(config)?,
             whole: false,
             generic: false,
         };
@@ -65,7 +65,7 @@ impl Legacy {
             );
         }
         let before = journal.head()?;
-        let resume = match &before {
+        let pinned = match &before {
             _ if !pins.exist() => None,
             Some(before) if before.boot == boot && before.whole => {
                 pins.refuse(&differences(&before.datapath, &head.datapath))?;
@@ -85,45 +85,45 @@ impl Legacy {
         let clock = before.as_ref().map_or(here, |before| before.clock(&boot, here, now, wall));
         let mut entries = journal.entries()?;
         if let Some(before) = before {
-            let stale = stale(&before, &head, resume.is_some());
+            let stale = stale(&before, &head, pinned.is_some());
             journal.clear(&stale)?;
             entries.retain(|entry| !stale.contains(&entry.table));
-            if resume.is_none() {
+            if pinned.is_none() {
                 journal.commit(Some(&Head { whole: false, ..before }), &Changes::default())?;
             }
         } else {
             journal.commit(Some(&head), &Changes::default())?;
         }
-        Ok(Self { journal, pins, resume, clock, entries, head })
+        Ok(Self { journal, pins, pinned, clock, entries, head })
     }
 
     /// How the datapath is to begin.
-    pub(crate) fn life(&self) -> Life {
-        match self.resume {
-            Some(mode) => Life::Resume(self.pins.clone(), mode),
-            None => Life::Begin(self.pins.clone()),
+    pub(crate) fn start_mode(&self) -> StartMode {
+        match self.pinned {
+            Some(mode) => StartMode::Resume(self.pins.clone(), mode),
+            None => StartMode::Begin(self.pins.clone()),
         }
     }
 
     /// A new engine, and the datapath, take up what there was; from then on the journal is kept for them.
-    pub(crate) fn take_up(
+    pub(crate) fn resume(
         mut self,
         new: &dyn Fn() -> Result<Proxy>,
-        datapath: &mut Xdp,
+        datapath: &mut MediaRelay,
         recorded: &HashSet<RecordId>,
         now: Instant,
     ) -> Result<(Proxy, Keeper, Pins)> {
         let restored = self.restore(new, recorded, now);
-        if restored.is_err() && self.resume.is_none() {
+        if restored.is_err() && self.pinned.is_none() {
             // Nobody goes on from what was only just made.
             self.pins.remove()?;
         }
         let (engine, restored) = restored?;
-        let closed = match self.resume {
+        let closed = match self.pinned {
             Some(_) => datapath.restore(&restored.streams, &restored.leaving, &self.entries, now)?,
             None => 0,
         };
-        tell(&restored, self.resume.is_some(), closed);
+        tell(&restored, self.pinned.is_some(), closed);
         let head = Head { whole: true, generic: datapath.mode() == Mode::Generic, ..self.head };
         Ok((engine, Keeper::new(self.journal, Clock::now(), head), self.pins))
     }
@@ -135,7 +135,7 @@ impl Legacy {
         recorded: &HashSet<RecordId>,
         now: Instant,
     ) -> Result<(Proxy, Restored)> {
-        let media = if self.resume.is_some() { Media::Kept } else { Media::Lost };
+        let media = if self.pinned.is_some() { Media::Kept } else { Media::Lost };
         let calls = [Table::Calls, Table::Dialogs, Table::Streams];
         let all = [Table::Registrations, Table::Calls, Table::Dialogs, Table::Streams];
         for (given_up, what) in [(&calls[..], "calls"), (&all[..], "calls and registrations")] {
@@ -184,7 +184,7 @@ fn go_on_without(unusable: &SetAside, journal: &Journal, head: &Head, pins: &Pin
 }
 
 /// All is over: nothing stays in the kernel, and the journal says so.
-pub(crate) fn end(mut keeper: Keeper, pins: &Pins, datapath: Xdp) -> Result<()> {
+pub(crate) fn end(mut keeper: Keeper, pins: &Pins, datapath: MediaRelay) -> Result<()> {
     let written = keeper.finish(Instant::now());
     pins.remove()?;
     drop(datapath);
@@ -242,9 +242,9 @@ fn differences(before: &[String], now: &[String]) -> Vec<String> {
 }
 
 /// Which records mean nothing any more.
-fn stale(before: &Head, now: &Head, resume: bool) -> Vec<Table> {
+fn stale(before: &Head, now: &Head, is_resumed: bool) -> Vec<Table> {
     let mut stale = Vec::new();
-    if !resume {
+    if !is_resumed {
         stale.push(Table::Streams);
     }
     if before.signalling != now.signalling {
@@ -346,10 +346,10 @@ mod tests {
             let directory = Directory::new(name);
             let journal = Journal::open(&directory.0).unwrap();
             journal.commit(None, &entries.iter().cloned().collect()).unwrap();
-            let mut before = Legacy {
+            let mut before = PreviousRun {
                 journal,
                 pins: Pins::new(&directory.0.join("pins")),
-                resume: None,
+                pinned: None,
                 clock: Clock::now(),
                 entries,
                 head: head(["access a", "core b"]),

@@ -2,7 +2,7 @@
 
 use crate::{
     cli::Run,
-    resume::{self, Legacy},
+    resume::{self, PreviousRun},
 };
 use anyhow::{Context as _, Result};
 use proxy_user::{
@@ -10,7 +10,7 @@ use proxy_user::{
     config::{Config, Problems, Relay, Side, host},
     ctl::Server,
     datapath::{
-        Mode, Xdp,
+        MediaRelay, Mode,
         kernel::{Pins, object},
     },
     io::{Loop, Stop, Streams, sockets},
@@ -44,15 +44,15 @@ async fn serve(config: Arc<Config>, fresh: bool) -> Result<()> {
     let sockets = sockets::bind(&config)?;
     let streams = Streams::open(Arc::clone(&config))?;
     let reload = signal(SignalKind::hangup()).context("cannot listen for SIGHUP")?;
-    let legacy = Legacy::find(&config, fresh)?;
+    let previous = PreviousRun::find(&config, fresh)?;
     let stop = stop_signal(Pins::new(&config.state.pins), config.state.keep)?;
-    let mut datapath = Xdp::start(&config, &object, &legacy.life())?;
+    let mut datapath = MediaRelay::start(&config, &object, &previous.start_mode())?;
     announce_datapath(&datapath, &origin);
     let now = Instant::now();
     let engine = || Ok(Proxy::new(Arc::clone(&config), SystemTime::now(), now, seed()?)?);
     let recorded = records.as_ref().map(CdrSink::latest).unwrap_or_default();
     let operator = Server::start(&config.state.directory)?;
-    let (engine, keeper, pins) = legacy.take_up(&engine, &mut datapath, &recorded, now)?;
+    let (engine, keeper, pins) = previous.resume(&engine, &mut datapath, &recorded, now)?;
     let mut proxy = Loop::new(engine, datapath, records, sockets);
     proxy = proxy.journalled(keeper).operated(operator).with_streams(streams, Some(reload));
     eprintln!("latch is ready");
@@ -125,7 +125,7 @@ fn announce(config: &Config) {
     }
 }
 
-fn announce_datapath(datapath: &Xdp, origin: &str) {
+fn announce_datapath(datapath: &MediaRelay, origin: &str) {
     let interfaces = datapath.interfaces().join(", ");
     match datapath.mode() {
         Mode::Native => eprintln!("XDP program ({origin}): native mode on {interfaces}"),
@@ -176,7 +176,7 @@ fn seed() -> Result<[u8; 32]> {
 }
 
 /// What happened between start and end.
-fn account(proxy: &Loop<Proxy, Xdp>) {
+fn account(proxy: &Loop<Proxy, MediaRelay>) {
     tracing::info!("signalling: {:?}", proxy.statistics());
     tracing::info!("connections: {:?}", proxy.stream_statistics());
     tracing::info!("engine: {:?}", proxy.core().statistics());

@@ -17,7 +17,7 @@ use proxy_common::{
     locals::{self, Local, mapped},
     verdict::{Action, Counters, Verdict},
 };
-use proxy_user::{clock::ns_per_tick, datapath::userspace::lab::Relay};
+use proxy_user::{clock::ns_per_tick, datapath::userspace::standalone::Relay};
 use std::{
     collections::BTreeMap,
     fmt::Debug,

@@ -5,8 +5,8 @@ use lab::{LabConfig, address, lab_test, leftovers, rtp, wait_until};
 use proxy_user::{
     config::{Config, PortRange, Realm, RealmPolicy, Side, Trust},
     datapath::{
-        Datapath, Xdp,
-        kernel::{Life, object},
+        Datapath, MediaRelay,
+        kernel::{StartMode, object},
     },
     media::{LegCounters, LegPolicy, LegSpec, MediaEvent, RemoteMedia, StreamId, StreamSpec},
 };
@@ -55,7 +55,7 @@ fn relay(terminal: &Host, softswitch: &Host) -> Result<u64> {
     let mut config = Config::new(realms());
     config.maps.max_legs = 32;
     config.maps.max_next_hops = 16;
-    let mut datapath = Xdp::start(&config, &object, &Life::Process)?;
+    let mut datapath = MediaRelay::start(&config, &object, &StartMode::Process)?;
     let objects = leftovers::BpfObjects::of(std::process::id())?;
     ensure!(open_legs(&objects)?.is_empty(), "closed at the start");
 
@@ -110,7 +110,7 @@ fn relay(terminal: &Host, softswitch: &Host) -> Result<u64> {
 
 /// The core port serves another stream, whose access port is another one but has seen as many streams. The softswitch
 /// sends before the new phone: that is not for the phone of the stream before.
-fn not_the_last_calls_phone(datapath: &mut Xdp, terminal: &Host, softswitch: &Host) -> Result<()> {
+fn not_the_last_calls_phone(datapath: &mut MediaRelay, terminal: &Host, softswitch: &Host) -> Result<()> {
     let mut second = StreamSpec { id: StreamId(2), ..spec() };
     second.legs[0].local = SocketAddr::from((*ACCESS.ip(), ACCESS.port() + 2));
     datapath.apply(second, Instant::now())?;
@@ -189,7 +189,7 @@ fn above(rtp: SocketAddrV4) -> SocketAddrV4 {
 }
 
 /// Does for the datapath what the loop does.
-fn poll(datapath: &mut Xdp, time: Duration) -> Vec<MediaEvent> {
+fn poll(datapath: &mut MediaRelay, time: Duration) -> Vec<MediaEvent> {
     let mut events = Vec::new();
     let end = Instant::now() + time;
     while Instant::now() < end {

@@ -1,7 +1,7 @@
 //! What relays the media.
 //!
 //! - [`Datapath`]: what the control plane asks of it;
-//! - [`Xdp`]: the relay, which is `control` over a `plane`:
+//! - [`MediaRelay`]: what does it, which is `control` over a `plane`:
 //! - [`kernel`]: the plane in the kernel; [`userspace`]: the same in user space;
 //! - [`fake`]: one that only remembers, for tests.
 
@@ -19,7 +19,7 @@ mod relay;
 pub mod userspace;
 
 pub use plane::Mode;
-pub use relay::Xdp;
+pub use relay::MediaRelay;
 
 /// Relays streams as it is told ([`crate::media::MediaCommand`]) and tells what it saw ([`MediaEvent`]).
 pub trait Datapath {

@@ -10,7 +10,7 @@ use super::{
         streams::Control,
         watch::Watch,
     },
-    kernel::{Life, loader::Kernel},
+    kernel::{StartMode, loader::Kernel},
     plane::{Mode, Plane},
     userspace::UserSpace,
 };
@@ -27,8 +27,9 @@ use anyhow::{Context as _, Result};
 use proxy_common::verdict::Counters;
 use std::{os::fd::BorrowedFd, time::Instant};
 
-/// The XDP program and its maps. Dropped, both are gone from the kernel, unless they are pinned.
-pub struct Xdp {
+/// Relays media: what moves packets (the XDP program, or this process), and what keeps it as the engine wants it.
+/// Dropped, nothing of it is left, unless it is pinned.
+pub struct MediaRelay {
     control: Control,
     kernel: Worker,
     plane: Box<dyn Plane>,
@@ -37,30 +38,30 @@ pub struct Xdp {
     mode: Mode,
 }
 
-impl Xdp {
+impl MediaRelay {
     /// Begins to relay on the realms' interfaces: with the XDP program `object`, or in this process where the configuration
     /// says so, or where it says nothing and the kernel refuses. What arrives at the media ports ends here from now on.
-    /// `life` says whether it ends with the process.
+    /// `start` says whether it ends with the process.
     ///
     /// # Errors
     ///
     /// What the kernel does not grant, or an object of another version.
-    pub fn start(config: &Config, object: &[u8], life: &Life) -> Result<Self> {
-        let started = Self::load(config, object, life);
-        if let (Err(_), Life::Begin(pins)) = (&started, life) {
+    pub fn start(config: &Config, object: &[u8], start: &StartMode) -> Result<Self> {
+        let started = Self::load(config, object, start);
+        if let (Err(_), StartMode::Begin(pins)) = (&started, start) {
             // Half of it is of no use to anybody.
             pins.remove()?;
         }
         started
     }
 
-    fn load(config: &Config, object: &[u8], life: &Life) -> Result<Self> {
+    fn load(config: &Config, object: &[u8], start: &StartMode) -> Result<Self> {
         let locals = Locals::new(config)?;
         let mut netlink = Netlink::open().context("cannot open a netlink socket")?;
         // Before the interfaces are looked at, so that no change of theirs is missed.
         let worker = Worker::start().context("cannot follow the kernel's routes and neighbours")?;
         let links = Links::find(config, &mut netlink)?;
-        let (plane, mode, memory) = plane(config, &locals, &links, object, life)?;
+        let (plane, mode, memory) = plane(config, &locals, &links, object, start)?;
         let hops = NextHops::new(locals.clone(), links.egress, config.maps.max_next_hops);
         Ok(Self {
             control: Control::new(hops, locals, memory, config.maps.max_legs, &config.media),
@@ -154,9 +155,9 @@ impl Xdp {
 
 type Started = (Box<dyn Plane>, Mode, (Legs, States));
 
-fn plane(config: &Config, locals: &Locals, links: &Links, object: &[u8], life: &Life) -> Result<Started> {
+fn plane(config: &Config, locals: &Locals, links: &Links, object: &[u8], start: &StartMode) -> Result<Started> {
     let kernel = || -> Result<Started> {
-        let (kernel, legs, states) = Kernel::load(config, locals, links, object, life)?;
+        let (kernel, legs, states) = Kernel::load(config, locals, links, object, start)?;
         let mode = kernel.mode;
         Ok((Box::new(kernel), mode, (legs, states)))
     };
@@ -164,9 +165,9 @@ fn plane(config: &Config, locals: &Locals, links: &Links, object: &[u8], life: &
         let (user_space, legs, states) = UserSpace::start(config, locals, links)?;
         Ok((Box::new(user_space), Mode::UserSpace, (legs, states)))
     };
-    match (config.media.relay, life) {
+    match (config.media.relay, start) {
         (Relay::UserSpace, _) => user_space(),
-        (Relay::Auto, Life::Process | Life::Begin(_)) => match kernel() {
+        (Relay::Auto, StartMode::Process | StartMode::Begin(_)) => match kernel() {
             Err(error) if refused(&error) => {
                 tracing::warn!("this host refuses XDP: {error:#}; relaying in user space");
                 user_space()
@@ -186,7 +187,7 @@ fn refused(error: &anyhow::Error) -> bool {
     })
 }
 
-impl Datapath for Xdp {
+impl Datapath for MediaRelay {
     fn apply(&mut self, spec: StreamSpec, now: Instant) -> Result<(), DatapathError> {
         let applied = self.control.apply(spec, now);
         self.kernel.ask(self.control.hops.take_questions());

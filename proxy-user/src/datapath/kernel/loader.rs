@@ -37,7 +37,7 @@ use proxy_common::{
 
 /// Where program and maps live.
 #[derive(Clone, Debug)]
-pub enum Life {
+pub enum StartMode {
     /// With the process.
     Process,
     /// In these pins, which are made now.
@@ -46,7 +46,7 @@ pub enum Life {
     Resume(Pins, Mode),
 }
 
-impl Life {
+impl StartMode {
     fn pins(&self) -> Option<&Pins> {
         match self {
             Self::Process => None,
@@ -75,14 +75,14 @@ impl Kernel {
         locals: &Locals,
         links: &Links,
         object: &[u8],
-        life: &Life,
+        start: &StartMode,
     ) -> Result<(Self, Legs, States)> {
-        match life {
-            Life::Process => {}
-            Life::Begin(pins) => pins.prepare()?,
-            Life::Resume(pins, _) => pins.verify(object, &config.maps)?,
+        match start {
+            StartMode::Process => {}
+            StartMode::Begin(pins) => pins.prepare()?,
+            StartMode::Resume(pins, _) => pins.verify(object, &config.maps)?,
         }
-        let mut program = load(&config.maps, locals.seed, object, life.pins())?;
+        let mut program = load(&config.maps, locals.seed, object, start.pins())?;
 
         let mut table = Array::<_, Local>::try_from(take(&mut program, "LOCALS")?)?;
         for (slot, local) in locals.table(links.egress.iter().map(|egress| egress.interface)) {
@@ -107,7 +107,7 @@ impl Kernel {
         let counters = PerCpuArray::try_from(take(&mut program, "COUNTERS")?)?;
 
         // Every map is ready: now packets may come.
-        let (attached, mode) = attach(&mut program, &links.interfaces, config.media.relay, life)?;
+        let (attached, mode) = attach(&mut program, &links.interfaces, config.media.relay, start)?;
         let kernel = Self {
             next_hops,
             events,
@@ -189,14 +189,14 @@ fn mapped<V>(program: &mut Ebpf, name: &str) -> Result<MapData> {
 
 /// Attaches to all interfaces in native mode, or else to all in generic mode: a frame that one interface received
 /// natively cannot be redirected to one whose driver knows nothing of XDP.
-fn attach(program: &mut Ebpf, interfaces: &[Link], relay: Relay, life: &Life) -> Result<(Vec<FdLink>, Mode)> {
+fn attach(program: &mut Ebpf, interfaces: &[Link], relay: Relay, start: &StartMode) -> Result<(Vec<FdLink>, Mode)> {
     let xdp: &mut Xdp = program
         .program_mut(PROGRAM)
         .with_context(|| format!("the object has no program {PROGRAM}"))?
         .try_into()
         .with_context(|| format!("{PROGRAM} is no XDP program"))?;
     xdp.load().context("the kernel refuses the XDP program")?;
-    if let Life::Resume(pins, mode) = life {
+    if let StartMode::Resume(pins, mode) = start {
         return Ok((replace_all(xdp, interfaces, pins)?, *mode));
     }
     let bond = interfaces.iter().find(|link| is_bond(Path::new("/sys/class/net"), &link.name));
@@ -216,7 +216,7 @@ fn attach(program: &mut Ebpf, interfaces: &[Link], relay: Relay, life: &Life) ->
             (attach_all(xdp, interfaces, XdpMode::Skb)?, Mode::Generic)
         }
     };
-    let Some(pins) = life.pins() else { return Ok((links, mode)) };
+    let Some(pins) = start.pins() else { return Ok((links, mode)) };
     let pin = |(link, interface): (FdLink, &Link)| {
         let pinned = link.pin(pins.link(interface.index));
         pinned.map(FdLink::from).with_context(|| format!("cannot pin the link on {}", interface.name))

@@ -7,5 +7,5 @@ pub(super) mod loader;
 pub mod object;
 mod pins;
 
-pub use loader::Life;
+pub use loader::StartMode;
 pub use pins::Pins;

@@ -36,7 +36,7 @@ mod program;
 mod tables;
 mod worker;
 
-pub mod lab;
+pub mod standalone;
 
 /// More threads on an interface only wait for each other.
 const MOST_THREADS: usize = 8;

@@ -9,8 +9,8 @@ use lab::{address, chain, leftovers::BpfObjects};
 use proxy_user::{
     config::{Config, PortRange, Realm, RealmPolicy, Side, Trust},
     datapath::{
-        Datapath, Mode, Xdp,
-        kernel::{Life, object},
+        Datapath, MediaRelay, Mode,
+        kernel::{StartMode, object},
     },
     media::{LegPolicy, LegSpec, MediaEvent, RemoteMedia, StreamId, StreamSpec},
 };
@@ -22,14 +22,14 @@ const CORE: SocketAddrV4 = SocketAddrV4::new(address::LATCH_CORE, 30_000);
 
 /// The datapath with its streams. Dropped, the program is gone.
 pub(crate) struct Relay {
-    datapath: Xdp,
+    datapath: MediaRelay,
 }
 
 impl Relay {
     /// Loads the program and opens the streams, in the namespace of the calling thread.
     pub(crate) fn start() -> Result<Self> {
         let (object, _) = object::find()?;
-        let mut datapath = Xdp::start(&config(), &object, &Life::Process).context("Latch's datapath")?;
+        let mut datapath = MediaRelay::start(&config(), &object, &StartMode::Process).context("Latch's datapath")?;
         ensure!(datapath.mode() == Mode::Native, "Latch's program is not in native mode");
         for number in 0..STREAMS {
             datapath.apply(stream(number), Instant::now())?;
