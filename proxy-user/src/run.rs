@@ -13,7 +13,7 @@ use proxy_user::{
         MediaRelay, Mode,
         kernel::{Pins, object},
     },
-    io::{Loop, Stop, Streams, sockets},
+    io::{Connections, Loop, Stop, sockets},
     proxy::Proxy,
 };
 use std::{
@@ -42,7 +42,7 @@ async fn serve(config: Arc<Config>, fresh: bool) -> Result<()> {
     };
     let records = config.cdr.file.as_deref().map(CdrSink::open).transpose()?;
     let sockets = sockets::bind(&config)?;
-    let streams = Streams::open(Arc::clone(&config))?;
+    let connections = Connections::open(Arc::clone(&config))?;
     let reload = signal(SignalKind::hangup()).context("cannot listen for SIGHUP")?;
     let previous = PreviousRun::find(&config, fresh)?;
     let stop = stop_signal(Pins::new(&config.state.pins), config.state.keep)?;
@@ -54,7 +54,7 @@ async fn serve(config: Arc<Config>, fresh: bool) -> Result<()> {
     let operator = Server::start(&config.state.directory)?;
     let (engine, keeper, pins) = previous.resume(&engine, &mut datapath, &recorded, now)?;
     let mut proxy = Loop::new(engine, datapath, records, sockets);
-    proxy = proxy.journalled(keeper).operated(operator).with_streams(streams, Some(reload));
+    proxy = proxy.with_journal(keeper).with_control_socket(operator).with_connections(connections, Some(reload));
     eprintln!("latch is ready");
 
     let done = proxy.run(stop).await;
@@ -178,7 +178,7 @@ fn seed() -> Result<[u8; 32]> {
 /// What happened between start and end.
 fn account(proxy: &Loop<Proxy, MediaRelay>) {
     tracing::info!("signalling: {:?}", proxy.statistics());
-    tracing::info!("connections: {:?}", proxy.stream_statistics());
+    tracing::info!("connections: {:?}", proxy.connection_statistics());
     tracing::info!("engine: {:?}", proxy.core().statistics());
     tracing::info!("left: {:?}", proxy.core().load());
     tracing::info!("latches found late: {}", proxy.datapath().events_lost());

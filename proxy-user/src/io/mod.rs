@@ -1,10 +1,10 @@
 //! Sockets, clocks and signals: the loop that ties engine, datapath and records together.
 //!
 //! ```text
-//! socket ──datagram──▶ engine ──Send──▶ socket
-//! streams ──message──▶        ──Send──▶ streams
-//! datapath ──event───▶        ──Media─▶ datapath
-//! clock ──timeout────▶        ──Record▶ file
+//! socket ─────datagram─▶ engine ──Send───▶ socket
+//! connection ──message─▶        ──Send───▶ connection
+//! datapath ──────event─▶        ──Media──▶ datapath
+//! clock ───────timeout─▶        ──Record─▶ file
 //! ```
 //!
 //! Everything happens on one thread, one step at a time: what woke the loop goes into the engine, then everything that
@@ -25,6 +25,7 @@ use crate::{
     signalling::sip::PROTOCOL,
 };
 use anyhow::{Context as _, Result};
+pub use connections::{ConnectionStatistics, Connections};
 use serde::Serialize;
 use serde_json::{Value, json};
 use std::{
@@ -33,12 +34,11 @@ use std::{
     task::Poll,
     time::{Duration, Instant},
 };
-pub use streams::{StreamStatistics, Streams};
 use throttle::Throttle;
 use tokio::{net::UdpSocket, signal::unix::Signal};
 
+mod connections;
 pub mod sockets;
-mod streams;
 mod throttle;
 mod watch;
 
@@ -47,7 +47,7 @@ const BATCH: usize = 64;
 /// Larger than any UDP payload over IPv4.
 const DATAGRAM: usize = 65_536;
 /// So long calls have to end in order once Latch was told to stop.
-const FAREWELL: Duration = Duration::from_secs(3);
+const SHUTDOWN_GRACE: Duration = Duration::from_secs(3);
 
 /// A sans-IO core, as the loop drives it.
 pub trait Core {
@@ -159,7 +159,7 @@ pub struct Loop<C, D> {
     unsent: Vec<(RealmId, Flow, Vec<u8>)>,
     /// By realm.
     sockets: Vec<UdpSocket>,
-    streams: Option<Streams>,
+    connections: Option<Connections>,
     /// How many connections had been refused at the last look.
     refused: u64,
     /// Asks for certificates to be read again.
@@ -184,7 +184,7 @@ impl<C: Core, D: Datapath> Loop<C, D> {
             keeper: None,
             unsent: Vec::new(),
             sockets,
-            streams: None,
+            connections: None,
             refused: 0,
             reload: None,
             statistics: Statistics::default(),
@@ -198,20 +198,20 @@ impl<C: Core, D: Datapath> Loop<C, D> {
 
     /// Keeps a journal.
     #[must_use]
-    pub fn journalled(self, keeper: Keeper) -> Self {
+    pub fn with_journal(self, keeper: Keeper) -> Self {
         Self { keeper: Some(keeper), ..self }
     }
 
     /// Answers an operator.
     #[must_use]
-    pub fn operated(self, operator: Server) -> Self {
+    pub fn with_control_socket(self, operator: Server) -> Self {
         Self { operator: Some(operator), ..self }
     }
 
     /// Has connections too, and reads their certificates again at a signal.
     #[must_use]
-    pub fn with_streams(self, streams: Streams, reload: Option<Signal>) -> Self {
-        Self { streams: Some(streams), reload, ..self }
+    pub fn with_connections(self, connections: Connections, reload: Option<Signal>) -> Self {
+        Self { connections: Some(connections), reload, ..self }
     }
 
     /// Ends: what the loop worked with.
@@ -235,8 +235,8 @@ impl<C: Core, D: Datapath> Loop<C, D> {
     }
 
     /// What happened to connections.
-    pub fn stream_statistics(&self) -> StreamStatistics {
-        self.streams.as_ref().map(Streams::statistics).unwrap_or_default()
+    pub fn connection_statistics(&self) -> ConnectionStatistics {
+        self.connections.as_ref().map(Connections::statistics).unwrap_or_default()
     }
 
     /// Runs until `stop` is ready, and then, with [`Stop::End`], until every call has ended in order or 3 seconds have
@@ -246,14 +246,14 @@ impl<C: Core, D: Datapath> Loop<C, D> {
     ///
     /// The operating system does not let the loop wait. No input from the network is an error.
     pub async fn run(&mut self, stop: impl Future<Output = Stop>) -> Result<Stop> {
-        let stopped = self.go_round(stop).await?;
-        if let Some(streams) = &self.streams {
-            streams.flush().await;
+        let stopped = self.run_until_stopped(stop).await?;
+        if let Some(connections) = &self.connections {
+            connections.flush().await;
         }
         Ok(stopped)
     }
 
-    async fn go_round(&mut self, stop: impl Future<Output = Stop>) -> Result<Stop> {
+    async fn run_until_stopped(&mut self, stop: impl Future<Output = Stop>) -> Result<Stop> {
         let mut stop = pin!(stop);
         let datapath_events: Vec<_> = self
             .datapath
@@ -270,7 +270,7 @@ impl<C: Core, D: Datapath> Loop<C, D> {
             self.carry_out(now);
             if end.is_some() && self.core.is_ending() {
                 // The time to answer begins when the last is told.
-                end = Some(now + FAREWELL);
+                end = Some(now + SHUTDOWN_GRACE);
             }
             if end.is_some_and(|end| end <= now || self.core.is_idle()) {
                 return Ok(Stop::End);
@@ -295,8 +295,8 @@ impl<C: Core, D: Datapath> Loop<C, D> {
                             woken.realms.push(realm);
                         }
                     }
-                    if let Some(streams) = &mut self.streams {
-                        woken.streams = streams.poll(context).is_ready();
+                    if let Some(connections) = &mut self.connections {
+                        woken.connections = connections.poll(context).is_ready();
                     }
                     if let Some(reload) = &mut self.reload {
                         woken.reload = reload.poll_recv(context).is_ready();
@@ -328,11 +328,11 @@ impl<C: Core, D: Datapath> Loop<C, D> {
             for realm in woken.realms {
                 self.receive(realm, &mut buffer, now);
             }
-            if woken.streams {
-                self.receive_streams(now);
+            if woken.connections {
+                self.receive_connections(now);
             }
-            if let Some(streams) = self.streams.as_mut().filter(|_| woken.reload) {
-                streams.reload();
+            if let Some(connections) = self.connections.as_mut().filter(|_| woken.reload) {
+                connections.reload();
             }
             if self.core.poll_timeout().is_some_and(|at| at <= now) {
                 self.core.handle_timeout(now);
@@ -349,7 +349,7 @@ impl<C: Core, D: Datapath> Loop<C, D> {
             if woken.stop == Some(Stop::End) {
                 tracing::info!("stopping: ending calls");
                 self.core.shutdown(now);
-                end = Some(now + FAREWELL);
+                end = Some(now + SHUTDOWN_GRACE);
             }
         }
     }
@@ -392,14 +392,14 @@ impl<C: Core, D: Datapath> Loop<C, D> {
     }
 
     /// Hands the engine what came of connections.
-    fn receive_streams(&mut self, now: Instant) {
-        let Some(streams) = &mut self.streams else { return };
-        let refused = streams.statistics().refused();
+    fn receive_connections(&mut self, now: Instant) {
+        let Some(connections) = &mut self.connections else { return };
+        let refused = connections.statistics().refused();
         if refused != std::mem::replace(&mut self.refused, refused) {
-            self.throttle.warn(now, || format!("connections are refused: {:?}", streams.statistics()));
+            self.throttle.warn(now, || format!("connections are refused: {:?}", connections.statistics()));
         }
-        for event in streams.take() {
-            self.statistics.stream_received += u64::from(matches!(event, streams::Event::Message { .. }));
+        for event in connections.take() {
+            self.statistics.stream_received += u64::from(matches!(event, connections::Event::Message { .. }));
             self.core.handle_input(event.input(), now);
         }
     }
@@ -462,7 +462,7 @@ impl<C: Core, D: Datapath> Loop<C, D> {
     /// A datagram that the kernel does not take now is lost like one on the way: SIP sends it again.
     fn send(&mut self, realm: RealmId, destination: Flow, bytes: Vec<u8>, now: Instant) {
         if destination.transport != Transport::Udp {
-            let sent = self.streams.as_mut().is_some_and(|streams| streams.send(realm, destination, bytes));
+            let sent = self.connections.as_mut().is_some_and(|connections| connections.send(realm, destination, bytes));
             *if sent { &mut self.statistics.stream_sent } else { &mut self.statistics.stream_lost } += 1;
             return;
         }
@@ -482,7 +482,7 @@ impl<C: Core, D: Datapath> Loop<C, D> {
 struct Woken {
     realms: Vec<RealmId>,
     datapath: bool,
-    streams: bool,
+    connections: bool,
     reload: bool,
     timeout: bool,
     stop: Option<Stop>,
@@ -491,7 +491,7 @@ struct Woken {
 
 impl Woken {
     fn is_empty(&self) -> bool {
-        let quiet = !self.datapath && !self.streams && !self.reload && !self.timeout && self.question.is_none();
+        let quiet = !self.datapath && !self.connections && !self.reload && !self.timeout && self.question.is_none();
         quiet && self.realms.is_empty() && self.stop.is_none()
     }
 }

@@ -208,7 +208,7 @@ async fn calls_that_do_not_end_are_not_waited_for_for_ever() {
     let mut run = Loop::new(Stuck, Fake::new(), None, sockets);
     let begun = Instant::now();
     run.run(std::future::ready(Stop::End)).await.unwrap();
-    assert!((FAREWELL..FAREWELL * 2).contains(&begun.elapsed()));
+    assert!((SHUTDOWN_GRACE..SHUTDOWN_GRACE * 2).contains(&begun.elapsed()));
 }
 
 #[tokio::test]
@@ -226,7 +226,7 @@ async fn a_journal_that_had_no_room_is_written_without_anything_else_happening()
     let (sockets, _) = pair().await;
     let (journal, disk) = on_disk(&directory);
     let mut run = Loop::new(Echo::default(), Fake::new(), None, sockets);
-    run = run.journalled(Keeper::new(journal, Clock::now(), head()));
+    run = run.with_journal(Keeper::new(journal, Clock::now(), head()));
     disk.refuse(Refuses::Writes);
     run.core.changes = vec![Change { table: Table::Dialogs, key: "1".into(), value: Some(b"1".to_vec()) }];
     let begun = Instant::now();

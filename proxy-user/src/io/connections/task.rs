@@ -3,7 +3,7 @@
 
 use super::reason::Reason;
 use crate::{
-    config::Connections,
+    config::Connections as ConnectionLimits,
     flow::{ConnectionId, Transport},
 };
 use std::{
@@ -23,7 +23,7 @@ const OVERHEAD: usize = 64;
 
 /// What a connection tells.
 #[derive(Debug)]
-pub(super) enum Told {
+pub(super) enum ConnectionEvent {
     Message(ConnectionId, Vec<u8>),
     Ended(ConnectionId, Reason),
 }
@@ -65,10 +65,10 @@ impl Queue {
 pub(super) struct Connection {
     pub(super) id: ConnectionId,
     pub(super) transport: Transport,
-    pub(super) limits: Connections,
+    pub(super) limits: ConnectionLimits,
     pub(super) queue: Queue,
     pub(super) outgoing: mpsc::UnboundedReceiver<Vec<u8>>,
-    pub(super) tell: mpsc::Sender<Told>,
+    pub(super) tell: mpsc::Sender<ConnectionEvent>,
 }
 
 /// By when something has to come.
@@ -86,7 +86,7 @@ pub(super) struct Pace {
 }
 
 impl Pace {
-    pub(super) fn new(limits: &Connections, accepted: bool) -> Self {
+    pub(super) fn new(limits: &ConnectionLimits, accepted: bool) -> Self {
         Self {
             opened: Instant::now(),
             last: AtomicU64::new(0),

@@ -19,7 +19,7 @@ mod tests;
 mod websocket;
 
 use crate::{
-    config::{Config, Connections, Side},
+    config::{Config, Connections as ConnectionLimits, Side},
     engine::Input,
     flow::{ConnectionId, Flow, Transport},
     media::RealmId,
@@ -29,8 +29,8 @@ use crate::{
 use anyhow::{Context as _, Result};
 use connection::Origin;
 use listen::Listener;
+pub use reason::ConnectionStatistics;
 use reason::Reason;
-pub use reason::StreamStatistics;
 use std::{
     collections::{HashMap, VecDeque},
     net::{IpAddr, SocketAddr},
@@ -38,7 +38,7 @@ use std::{
     task::{Context, Poll},
     time::Duration,
 };
-use task::{Connection, Queue, Told};
+use task::{Connection, ConnectionEvent, Queue};
 use tokio::{net::TcpStream, sync::mpsc, task::AbortHandle};
 
 /// Messages of all connections that wait for the engine: a connection whose message finds no room reads no further.
@@ -72,7 +72,7 @@ impl Event {
 }
 
 /// All connections and the sockets that they come to.
-pub struct Streams {
+pub struct Connections {
     config: Arc<Config>,
     /// Connections at once: as configured, or as many as the operating system lets.
     max: usize,
@@ -84,10 +84,10 @@ pub struct Streams {
     /// Those that were made, by where to.
     pool: HashMap<(RealmId, Transport, SocketAddr), ConnectionId>,
     last_id: u64,
-    tell: mpsc::Sender<Told>,
-    told: mpsc::Receiver<Told>,
-    inbox: Vec<Told>,
-    statistics: StreamStatistics,
+    tell: mpsc::Sender<ConnectionEvent>,
+    events: mpsc::Receiver<ConnectionEvent>,
+    inbox: Vec<ConnectionEvent>,
+    statistics: ConnectionStatistics,
 }
 
 /// What is known of a connection outside of its task.
@@ -99,7 +99,7 @@ struct Open {
     task: AbortHandle,
 }
 
-impl Streams {
+impl Connections {
     /// Listens for what the realms name, and reads their certificates. Must be called within a tokio runtime.
     ///
     /// # Errors
@@ -116,7 +116,7 @@ impl Streams {
                 listeners.push(Listener::bind(realm, transport, address)?);
             }
         }
-        let (tell, told) = mpsc::channel(INBOX);
+        let (tell, events) = mpsc::channel(INBOX);
         let reliable = config.realms.iter().any(|realm| realm.streams.listening().next().is_some());
         let wanted = config.connections.max;
         Ok(Self {
@@ -129,9 +129,9 @@ impl Streams {
             pool: HashMap::new(),
             last_id: 0,
             tell,
-            told,
+            events,
             inbox: Vec::new(),
-            statistics: StreamStatistics::default(),
+            statistics: ConnectionStatistics::default(),
         })
     }
 
@@ -156,11 +156,11 @@ impl Streams {
     }
 
     /// What happened so far.
-    pub fn statistics(&self) -> StreamStatistics {
+    pub fn statistics(&self) -> ConnectionStatistics {
         self.statistics
     }
 
-    /// Ready when there is something for [`Streams::take`].
+    /// Ready when there is something for [`Connections::take`].
     pub(super) fn poll(&mut self, context: &mut Context<'_>) -> Poll<()> {
         let mut ready = !self.inbox.is_empty();
         let mut accepted = Vec::new();
@@ -181,7 +181,7 @@ impl Streams {
         }
         let room = INBOX.saturating_sub(self.inbox.len());
         if room > 0 {
-            ready |= self.told.poll_recv_many(context, &mut self.inbox, room).is_ready();
+            ready |= self.events.poll_recv_many(context, &mut self.inbox, room).is_ready();
         }
         if ready { Poll::Ready(()) } else { Poll::Pending }
     }
@@ -189,14 +189,14 @@ impl Streams {
     /// What came since the last call, in order.
     pub(super) fn take(&mut self) -> VecDeque<Event> {
         let mut events = VecDeque::new();
-        for told in std::mem::take(&mut self.inbox) {
-            match told {
-                Told::Message(id, bytes) => {
+        for event in std::mem::take(&mut self.inbox) {
+            match event {
+                ConnectionEvent::Message(id, bytes) => {
                     if let Some(open) = self.open.get(&id) {
                         events.push_back(Event::Message { realm: open.realm, source: open.flow, bytes });
                     }
                 }
-                Told::Ended(id, reason) => events.extend(self.ended(id, reason)),
+                ConnectionEvent::Ended(id, reason) => events.extend(self.ended(id, reason)),
             }
         }
         events
@@ -216,9 +216,9 @@ impl Streams {
         if open.queue.push(bytes) {
             return true;
         }
-        // The peer does not read. Its task may hang in a write: it is told by nobody but us.
+        // The peer does not read. Its task may hang in a write: it is event by nobody but us.
         open.task.abort();
-        self.inbox.push(Told::Ended(id, Reason::NotRead));
+        self.inbox.push(ConnectionEvent::Ended(id, Reason::NotRead));
         false
     }
 
@@ -233,7 +233,7 @@ impl Streams {
     }
 
     fn accept(&mut self, realm: RealmId, transport: Transport, stream: TcpStream, remote: SocketAddr) {
-        let Connections { max_per_source, .. } = self.config.connections;
+        let ConnectionLimits { max_per_source, .. } = self.config.connections;
         let from_there = self.per_source.get(&remote.ip()).copied().unwrap_or_default();
         let settings = self.config.realms.get(realm);
         let is_softswitch = settings.and_then(|realm| realm.softswitch).is_some_and(|it| it.ip() == remote.ip());
@@ -300,7 +300,7 @@ impl Streams {
     }
 }
 
-impl Drop for Streams {
+impl Drop for Connections {
     fn drop(&mut self) {
         self.open.values().for_each(|open| open.task.abort());
     }

@@ -43,32 +43,36 @@ fn realm(side: Side) -> Realm {
 }
 
 /// What listens at any free port for these, with these limits; by the order of the transports.
-fn open(transports: &[Transport], limits: Connections, change: impl FnOnce(&mut Config)) -> (Streams, Vec<SocketAddr>) {
+fn open(
+    transports: &[Transport],
+    limits: ConnectionLimits,
+    change: impl FnOnce(&mut Config),
+) -> (Connections, Vec<SocketAddr>) {
     let mut config = Config::new(vec![realm(Side::Access), realm(Side::Core)]);
     config.connections = limits;
     for transport in transports {
-        let streams = &mut config.realms[ACCESS].streams;
+        let settings = &mut config.realms[ACCESS].streams;
         let port = match transport {
-            Transport::Tcp => &mut streams.tcp,
-            Transport::Tls => &mut streams.tls,
-            Transport::Ws => &mut streams.ws,
-            Transport::Wss => &mut streams.wss,
+            Transport::Tcp => &mut settings.tcp,
+            Transport::Tls => &mut settings.tls,
+            Transport::Ws => &mut settings.ws,
+            Transport::Wss => &mut settings.wss,
             Transport::Udp => unreachable!(),
         };
         *port = Some(0);
     }
     change(&mut config);
-    let streams = Streams::open(Arc::new(config)).unwrap();
-    let addresses = streams.listeners.iter().map(Listener::address).collect();
-    (streams, addresses)
+    let connections = Connections::open(Arc::new(config)).unwrap();
+    let addresses = connections.listeners.iter().map(Listener::address).collect();
+    (connections, addresses)
 }
 
 /// The next event, while `client` goes on with what it does.
-async fn next(streams: &mut Streams) -> Event {
+async fn next(connections: &mut Connections) -> Event {
     let mut events = within(async {
         loop {
-            poll_fn(|context| streams.poll(context)).await;
-            let events = streams.take();
+            poll_fn(|context| connections.poll(context)).await;
+            let events = connections.take();
             if !events.is_empty() {
                 return events;
             }
@@ -85,14 +89,14 @@ async fn within<T>(work: impl Future<Output = T>) -> T {
 }
 
 /// Lets the connections go on until `work` is done.
-async fn meanwhile<T>(streams: &mut Streams, work: impl Future<Output = T>) -> T {
+async fn meanwhile<T>(connections: &mut Connections, work: impl Future<Output = T>) -> T {
     let mut work = std::pin::pin!(work);
     within(poll_fn(|context| {
         if let Poll::Ready(outcome) = work.as_mut().poll(context) {
             return Poll::Ready(outcome);
         }
-        while streams.poll(context).is_ready() {
-            assert!(streams.take().is_empty());
+        while connections.poll(context).is_ready() {
+            assert!(connections.take().is_empty());
         }
         Poll::Pending
     }))
@@ -121,29 +125,29 @@ async fn assert_closed(stream: &mut TcpStream) {
 
 #[tokio::test]
 async fn messages_come_whole_and_answers_go_back_over_the_same_connection() {
-    let (mut streams, at) = open(&[Transport::Tcp], Connections::default(), |_| {});
+    let (mut connections, at) = open(&[Transport::Tcp], ConnectionLimits::default(), |_| {});
     let mut phone = TcpStream::connect(at[0]).await.unwrap();
     let (begin, end) = OPTIONS.split_at(30);
     phone.write_all(format!("\r\n\r\n{OPTIONS}{begin}").as_bytes()).await.unwrap();
-    let (flow, text) = message(next(&mut streams).await);
+    let (flow, text) = message(next(&mut connections).await);
     assert_eq!((flow.transport, flow.remote, text.as_str()), (Transport::Tcp, phone.local_addr().unwrap(), OPTIONS));
     assert_eq!(read(&mut phone, 2).await, "\r\n", "the answer to a ping");
     phone.write_all(end.as_bytes()).await.unwrap();
-    assert_eq!(message(next(&mut streams).await), (flow, OPTIONS.into()));
-    assert!(streams.send(ACCESS, flow, b"hello".to_vec()));
+    assert_eq!(message(next(&mut connections).await), (flow, OPTIONS.into()));
+    assert!(connections.send(ACCESS, flow, b"hello".to_vec()));
     assert_eq!(read(&mut phone, 5).await, "hello");
     drop(phone);
-    assert_eq!(next(&mut streams).await, Event::Closed { realm: ACCESS, flow });
-    assert!(!streams.send(ACCESS, flow, b"too late".to_vec()), "nobody connects to a terminal");
-    let expected = StreamStatistics { accepted: 1, closed_by_peer: 1, ..Default::default() };
-    assert_eq!(streams.statistics(), expected);
-    assert!(streams.open.is_empty() && streams.per_source.is_empty());
+    assert_eq!(next(&mut connections).await, Event::Closed { realm: ACCESS, flow });
+    assert!(!connections.send(ACCESS, flow, b"too late".to_vec()), "nobody connects to a terminal");
+    let expected = ConnectionStatistics { accepted: 1, closed_by_peer: 1, ..Default::default() };
+    assert_eq!(connections.statistics(), expected);
+    assert!(connections.open.is_empty() && connections.per_source.is_empty());
 }
 
 #[tokio::test]
 async fn one_address_has_only_its_share_and_all_together_theirs() {
-    let limits = Connections { max: 3, max_per_source: 2, ..Connections::default() };
-    let (mut streams, at) = open(&[Transport::Tcp], limits, |config| config.realms[CORE].softswitch = None);
+    let limits = ConnectionLimits { max: 3, max_per_source: 2, ..ConnectionLimits::default() };
+    let (mut connections, at) = open(&[Transport::Tcp], limits, |config| config.realms[CORE].softswitch = None);
     let mut phones = Vec::new();
     for from in ["127.0.0.2", "127.0.0.2", "127.0.0.2", "127.0.0.3", "127.0.0.4"] {
         let socket = tokio::net::TcpSocket::new_v4().unwrap();
@@ -151,23 +155,23 @@ async fn one_address_has_only_its_share_and_all_together_theirs() {
         phones.push(socket.connect(at[0]).await.unwrap());
     }
     for refused in [2, 4] {
-        meanwhile(&mut streams, assert_closed(&mut phones[refused])).await;
+        meanwhile(&mut connections, assert_closed(&mut phones[refused])).await;
     }
-    let expected = StreamStatistics { accepted: 3, refused_source: 1, refused_max: 1, ..Default::default() };
-    assert_eq!(streams.statistics(), expected);
+    let expected = ConnectionStatistics { accepted: 3, refused_source: 1, refused_max: 1, ..Default::default() };
+    assert_eq!(connections.statistics(), expected);
 }
 
 #[tokio::test]
 async fn whoever_is_slow_hostile_or_mute_loses_the_connection_for_a_counted_reason() {
-    let limits = Connections {
+    let limits = ConnectionLimits {
         message_timeout: Duration::from_millis(300),
         idle_timeout: Duration::from_millis(600),
         max_message_bytes: 2_000,
-        ..Connections::default()
+        ..ConnectionLimits::default()
     };
     let begun = &OPTIONS[..40];
     let large = format!("{}X: {}", &OPTIONS[..25], "x".repeat(3_000));
-    type Count = fn(&StreamStatistics) -> u64;
+    type Count = fn(&ConnectionStatistics) -> u64;
     let cases: [(&str, Count); 7] = [
         ("", |s| s.closed_slow),
         ("\r\n\r\n", |s| s.closed_slow),
@@ -178,90 +182,90 @@ async fn whoever_is_slow_hostile_or_mute_loses_the_connection_for_a_counted_reas
         (&large, |s| s.closed_too_large),
     ];
     for (sent, count) in cases {
-        let (mut streams, at) = open(&[Transport::Tcp], limits.clone(), |_| {});
+        let (mut connections, at) = open(&[Transport::Tcp], limits.clone(), |_| {});
         let mut phone = TcpStream::connect(at[0]).await.unwrap();
         phone.write_all(sent.as_bytes()).await.unwrap();
-        let closed = next(&mut streams).await;
+        let closed = next(&mut connections).await;
         assert!(matches!(closed, Event::Closed { realm: ACCESS, .. }), "{sent:?} {closed:?}");
-        assert_eq!(count(&streams.statistics()), 1, "{sent:?} {:?}", streams.statistics());
+        assert_eq!(count(&connections.statistics()), 1, "{sent:?} {:?}", connections.statistics());
     }
     // Half a message after a whole one, and nothing after a whole one.
     for (rest, count) in [(begun, (|s| s.closed_slow) as Count), ("", |s| s.closed_idle)] {
-        let (mut streams, at) = open(&[Transport::Tcp], limits.clone(), |_| {});
+        let (mut connections, at) = open(&[Transport::Tcp], limits.clone(), |_| {});
         let mut phone = TcpStream::connect(at[0]).await.unwrap();
         phone.write_all(format!("{OPTIONS}{rest}").as_bytes()).await.unwrap();
-        message(next(&mut streams).await);
-        assert!(matches!(next(&mut streams).await, Event::Closed { .. }));
-        assert_eq!(count(&streams.statistics()), 1, "{rest:?} {:?}", streams.statistics());
+        message(next(&mut connections).await);
+        assert!(matches!(next(&mut connections).await, Event::Closed { .. }));
+        assert_eq!(count(&connections.statistics()), 1, "{rest:?} {:?}", connections.statistics());
     }
 }
 
 #[tokio::test]
 async fn an_impossible_length_is_answered_before_the_end() {
-    let (mut streams, at) = open(&[Transport::Tcp], Connections::default(), |_| {});
+    let (mut connections, at) = open(&[Transport::Tcp], ConnectionLimits::default(), |_| {});
     let mut phone = TcpStream::connect(at[0]).await.unwrap();
     phone.write_all(OPTIONS.replace("Length: 0", "Length: 99999999").as_bytes()).await.unwrap();
-    let (flow, _) = message(next(&mut streams).await);
-    streams.send(ACCESS, flow, b"SIP/2.0 513 Message Too Large\r\n\r\n".to_vec());
-    meanwhile(&mut streams, async { assert!(read(&mut phone, 11).await.starts_with("SIP/2.0 513")) }).await;
-    assert_eq!(next(&mut streams).await, Event::Closed { realm: ACCESS, flow });
-    assert_eq!(streams.statistics().closed_too_large, 1);
+    let (flow, _) = message(next(&mut connections).await);
+    connections.send(ACCESS, flow, b"SIP/2.0 513 Message Too Large\r\n\r\n".to_vec());
+    meanwhile(&mut connections, async { assert!(read(&mut phone, 11).await.starts_with("SIP/2.0 513")) }).await;
+    assert_eq!(next(&mut connections).await, Event::Closed { realm: ACCESS, flow });
+    assert_eq!(connections.statistics().closed_too_large, 1);
 }
 
 #[tokio::test]
 async fn whoever_does_not_read_makes_nobody_hold_more_than_the_queue() {
-    let limits = Connections { send_queue_bytes: 65_536, ..Connections::default() };
-    let (mut streams, at) = open(&[Transport::Tcp], limits, |_| {});
+    let limits = ConnectionLimits { send_queue_bytes: 65_536, ..ConnectionLimits::default() };
+    let (mut connections, at) = open(&[Transport::Tcp], limits, |_| {});
     let mut phone = TcpStream::connect(at[0]).await.unwrap();
     phone.write_all(OPTIONS.as_bytes()).await.unwrap();
-    let (flow, _) = message(next(&mut streams).await);
+    let (flow, _) = message(next(&mut connections).await);
     let mut sent = 0;
-    while streams.send(ACCESS, flow, vec![b'x'; 10_000]) {
+    while connections.send(ACCESS, flow, vec![b'x'; 10_000]) {
         sent += 1;
         assert!(sent < 10_000, "the kernel's buffers have an end");
         tokio::task::yield_now().await;
     }
-    assert_eq!(next(&mut streams).await, Event::Closed { realm: ACCESS, flow });
-    assert_eq!((streams.statistics().closed_not_read, streams.open.len()), (1, 0));
+    assert_eq!(next(&mut connections).await, Event::Closed { realm: ACCESS, flow });
+    assert_eq!((connections.statistics().closed_not_read, connections.open.len()), (1, 0));
 }
 
 #[tokio::test]
 async fn the_softswitch_has_one_connection_which_is_made_anew() {
     let softswitch = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let there = Flow::to(Transport::Tcp, softswitch.local_addr().unwrap());
-    let (mut streams, _) = open(&[], Connections::default(), |_| {});
+    let (mut connections, _) = open(&[], ConnectionLimits::default(), |_| {});
     for round in 1..=2 {
         // Before it is made, and after.
-        assert!(streams.send(CORE, there, b"one".to_vec()));
-        assert!(streams.send(CORE, there, b"two".to_vec()));
+        assert!(connections.send(CORE, there, b"one".to_vec()));
+        assert!(connections.send(CORE, there, b"two".to_vec()));
         let (mut accepted, _) = within(softswitch.accept()).await.unwrap();
         assert_eq!(read(&mut accepted, 6).await, "onetwo");
-        assert!(streams.send(CORE, there, b"three".to_vec()));
+        assert!(connections.send(CORE, there, b"three".to_vec()));
         assert_eq!(read(&mut accepted, 5).await, "three");
         accepted.write_all(OPTIONS.as_bytes()).await.unwrap();
-        let (flow, _) = message(next(&mut streams).await);
+        let (flow, _) = message(next(&mut connections).await);
         assert_eq!((flow.transport, flow.remote), (there.transport, there.remote));
-        assert!(streams.send(CORE, flow, b"back".to_vec()));
+        assert!(connections.send(CORE, flow, b"back".to_vec()));
         assert_eq!(read(&mut accepted, 4).await, "back");
         drop(accepted);
-        assert_eq!(next(&mut streams).await, Event::Closed { realm: CORE, flow });
-        assert_eq!(streams.statistics().made, round);
+        assert_eq!(next(&mut connections).await, Event::Closed { realm: CORE, flow });
+        assert_eq!(connections.statistics().made, round);
     }
     drop(softswitch);
-    assert!(streams.send(CORE, there, b"lost".to_vec()));
-    assert_eq!(next(&mut streams).await, Event::Unreachable { realm: CORE, flow: there });
-    assert!(!streams.send(ACCESS, there, b"never".to_vec()), "only in the core");
+    assert!(connections.send(CORE, there, b"lost".to_vec()));
+    assert_eq!(next(&mut connections).await, Event::Unreachable { realm: CORE, flow: there });
+    assert!(!connections.send(ACCESS, there, b"never".to_vec()), "only in the core");
 }
 
 #[tokio::test]
 async fn what_was_said_last_leaves_before_the_end() {
-    let (mut streams, at) = open(&[Transport::Tcp], Connections::default(), |_| {});
+    let (mut connections, at) = open(&[Transport::Tcp], ConnectionLimits::default(), |_| {});
     let mut phone = TcpStream::connect(at[0]).await.unwrap();
     phone.write_all(OPTIONS.as_bytes()).await.unwrap();
-    let (flow, _) = message(next(&mut streams).await);
-    streams.send(ACCESS, flow, b"BYE".to_vec());
-    streams.flush().await;
-    drop(streams);
+    let (flow, _) = message(next(&mut connections).await);
+    connections.send(ACCESS, flow, b"BYE".to_vec());
+    connections.flush().await;
+    drop(connections);
     assert_eq!(read(&mut phone, 3).await, "BYE");
 }
 
@@ -329,7 +333,7 @@ fn name(text: &'static str) -> ServerName<'static> {
 async fn certificates_are_shown_and_read_again_without_a_restart() {
     let authority = Authority::new("server");
     let certificate = authority.issue("latch", "old.example.test");
-    let (mut streams, at) = open(&[Transport::Tls], Connections::default(), |config| {
+    let (mut connections, at) = open(&[Transport::Tls], ConnectionLimits::default(), |config| {
         config.realms[ACCESS].streams.certificate = Some(certificate.clone());
     });
     let connector = client(&authority.ca(), None);
@@ -337,53 +341,53 @@ async fn certificates_are_shown_and_read_again_without_a_restart() {
         let stream = TcpStream::connect(at[0]).await.unwrap();
         connector.connect(name, stream).await
     };
-    let mut old = meanwhile(&mut streams, connect(name("old.example.test"))).await.unwrap();
+    let mut old = meanwhile(&mut connections, connect(name("old.example.test"))).await.unwrap();
     old.write_all(OPTIONS.as_bytes()).await.unwrap();
-    let (flow, _) = message(next(&mut streams).await);
+    let (flow, _) = message(next(&mut connections).await);
     assert_eq!(flow.transport, Transport::Tls);
 
     // A file that cannot be used changes nothing.
     let good = std::fs::read(&certificate.chain).unwrap();
     std::fs::write(&certificate.chain, "not PEM").unwrap();
-    streams.reload();
-    let _kept = meanwhile(&mut streams, connect(name("old.example.test"))).await.unwrap();
+    connections.reload();
+    let _kept = meanwhile(&mut connections, connect(name("old.example.test"))).await.unwrap();
     std::fs::write(&certificate.chain, good).unwrap();
 
     authority.issue("latch", "new.example.test");
-    streams.reload();
-    let mut new = meanwhile(&mut streams, connect(name("new.example.test"))).await.unwrap();
+    connections.reload();
+    let mut new = meanwhile(&mut connections, connect(name("new.example.test"))).await.unwrap();
     new.write_all(OPTIONS.as_bytes()).await.unwrap();
-    message(next(&mut streams).await);
+    message(next(&mut connections).await);
     // What was connected before goes on.
     old.write_all(OPTIONS.as_bytes()).await.unwrap();
-    assert_eq!(message(next(&mut streams).await).0, flow);
+    assert_eq!(message(next(&mut connections).await).0, flow);
     let refused = TcpStream::connect(at[0]).await.unwrap();
-    assert!(meanwhile(&mut streams, connector.connect(name("old.example.test"), refused)).await.is_err());
+    assert!(meanwhile(&mut connections, connector.connect(name("old.example.test"), refused)).await.is_err());
 }
 
 #[tokio::test]
 async fn whoever_has_to_prove_itself_and_cannot_is_not_let_in() {
     let (authority, other) = (Authority::new("mine"), Authority::new("other"));
     let certificate = authority.issue("latch", "latch.example.test");
-    let (mut streams, at) = open(&[Transport::Tls], Connections::default(), |config| {
-        let streams = &mut config.realms[ACCESS].streams;
-        (streams.certificate, streams.client_ca) = (Some(certificate), Some(authority.ca()));
+    let (mut connections, at) = open(&[Transport::Tls], ConnectionLimits::default(), |config| {
+        let settings = &mut config.realms[ACCESS].streams;
+        (settings.certificate, settings.client_ca) = (Some(certificate), Some(authority.ca()));
     });
     let good = authority.issue("phone", "phone.example.test");
     let bad = other.issue("phone", "phone.example.test");
     for (identity, let_in) in [(None, false), (Some(&bad), false), (Some(&good), true)] {
         let connector = client(&authority.ca(), identity);
         let stream = TcpStream::connect(at[0]).await.unwrap();
-        let stream = meanwhile(&mut streams, connector.connect(name("latch.example.test"), stream)).await;
+        let stream = meanwhile(&mut connections, connector.connect(name("latch.example.test"), stream)).await;
         if let Ok(mut stream) = stream {
             // In TLS 1.3 the client is through before the server has looked.
             let _ = stream.write_all(OPTIONS.as_bytes()).await;
-            assert_eq!(matches!(next(&mut streams).await, Event::Message { .. }), let_in);
+            assert_eq!(matches!(next(&mut connections).await, Event::Message { .. }), let_in);
         } else {
             assert!(!let_in);
         }
     }
-    assert_eq!(streams.statistics().closed_handshake, 2);
+    assert_eq!(connections.statistics().closed_handshake, 2);
 }
 
 #[tokio::test]
@@ -394,22 +398,22 @@ async fn the_softswitch_has_to_be_who_it_is() {
     {
         // A Latch that listens stands for the softswitch.
         let certificate = issuer.issue("switch", &format!("{subject}.example.test"));
-        let (mut softswitch, at) = open(&[Transport::Tls], Connections::default(), |config| {
+        let (mut softswitch, at) = open(&[Transport::Tls], ConnectionLimits::default(), |config| {
             config.realms[ACCESS].streams.certificate = Some(certificate);
         });
-        let (mut streams, _) = open(&[], Connections::default(), |config| {
-            let streams = &mut config.realms[CORE].streams;
-            (streams.softswitch, streams.server_ca) = (Transport::Tls, Some(authority.ca()));
-            streams.server_name = Some("switch.example.test".into());
+        let (mut connections, _) = open(&[], ConnectionLimits::default(), |config| {
+            let settings = &mut config.realms[CORE].streams;
+            (settings.softswitch, settings.server_ca) = (Transport::Tls, Some(authority.ca()));
+            settings.server_name = Some("switch.example.test".into());
             config.realms[CORE].softswitch = Some(at[0]);
         });
         let there = Flow::to(Transport::Tls, at[0]);
-        assert!(streams.send(CORE, there, OPTIONS.as_bytes().to_vec()));
+        assert!(connections.send(CORE, there, OPTIONS.as_bytes().to_vec()));
         let event = next(&mut softswitch);
         if trusted {
-            assert_eq!(message(meanwhile(&mut streams, event).await).1, OPTIONS);
+            assert_eq!(message(meanwhile(&mut connections, event).await).1, OPTIONS);
         } else {
-            let (event, unreachable) = tokio::join!(event, next(&mut streams));
+            let (event, unreachable) = tokio::join!(event, next(&mut connections));
             assert!(matches!(event, Event::Closed { .. }), "{event:?}");
             assert_eq!(unreachable, Event::Unreachable { realm: CORE, flow: there });
         }
@@ -420,7 +424,7 @@ async fn the_softswitch_has_to_be_who_it_is() {
 async fn a_websocket_carries_a_message_each_way() {
     let authority = Authority::new("wss");
     let certificate = authority.issue("latch", "latch.example.test");
-    let (mut streams, at) = open(&[Transport::Ws, Transport::Wss], Connections::default(), |config| {
+    let (mut connections, at) = open(&[Transport::Ws, Transport::Wss], ConnectionLimits::default(), |config| {
         config.realms[ACCESS].streams.certificate = Some(certificate);
     });
     let request = || {
@@ -429,65 +433,68 @@ async fn a_websocket_carries_a_message_each_way() {
         request
     };
     let stream = TcpStream::connect(at[0]).await.unwrap();
-    let (plain, response) = meanwhile(&mut streams, client_async(request(), stream)).await.unwrap();
+    let (plain, response) = meanwhile(&mut connections, client_async(request(), stream)).await.unwrap();
     assert_eq!(response.headers()["Sec-WebSocket-Protocol"], "sip");
-    exchange(&mut streams, plain, Transport::Ws).await;
+    exchange(&mut connections, plain, Transport::Ws).await;
 
     let stream = TcpStream::connect(at[1]).await.unwrap();
     let connector = client(&authority.ca(), None);
-    let stream = meanwhile(&mut streams, connector.connect(name("latch.example.test"), stream)).await.unwrap();
-    let (secure, _) = meanwhile(&mut streams, client_async(request(), stream)).await.unwrap();
-    exchange(&mut streams, secure, Transport::Wss).await;
+    let stream = meanwhile(&mut connections, connector.connect(name("latch.example.test"), stream)).await.unwrap();
+    let (secure, _) = meanwhile(&mut connections, client_async(request(), stream)).await.unwrap();
+    exchange(&mut connections, secure, Transport::Wss).await;
 }
 
-async fn exchange<S>(streams: &mut Streams, mut browser: tokio_tungstenite::WebSocketStream<S>, transport: Transport)
-where
+async fn exchange<S>(
+    connections: &mut Connections,
+    mut browser: tokio_tungstenite::WebSocketStream<S>,
+    transport: Transport,
+) where
     S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin,
 {
     // Without Content-Length: the WebSocket message's end is the message's.
     let text = "OPTIONS sip:a@b SIP/2.0\r\nVia: SIP/2.0/WS x.invalid;branch=z9hG4bK1\r\n\r\n";
     browser.send(Frame::text(text)).await.unwrap();
-    let (flow, received) = message(next(streams).await);
+    let (flow, received) = message(next(connections).await);
     assert_eq!((flow.transport, received.as_str()), (transport, text));
     browser.send(Frame::binary(text)).await.unwrap();
-    assert_eq!(message(next(streams).await), (flow, text.into()));
+    assert_eq!(message(next(connections).await), (flow, text.into()));
     for (keep_alive, answer) in
         [(Frame::text("\r\n\r\n"), Frame::text("\r\n")), (Frame::Ping("x".into()), Frame::Pong("x".into()))]
     {
         browser.send(keep_alive).await.unwrap();
-        assert_eq!(meanwhile(streams, browser.next()).await.unwrap().unwrap(), answer);
+        assert_eq!(meanwhile(connections, browser.next()).await.unwrap().unwrap(), answer);
     }
-    streams.send(ACCESS, flow, b"SIP/2.0 200 OK\r\n\r\n".to_vec());
-    assert_eq!(meanwhile(streams, browser.next()).await.unwrap().unwrap(), Frame::text("SIP/2.0 200 OK\r\n\r\n"));
-    streams.send(ACCESS, flow, b"SIP/2.0 200 \xff\r\n\r\n".to_vec());
-    assert!(meanwhile(streams, browser.next()).await.unwrap().unwrap().is_binary());
+    connections.send(ACCESS, flow, b"SIP/2.0 200 OK\r\n\r\n".to_vec());
+    assert_eq!(meanwhile(connections, browser.next()).await.unwrap().unwrap(), Frame::text("SIP/2.0 200 OK\r\n\r\n"));
+    connections.send(ACCESS, flow, b"SIP/2.0 200 \xff\r\n\r\n".to_vec());
+    assert!(meanwhile(connections, browser.next()).await.unwrap().unwrap().is_binary());
     browser.close(None).await.unwrap();
-    assert_eq!(next(streams).await, Event::Closed { realm: ACCESS, flow });
+    assert_eq!(next(connections).await, Event::Closed { realm: ACCESS, flow });
 }
 
 #[tokio::test]
 async fn a_websocket_for_something_else_is_refused_and_garbage_in_one_ends_it() {
-    let (mut streams, at) = open(&[Transport::Ws], Connections::default(), |_| {});
+    let (mut connections, at) = open(&[Transport::Ws], ConnectionLimits::default(), |_| {});
     let stream = TcpStream::connect(at[0]).await.unwrap();
-    let (error, closed) = tokio::join!(client_async("ws://latch.example.test/", stream), next(&mut streams));
+    let (error, closed) = tokio::join!(client_async("ws://latch.example.test/", stream), next(&mut connections));
     let error = error.map(drop).unwrap_err();
     assert!(
         matches!(&error, tokio_tungstenite::tungstenite::Error::Http(response) if response.status() == 400),
         "{error}"
     );
     assert!(matches!(closed, Event::Closed { .. }));
-    assert_eq!(streams.statistics().closed_handshake, 1);
+    assert_eq!(connections.statistics().closed_handshake, 1);
 
     for (frame, count) in [
-        (Frame::text("hello"), (|s| s.closed_not_sip) as fn(&StreamStatistics) -> u64),
+        (Frame::text("hello"), (|s| s.closed_not_sip) as fn(&ConnectionStatistics) -> u64),
         (Frame::text("x".repeat(70_000)), |s| s.closed_too_large),
     ] {
         let mut request = "ws://latch.example.test/".into_client_request().unwrap();
         request.headers_mut().insert("Sec-WebSocket-Protocol", HeaderValue::from_static("sip"));
         let stream = TcpStream::connect(at[0]).await.unwrap();
-        let (mut browser, _) = meanwhile(&mut streams, client_async(request, stream)).await.unwrap();
+        let (mut browser, _) = meanwhile(&mut connections, client_async(request, stream)).await.unwrap();
         let _ = browser.send(frame).await;
-        assert!(matches!(next(&mut streams).await, Event::Closed { .. }));
-        assert_eq!(count(&streams.statistics()), 1, "{:?}", streams.statistics());
+        assert!(matches!(next(&mut connections).await, Event::Closed { .. }));
+        assert_eq!(count(&connections.statistics()), 1, "{:?}", connections.statistics());
     }
 }

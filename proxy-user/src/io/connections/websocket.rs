@@ -2,7 +2,7 @@
 
 use super::{
     reason::Reason,
-    task::{Connection, Pace, Told},
+    task::{Connection, ConnectionEvent, Pace},
 };
 use futures_util::{SinkExt as _, StreamExt as _};
 use std::time::Duration;
@@ -80,7 +80,7 @@ pub(super) async fn speak<S: AsyncRead + AsyncWrite + Unpin + Send>(connection: 
                         return Reason::NotSip;
                     }
                     pace.message();
-                    if tell.send(Told::Message(id, bytes.to_vec())).await.is_err() {
+                    if tell.send(ConnectionEvent::Message(id, bytes.to_vec())).await.is_err() {
                         return Reason::Error;
                     }
                 }

@@ -2,7 +2,7 @@
 
 use super::{
     reason::Reason,
-    task::{Connection, Pace, Told},
+    task::{Connection, ConnectionEvent, Pace},
     websocket,
 };
 use crate::{
@@ -26,7 +26,7 @@ const UNACKNOWLEDGED: Duration = Duration::from_secs(20);
 /// After so long without a packet the kernel asks whether the other end is still there.
 const PROBE_AFTER: Duration = Duration::from_secs(60);
 /// A refused message's answer has so long to leave.
-const LAST_WORDS: Duration = Duration::from_secs(1);
+const ERROR_REPLY_LINGER: Duration = Duration::from_secs(1);
 
 /// How a connection comes about.
 pub(super) enum Origin {
@@ -41,7 +41,7 @@ impl Connection {
         let (id, tell) = (self.id, self.tell.clone());
         let reason = self.converse(origin).await;
         // Nobody listens any more where Latch itself ends.
-        let _ = tell.send(Told::Ended(id, reason)).await;
+        let _ = tell.send(ConnectionEvent::Ended(id, reason)).await;
     }
 
     async fn converse(self, origin: Origin) -> Reason {
@@ -123,7 +123,7 @@ impl Connection {
                         Ok(None) => break,
                         Ok(Some(Frame::Message(bytes))) => {
                             pace.message();
-                            if tell.send(Told::Message(id, bytes)).await.is_err() {
+                            if tell.send(ConnectionEvent::Message(id, bytes)).await.is_err() {
                                 return Reason::Error;
                             }
                         }
@@ -135,8 +135,8 @@ impl Connection {
                         Err(broken) => {
                             // Whoever can still be answered hears why.
                             if let Some(head) = framer.take_refused() {
-                                let _ = tell.send(Told::Message(id, head)).await;
-                                tokio::time::sleep(LAST_WORDS).await;
+                                let _ = tell.send(ConnectionEvent::Message(id, head)).await;
+                                tokio::time::sleep(ERROR_REPLY_LINGER).await;
                             }
                             return broken.into();
                         }

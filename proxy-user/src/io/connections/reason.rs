@@ -36,7 +36,7 @@ impl From<Broken> for Reason {
 
 /// What happened to connections.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct StreamStatistics {
+pub struct ConnectionStatistics {
     /// Accepted.
     pub accepted: u64,
     /// Made to a softswitch.
@@ -67,7 +67,7 @@ pub struct StreamStatistics {
     pub unreachable: u64,
 }
 
-impl StreamStatistics {
+impl ConnectionStatistics {
     /// Connections that were not taken.
     pub(crate) fn refused(&self) -> u64 {
         self.refused_max + self.refused_source + self.accept_errors
