@@ -18,7 +18,7 @@ use crate::{
 
 /// Who may send to a component of a leg, as far as signalling said.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Named {
+pub struct SignalledRemote {
     /// [`Leg::remote_address`].
     pub remote_address: Address,
     /// [`Leg::signalling_address`].
@@ -31,7 +31,7 @@ pub struct Named {
     pub any: bool,
 }
 
-impl Named {
+impl SignalledRemote {
     /// Of RTP at a leg.
     pub fn rtp(leg: &Leg) -> Self {
         Self {
@@ -55,13 +55,13 @@ impl Named {
             && (self.signalling_address == address || !self.remote_address.agrees(address, self.mask))
     }
 
-    /// The rank of a source as a number; 0 where it has none. `forget`: see [`judge`].
+    /// The rank of a source as a number; 0 where it has none. `hide_from_verifier`: see [`judge`].
     #[inline(always)]
-    fn rank(&self, source: Source, forget: impl Fn(u64) -> u64) -> u64 {
+    fn rank(&self, source: Source, hide_from_verifier: impl Fn(u64) -> u64) -> u64 {
         let named = self.remote_address == source.address && source.address.is_some();
-        let exact = forget((named && source.port == self.port) as u64);
-        let stated = forget(self.remote_address.agrees(source.address, self.mask) as u64);
-        let signalled = forget(self.signalling_address.agrees(source.address, self.mask) as u64);
+        let exact = hide_from_verifier((named && source.port == self.port) as u64);
+        let stated = hide_from_verifier(self.remote_address.agrees(source.address, self.mask) as u64);
+        let signalled = hide_from_verifier(self.signalling_address.agrees(source.address, self.mask) as u64);
         // RFC 768: source port 0 means that no answer is wanted.
         if source.port == 0 {
             0
@@ -113,19 +113,19 @@ pub enum Candidate {
 /// Judges a packet whose source is not the latched one, `current`, which counts where something is `held`; a better one may
 /// take its place only `in_window`.
 ///
-/// `forget` returns what it is given. The XDP program gives one of whose results its verifier knows nothing, so that it does
-/// not follow each reason for an answer on its own way.
+/// `hide_from_verifier` returns what it is given. The XDP program gives one of whose results its verifier knows nothing,
+/// so that it does not follow each reason for an answer on its own way.
 #[inline(always)]
 pub fn judge(
-    named: &Named,
+    named: &SignalledRemote,
     held: bool,
     current: Source,
     source: Source,
     in_window: bool,
-    forget: impl Fn(u64) -> u64,
+    hide_from_verifier: impl Fn(u64) -> u64,
 ) -> Candidate {
-    let offered = forget(named.rank(source, &forget));
-    let worth = forget(named.rank(current, &forget));
+    let offered = hide_from_verifier(named.rank(source, &hide_from_verifier));
+    let worth = hide_from_verifier(named.rank(current, &hide_from_verifier));
     if held && (offered <= worth || !in_window) {
         return Candidate::Refuse;
     }
@@ -257,7 +257,7 @@ mod tests {
         Some(source(address, port))
     }
 
-    fn judged(named: &Named, current: Option<Source>, source: Source, in_window: bool) -> Candidate {
+    fn judged(named: &SignalledRemote, current: Option<Source>, source: Source, in_window: bool) -> Candidate {
         judge(named, current.is_some(), current.unwrap_or_default(), source, in_window, |same| same)
     }
 
@@ -265,9 +265,9 @@ mod tests {
     fn candidates_by_rank_state_and_time() {
         let refuse = Candidate::Refuse;
         let [other, address, exact] = [Rank::Other, Rank::Address, Rank::Exact].map(Candidate::Latch);
-        let named = Named::rtp(&leg());
-        let any = Named { any: true, ..named };
-        let net = Named { mask: Mask::new(false, 24, 128), ..named };
+        let named = SignalledRemote::rtp(&leg());
+        let any = SignalledRemote { any: true, ..named };
+        let net = SignalledRemote { mask: Mask::new(false, 24, 128), ..named };
         for (name, named, current, from, in_window, expected) in [
             ("exact", named, None, source(SDP, 4000), true, exact),
             ("exact after the window, nothing held", named, None, source(SDP, 4000), false, exact),
@@ -296,10 +296,14 @@ mod tests {
 
     #[test]
     fn a_leg_without_remote_addresses_accepts_nobody() {
-        let named = Named { remote_address: Address::NONE, signalling_address: Address::NONE, ..Named::rtp(&leg()) };
+        let named = SignalledRemote {
+            remote_address: Address::NONE,
+            signalling_address: Address::NONE,
+            ..SignalledRemote::rtp(&leg())
+        };
         let nobody = Source { address: Address::NONE, port: 7 };
         assert_eq!(judged(&named, None, nobody, true), Candidate::Refuse);
-        assert_eq!(judged(&Named { port: 7, ..named }, None, nobody, true), Candidate::Refuse);
+        assert_eq!(judged(&SignalledRemote { port: 7, ..named }, None, nobody, true), Candidate::Refuse);
         assert_eq!(judged(&named, None, source(NAT, 61_000), true), Candidate::Refuse);
     }
 
@@ -314,7 +318,7 @@ mod tests {
             ("another port, held", at(NAT, 61_001), source(NAT, 61_003), true, refuse),
             ("what RTP latched by trial", None, source(STRANGER, 9), true, other),
         ] {
-            let named = Named::rtcp(&leg());
+            let named = SignalledRemote::rtcp(&leg());
             assert_eq!(judged(&named, current, from, in_window), expected, "{name}");
         }
     }
@@ -363,7 +367,11 @@ mod tests {
     #[test]
     fn the_way_is_that_of_the_address_that_fits() {
         for (address, expected) in [(SDP, false), (NAT, true), (STRANGER, true)] {
-            assert_eq!(Named::rtp(&leg()).via_signalling(source(address, 0).address), expected, "{address:?}");
+            assert_eq!(
+                SignalledRemote::rtp(&leg()).via_signalling(source(address, 0).address),
+                expected,
+                "{address:?}"
+            );
         }
     }
 }

@@ -1,6 +1,6 @@
 //! The maps (their values are described in `proxy_common::layout`), where their entries are, and what else the kernel lends.
 
-use crate::relay::note::Note;
+use crate::relay::packet_scratch::PacketScratch;
 use aya_ebpf::{
     Global,
     btf_maps::{Array, DevMap, PerCpuArray, RingBuf},
@@ -34,7 +34,7 @@ static EVENTS: RingBuf<LatchEvent, 262_144> = RingBuf::new();
 
 /// Of the datagram that is being handled; nobody else reads it.
 #[btf_map]
-static NOTE: PerCpuArray<Note, 1> = PerCpuArray::new();
+static NOTE: PerCpuArray<PacketScratch, 1> = PerCpuArray::new();
 
 /// The seed under which every media address has a slot of its own (`locals::find_seed`); set by the loader.
 #[unsafe(no_mangle)]
@@ -48,9 +48,9 @@ static NS_PER_TICK: Global<u64> = Global::new(4_000_000);
 #[unsafe(no_mangle)]
 static MEASURE: Global<u32> = Global::new(1);
 
-/// This CPU's note.
+/// Where this CPU keeps what it knows of the datagram at hand.
 #[inline(always)]
-pub(crate) fn note() -> Option<*mut Note> {
+pub(crate) fn packet_scratch() -> Option<*mut PacketScratch> {
     NOTE.get_ptr_mut(0)
 }
 

@@ -8,9 +8,9 @@
 //! it had arrived there, still before a byte is rewritten: each leg counts it and each takes one from its TTL.
 
 use super::{
-    entries::{self, Hop, LegEntry, LocalEntry, RTCP, RTP, Spot, StateEntry},
+    entries::{self, Hop, LegEntry, LegPort, LocalEntry, RTCP, RTP, StateEntry},
     learn, maps, measure, memory,
-    note::Datagram,
+    packet_scratch::Datagram,
 };
 use network_types::ip::{Ipv4Hdr, Ipv6Hdr};
 use proxy_common::{
@@ -66,14 +66,14 @@ pub(crate) fn decide(datagram: Datagram, leg: u32, ingress: u32) -> Result<Route
             dscp = (flags >> leg_flags::DSCP_SHIFT) as u8 & DSCP;
         }
         let component = match component(datagram, flags) {
-            Ok(component) => datagram.forget(component as u64) as u32 & 1,
+            Ok(component) => datagram.hide_from_verifier(component as u64) as u32 & 1,
             Err(verdict) => {
                 state.dropped(verdict);
                 return Err(verdict);
             }
         };
-        let passing = Passing { index, leg, state, generation, flags, component, ingress, now_ns, dscp };
-        match forward(datagram, &passing, pass == passes()) {
+        let leg_context = LegContext { index, leg, state, generation, flags, component, ingress, now_ns, dscp };
+        match forward(datagram, &leg_context, pass == passes()) {
             Ok(step) => {
                 state.forwarded(component, datagram.length());
                 if component == RTP && datagram.class() == class::RTP {
@@ -81,11 +81,17 @@ pub(crate) fn decide(datagram: Datagram, leg: u32, ingress: u32) -> Result<Route
                 }
                 match step {
                     Step::Leave(route) => return Ok(route),
-                    Step::Again(again) => {
-                        let length = (datagram.length() - header(datagram.is_v6())) + header(again.v6);
-                        let spot = again.spot;
-                        datagram.again(again.v6, again.local.address(), again.source_port, spot.component, length);
-                        index = spot.leg;
+                    Step::Hairpin(hairpin) => {
+                        let length = (datagram.length() - header(datagram.is_v6())) + header(hairpin.v6);
+                        let leg_port = hairpin.leg_port;
+                        datagram.hairpin(
+                            hairpin.v6,
+                            hairpin.local.address(),
+                            hairpin.source_port,
+                            leg_port.component,
+                            length,
+                        );
+                        index = leg_port.leg;
                     }
                 }
             }
@@ -108,20 +114,20 @@ const fn header(v6: bool) -> u16 {
 
 enum Step {
     Leave(Route),
-    Again(Again),
+    Hairpin(Hairpin),
 }
 
 /// The packet arrives at another of the relay's ports.
-struct Again {
+struct Hairpin {
     v6: bool,
     local: LocalEntry,
     source_port: u16,
-    spot: Spot,
+    leg_port: LegPort,
 }
 
 /// Where and when a datagram passes through a leg.
 #[derive(Clone, Copy)]
-struct Passing {
+struct LegContext {
     index: u32,
     leg: LegEntry,
     state: StateEntry,
@@ -158,8 +164,8 @@ fn component(datagram: Datagram, flags: u32) -> Result<u32, Verdict> {
 
 /// One pass through one leg.
 #[inline(always)]
-fn forward(datagram: Datagram, passing: &Passing, last: bool) -> Result<Step, Verdict> {
-    let Passing { index, leg, state, generation, flags, component, ingress, now_ns, dscp } = *passing;
+fn forward(datagram: Datagram, leg_context: &LegContext, last: bool) -> Result<Step, Verdict> {
+    let LegContext { index, leg, state, generation, flags, component, ingress, now_ns, dscp } = *leg_context;
     // With rtcp-mux, what arrives on the even port has one source.
     let v6 = datagram.is_v6();
     let own = state.component(datagram.port() as u32);
@@ -236,8 +242,8 @@ fn forward(datagram: Datagram, passing: &Passing, last: bool) -> Result<Step, Ve
             } else {
                 entries::local_v4(u32::from_ne_bytes(destination.address))
             };
-            let spot = there.and_then(|there| there.spot(destination.port)).ok_or(Verdict::DroppedNextHop)?;
-            Ok(Step::Again(Again { v6: peer_v6, local, source_port, spot }))
+            let leg_port = there.and_then(|there| there.leg_port(destination.port)).ok_or(Verdict::DroppedNextHop)?;
+            Ok(Step::Hairpin(Hairpin { v6: peer_v6, local, source_port, leg_port }))
         }
         _ => Err(Verdict::DroppedNextHop),
     }

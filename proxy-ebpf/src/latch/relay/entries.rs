@@ -7,7 +7,7 @@ use super::{
 use core::mem::offset_of;
 use proxy_common::{
     address::{Address, Mask},
-    latch::{self, Named},
+    latch::{self, SignalledRemote},
     layout::{Component, Drops, Leg, LegState, NextHop, Quality, RtcpComponent, leg_flags},
     locals::{self, Local},
     verdict::Verdict,
@@ -23,7 +23,7 @@ macro_rules! read {
 
 /// Which leg a port belongs to.
 #[derive(Clone, Copy)]
-pub(crate) struct Spot {
+pub(crate) struct LegPort {
     /// Index in `LEGS` and `LEG_STATE`.
     pub(crate) leg: u32,
     /// 0 RTP, 1 RTCP.
@@ -74,14 +74,14 @@ impl LocalEntry {
 
     /// The leg and the component that `port` is, if it is in the range.
     #[inline(always)]
-    pub(crate) fn spot(self, port: u16) -> Option<Spot> {
+    pub(crate) fn leg_port(self, port: u16) -> Option<LegPort> {
         let range = Local {
             port_base: read!(self.0, port_base),
             ports: read!(self.0, ports),
             first_leg: read!(self.0, first_leg),
             ..Local::default()
         };
-        range.leg_of(port).map(|(leg, component)| Spot { leg, component })
+        range.leg_of(port).map(|(leg, component)| LegPort { leg, component })
     }
 
     /// Index of the interface by which packets to the address arrive.
@@ -159,12 +159,12 @@ impl LegEntry {
 
     /// Who may send to a component: only whole if nobody wrote meanwhile, which the generation tells.
     #[inline(always)]
-    pub(crate) fn named(self, component: u32, forget: impl Fn(u64) -> u64) -> Named {
+    pub(crate) fn signalled_remote(self, component: u32, hide_from_verifier: impl Fn(u64) -> u64) -> SignalledRemote {
         let (flags, bits) = (self.flags(), (read!(self.0, address_bits_v4), read!(self.0, address_bits_v6)));
-        Named {
+        SignalledRemote {
             remote_address: self.remote_address(),
             signalling_address: self.address(offset_of!(Leg, signalling_address)),
-            mask: Mask::new(flags & leg_flags::V6 != 0, bits.0, bits.1).map(forget),
+            mask: Mask::new(flags & leg_flags::V6 != 0, bits.0, bits.1).map(hide_from_verifier),
             port: self.remote_port(component),
             any: component == RTCP || flags & leg_flags::LATCH_ANY != 0,
         }

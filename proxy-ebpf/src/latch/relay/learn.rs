@@ -12,7 +12,7 @@
 use super::{
     entries::{self, LegEntry, QualityEntry, RTCP, RTP, StateEntry},
     maps,
-    note::Datagram,
+    packet_scratch::Datagram,
 };
 use proxy_common::{
     address::Address,
@@ -85,11 +85,17 @@ fn rank(
     {
         return Ok(REBOUND);
     }
-    let forget = |number| datagram.forget(number);
+    let hide_from_verifier = |number| datagram.hide_from_verifier(number);
     let in_window = maps::now_ns() < leg.window_end_ns();
-    let rank = match latch::judge(&leg.named(component, forget), current.holds, current.source, from, in_window, forget)
-    {
-        Candidate::Latch(rank) => forget(rank as u64) as u16,
+    let rank = match latch::judge(
+        &leg.signalled_remote(component, hide_from_verifier),
+        current.holds,
+        current.source,
+        from,
+        in_window,
+        hide_from_verifier,
+    ) {
+        Candidate::Latch(rank) => hide_from_verifier(rank as u64) as u16,
         Candidate::Refuse => return Err(Verdict::DroppedSource),
     };
     if component == RTCP {
@@ -183,7 +189,7 @@ fn find_destination(index: u32, component: u32, peer_generation: u16, datagram: 
     let theirs = peer_state.component(if muxed { RTP } else { component });
     let source = theirs.source();
     let latched = latched(source, peer_state, peer_generation, v6);
-    let via = peer.named(RTP, |same| same).via_signalling(latched.source.address) as u64;
+    let via = peer.signalled_remote(RTP, |same| same).via_signalling(latched.source.address) as u64;
     let before_latch = flags & leg_flags::SEND_BEFORE_LATCH != 0;
     let stated = peer.remote_address();
     let port = peer.remote_port(if muxed { RTP } else { component });

@@ -3,7 +3,7 @@
 use super::{
     entries::{LegEntry, QualityEntry, RTCP, StateEntry},
     maps,
-    note::Datagram,
+    packet_scratch::Datagram,
 };
 use proxy_common::latch::TICK_NS;
 

@@ -12,7 +12,7 @@
 //! - [`decide`] says whether the source may send there and where its packet goes; [`learn`] is its cold half.
 //! - [`measure`] holds the rate of packets against what is allowed, and notes how RTP arrives.
 //! - [`apply`] rewrites the bytes, once.
-//! - [`note`] is what is known of the datagram meanwhile; [`entries`] are the maps' entries, field by field.
+//! - [`packet_scratch`] is what is known of the datagram meanwhile; [`entries`] are the maps' entries, field by field.
 //!
 //! These files are compiled twice: into the XDP program, and into user space for hosts where BPF is refused. Each platform
 //! brings, beside this module, `frame` (a frame's bytes), `memory` (a word of a map entry) and `maps` (where entries are, the
@@ -27,7 +27,7 @@ mod decide;
 mod entries;
 mod learn;
 mod measure;
-pub(crate) mod note;
+pub(crate) mod packet_scratch;
 mod parse;
 
 /// Handles the frame that arrived by the interface `ingress`, counts what became of it, and says so.

@@ -7,9 +7,9 @@
 //! IP header.
 
 use super::{
-    entries::{self, LocalEntry, Spot},
+    entries::{self, LegPort, LocalEntry},
     frame::Frame,
-    note::Datagram,
+    packet_scratch::Datagram,
 };
 use core::mem::offset_of;
 use network_types::{
@@ -130,7 +130,7 @@ fn ipv4(frame: &Frame<'_>, vlan: [u16; 2], tags: u16, ingress: u32) -> Result<Ar
 
     let headers = frame.window::<{ v4::PAYLOAD }>(start).ok_or(Verdict::PassedHost)?;
     let ports = headers.u32::<{ v4::PORTS }>();
-    let spot = place(local, ports, vlan, ingress)?;
+    let leg_port = place(local, ports, vlan, ingress)?;
     let length = u16::from_be(headers.u16::<{ v4::TOTAL_LENGTH }>());
     let udp_length = u16::from_be(headers.u16::<{ v4::UDP_LENGTH }>());
     // A frame may be longer than its packet (padding), a packet not longer than its frame.
@@ -146,8 +146,8 @@ fn ipv4(frame: &Frame<'_>, vlan: [u16; 2], tags: u16, ingress: u32) -> Result<Ar
     datagram.set_source_port(u16::from_be(ports as u16));
     datagram.set_ttl(headers.u8::<{ v4::TTL }>());
     datagram.set_length(length);
-    datagram.arrived(false, tags, spot.component);
-    Ok(Arrival { datagram, leg: spot.leg })
+    datagram.arrived(false, tags, leg_port.component);
+    Ok(Arrival { datagram, leg: leg_port.leg })
 }
 
 #[inline(always)]
@@ -171,7 +171,7 @@ fn ipv6(frame: &Frame<'_>, vlan: [u16; 2], tags: u16, ingress: u32) -> Result<Ar
 
     let headers = frame.window::<{ v6::PAYLOAD }>(start).ok_or(Verdict::PassedHost)?;
     let ports = headers.u32::<{ v6::PORTS }>();
-    let spot = place(local, ports, vlan, ingress)?;
+    let leg_port = place(local, ports, vlan, ingress)?;
     let payload_length = u16::from_be(headers.u16::<{ v6::PAYLOAD_LENGTH }>());
     let udp_length = u16::from_be(headers.u16::<{ v6::UDP_LENGTH }>());
     // RFC 8200, section 8.1: no UDP over IPv6 without a checksum.
@@ -191,8 +191,8 @@ fn ipv6(frame: &Frame<'_>, vlan: [u16; 2], tags: u16, ingress: u32) -> Result<Ar
     datagram.set_source_port(u16::from_be(ports as u16));
     datagram.set_ttl(headers.u8::<{ v6::HOP_LIMIT }>());
     datagram.set_length(payload_length + Ipv6Hdr::LEN as u16);
-    datagram.arrived(true, tags, spot.component);
-    Ok(Arrival { datagram, leg: spot.leg })
+    datagram.arrived(true, tags, leg_port.component);
+    Ok(Arrival { datagram, leg: leg_port.leg })
 }
 
 /// More fragments follow, or some went before.
@@ -205,12 +205,12 @@ const VLAN_ID: u16 = 0xfff;
 /// Whose port a datagram is for, if it came the way that the address' packets come: from one network nobody speaks in the
 /// name of another's hosts.
 #[inline(always)]
-fn place(local: LocalEntry, ports: u32, vlan: [u16; 2], ingress: u32) -> Result<Spot, Verdict> {
-    let spot = local.spot(u16::from_be((ports >> 16) as u16)).ok_or(Verdict::PassedHost)?;
+fn place(local: LocalEntry, ports: u32, vlan: [u16; 2], ingress: u32) -> Result<LegPort, Verdict> {
+    let leg_port = local.leg_port(u16::from_be((ports >> 16) as u16)).ok_or(Verdict::PassedHost)?;
     if local.interface() != ingress || local.vlan() != vlan {
         return Err(Verdict::DroppedInterface);
     }
-    Ok(spot)
+    Ok(leg_port)
 }
 
 /// Headers that may stand between IPv6 and UDP (RFC 8200, section 4).

@@ -2,7 +2,7 @@
 //!
 //! The relay's code asks as it asks the kernel, without saying on whose behalf. [`Here`] is the answer, that of the thread.
 
-use super::relay::note::Note;
+use super::relay::packet_scratch::PacketScratch;
 use crate::datapath::userspace::tables::{Counts, Tables};
 use nix::time::{ClockId, clock_gettime};
 use proxy_common::{
@@ -20,7 +20,7 @@ use std::{
 pub(in crate::datapath::userspace) struct Here {
     tables: Arc<Tables>,
     counts: Arc<Counts>,
-    note: UnsafeCell<Note>,
+    packet_scratch: UnsafeCell<PacketScratch>,
     /// The interface that the frame at hand is redirected to.
     interface: Cell<u32>,
 }
@@ -42,7 +42,7 @@ impl Drop for Leave {
 impl Here {
     pub(in crate::datapath::userspace) fn new(tables: Arc<Tables>) -> Self {
         let counts = tables.new_counts();
-        Self { tables, counts, note: UnsafeCell::new(Note::default()), interface: Cell::new(0) }
+        Self { tables, counts, packet_scratch: UnsafeCell::new(PacketScratch::default()), interface: Cell::new(0) }
     }
 
     /// Runs the relay's code.
@@ -65,9 +65,9 @@ fn here<R>(look: impl FnOnce(&Here) -> Option<R>) -> Option<R> {
     look(unsafe { here.as_ref() })
 }
 
-/// This thread's note.
-pub(crate) fn note() -> Option<*mut Note> {
-    here(|here| Some(here.note.get()))
+/// Where this thread keeps what it knows of the datagram at hand.
+pub(crate) fn packet_scratch() -> Option<*mut PacketScratch> {
+    here(|here| Some(here.packet_scratch.get()))
 }
 
 /// Counts how a packet left the relay.

@@ -1,21 +1,22 @@
-//! What is known of the datagram that is being handled: a note in a map of this CPU, not on the stack, which holds little.
+//! What is known of the datagram that is being handled: in a map of this CPU, not on the stack, which
+//! holds little.
 //!
 //! It serves the verifier too. It follows every form that a datagram may have (IP version, tags, protocol, port) on a way of
-//! its own through the program, as long as it knows which one it is; what was noted and is read again may be anything, so all
-//! of them go on as one. [`Datagram::forget`] does the same for a number.
+//! its own through the program, as long as it knows which one it is; what was written and is read again may be anything, so all
+//! of them go on as one. [`Datagram::hide_from_verifier`] does the same for a number.
 
 use super::maps;
 use proxy_common::{address::Address, media::Kind};
 
-/// The note. Ports in host order.
+/// What is known of one datagram. Ports in host order.
 #[repr(C)]
 #[derive(Clone, Copy, Default)]
-pub(crate) struct Note {
+pub(crate) struct PacketScratch {
     /// The IPv6 address; of IPv4 nothing.
     pub(crate) source_v6: [u64; 2],
     /// Where it goes, if that is IPv6.
     pub(crate) destination_v6: [u64; 2],
-    /// See [`Datagram::forget`].
+    /// See [`Datagram::hide_from_verifier`].
     pub(crate) number: u64,
     /// The IPv4 address in memory order, or the IPv6 address folded.
     pub(crate) source: u32,
@@ -47,7 +48,7 @@ pub(crate) struct Note {
 
 /// The datagram of this run.
 #[derive(Clone, Copy)]
-pub(crate) struct Datagram(*mut Note);
+pub(crate) struct Datagram(*mut PacketScratch);
 
 macro_rules! fields {
     ($($field:ident $set:ident $type:ty,)*) => {
@@ -88,10 +89,10 @@ fields! {
 }
 
 impl Datagram {
-    /// The note to be written.
+    /// A new one, to be written.
     #[inline(always)]
     pub(crate) fn begin() -> Option<Self> {
-        maps::note().map(Self)
+        maps::packet_scratch().map(Self)
     }
 
     /// What it is. Fields of RTP are what they were where it is none.
@@ -149,7 +150,7 @@ impl Datagram {
 
     /// The datagram arrives at another of the relay's ports: `port` is 0 or 1, `length` that of the new packet.
     #[inline(always)]
-    pub(crate) fn again(self, v6: bool, source: Address, source_port: u16, port: u32, length: u16) {
+    pub(crate) fn hairpin(self, v6: bool, source: Address, source_port: u16, port: u32, length: u16) {
         self.set_v6(v6 as u8);
         self.set_source(if v6 { source.fold_v6() } else { source.words()[3] });
         self.set_source_v6(source);
@@ -161,7 +162,7 @@ impl Datagram {
 
     /// The same number, of which the verifier knows nothing any more.
     #[inline(always)]
-    pub(crate) fn forget(self, number: u64) -> u64 {
+    pub(crate) fn hide_from_verifier(self, number: u64) -> u64 {
         self.set_number(number);
         self.number()
     }
