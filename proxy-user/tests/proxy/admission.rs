@@ -91,15 +91,16 @@ fn media_of_a_realm_is_counted_by_the_most_demanding_format() {
     // The answer took less: there is room.
     let sent = lab.core(&answer(&first, "200 OK", "b1", ROUTE, &sdp_of("10.9.0.30", "m=audio 6000 RTP/AVP 18\n")));
     let uri = only(&sent, "200").contact();
-    begins(&mut lab, ALICE, &invite("alice", 3, AUDIO)).unwrap();
-    begins(&mut lab, ALICE, &invite("alice", 4, AUDIO)).unwrap();
+    let third = begins(&mut lab, ALICE, &invite("alice", 3, AUDIO)).unwrap();
+    let fourth = begins(&mut lab, ALICE, &invite("alice", 4, AUDIO)).unwrap();
     begins(&mut lab, ALICE, &invite("alice", 5, AUDIO)).unwrap_err();
     // All of them end.
-    let acked = from_alice("ACK", &uri, BOBS_TAG, 1, "k1", "", "");
-    lab.access(ALICE, &acked);
-    lab.proxy.shutdown(lab.now);
-    lab.settle();
-    lab.take();
+    for (method, cseq) in [("ACK", 1), ("BYE", 2)] {
+        lab.access(ALICE, &from_alice(method, &uri, BOBS_TAG, cseq, &format!("k{cseq}"), "", ""));
+    }
+    for call in [third, fourth] {
+        lab.core(&answer(&call, "486 Busy Here", "b3", "", ""));
+    }
     begins(&mut lab, ALICE, &invite("alice", 6, AUDIO)).unwrap();
     begins(&mut lab, ALICE, &invite("alice", 7, AUDIO)).unwrap();
     begins(&mut lab, ALICE, &invite("alice", 8, AUDIO)).unwrap_err();
