@@ -3,7 +3,10 @@
 //! Every call has a [`Charge`]: what it is counted with in both of its realms and, in the realm of its terminal, for the
 //! user. It follows the call's offers and answers, and is nothing when the call has ended.
 
-use super::session::Flows;
+use super::{
+    session::Flows,
+    sides::{CallSide, PerSide},
+};
 use crate::{
     config::{AdmissionLimits, Realm},
     media::RealmId,
@@ -21,14 +24,14 @@ struct Load {
 /// What a call is counted with. Side 0 is the party that began it.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct Charge {
-    realms: [RealmId; 2],
+    realms: PerSide<RealmId>,
     /// The side of its terminal, and whose that is; `None` where nobody counts.
-    pub(super) user: Option<(usize, String)>,
+    pub(super) user: Option<(CallSide, String)>,
     /// Of this engine: a later one counts anew.
     #[serde(skip)]
     pub(super) calls: u32,
     #[serde(skip)]
-    pub(super) media: [Flows; 2],
+    pub(super) media: PerSide<Flows>,
 }
 
 /// All that is counted.
@@ -50,8 +53,8 @@ pub(super) struct Excess {
 }
 
 impl Charge {
-    pub(super) fn new(realms: [RealmId; 2], user: Option<(usize, String)>) -> Self {
-        Self { realms, user, calls: 0, media: [Flows::default(); 2] }
+    pub(super) fn new(realms: PerSide<RealmId>, user: Option<(CallSide, String)>) -> Self {
+        Self { realms, user, calls: 0, media: PerSide::default() }
     }
 
     pub(super) fn calls(&self) -> u32 {
@@ -61,8 +64,15 @@ impl Charge {
 
 impl Admission {
     /// Whether a call may be counted with this from now on. What does not grow may stay, whatever the limits are.
-    pub(super) fn check(&self, realms: &[Realm], charge: &Charge, calls: u32, media: [Flows; 2]) -> Result<(), Excess> {
-        for (side, &id) in charge.realms.iter().enumerate() {
+    pub(super) fn check(
+        &self,
+        realms: &[Realm],
+        charge: &Charge,
+        calls: u32,
+        media: PerSide<Flows>,
+    ) -> Result<(), Excess> {
+        for side in CallSide::BOTH {
+            let id = charge.realms[side];
             let Some(limits) = realms.get(id).map(|realm| &realm.policy.admission) else { continue };
             let AdmissionLimits { max_calls, max_kbps, max_calls_per_user, max_kbps_per_user, refuse_with } = *limits;
             let user = charge.user.as_ref().filter(|(of, _)| *of == side);
@@ -92,12 +102,12 @@ impl Admission {
     }
 
     /// Counts a call with this from now on.
-    pub(super) fn charge(&mut self, charge: &mut Charge, calls: u32, media: [Flows; 2]) {
+    pub(super) fn charge(&mut self, charge: &mut Charge, calls: u32, media: PerSide<Flows>) {
         if (charge.calls, charge.media) == (calls, media) {
             return;
         }
-        for (side, after) in media.into_iter().enumerate() {
-            let before = charge.media[side];
+        for side in CallSide::BOTH {
+            let (before, after) = (charge.media[side], media[side]);
             let change = |load: &mut Load| {
                 load.calls = load.calls - charge.calls + calls;
                 load.media.arriving = load.media.arriving - before.arriving + after.arriving;

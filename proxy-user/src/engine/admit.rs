@@ -4,7 +4,7 @@ use super::{
     admission::Excess,
     core::{Core, LOG_PERIOD},
     ids::CallId,
-    session::Flows,
+    sides::PerSide,
 };
 use crate::{
     flow::Flow,
@@ -45,7 +45,7 @@ impl Core {
     /// A call that has ended is not counted.
     pub(super) fn discharge(&mut self, id: CallId) {
         if let Some(call) = self.calls.get_mut(&id) {
-            self.admission.charge(&mut call.charge, 0, [Flows::default(); 2]);
+            self.admission.charge(&mut call.charge, 0, PerSide::default());
         }
     }
 

@@ -1,5 +1,6 @@
 //! What an offer and its answer agree on.
 
+use super::sides::{CallSide, PerSide};
 use crate::media::{
     Carry, Description, PayloadTypes, RemoteMedia,
     bandwidth::{Codec, Estimate, Format},
@@ -10,13 +11,13 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct Agreed {
     pub(super) kind: String,
-    pub(super) remotes: [Option<RemoteMedia>; 2],
+    pub(super) remotes: PerSide<Option<RemoteMedia>>,
     /// Of each side, how often what it states in `remotes` has changed.
     #[serde(default)]
-    pub(super) epochs: [u32; 2],
+    pub(super) epochs: PerSide<u32>,
     pub(super) payload_types: PayloadTypes,
     /// Of each side, whether RTP and RTCP share a port there.
-    pub(super) rtcp_mux: [bool; 2],
+    pub(super) rtcp_mux: PerSide<bool>,
     /// What the session descriptions want relayed besides RTP and RTCP.
     pub(super) carry: Carry,
     /// RTP clock, Hz; 0: not known.
@@ -24,7 +25,7 @@ pub(super) struct Agreed {
     /// The first that is the media itself.
     pub(super) codec: Codec,
     /// The most that each side sends, where that is known.
-    pub(super) sends: [Option<Estimate>; 2],
+    pub(super) sends: PerSide<Option<Estimate>>,
     pub(super) on_hold: bool,
 }
 
@@ -40,19 +41,19 @@ impl Agreed {
     pub(super) fn offered(description: &Description) -> Self {
         Self {
             kind: description.kind.clone(),
-            remotes: [None; 2],
-            epochs: [0; 2],
+            remotes: PerSide::default(),
+            epochs: PerSide::default(),
             payload_types: description.payload_types,
-            rtcp_mux: [false; 2],
+            rtcp_mux: PerSide::default(),
             carry: description.carry,
             clock_rate: description.clock_rate(),
             codec: description.codec(),
-            sends: [description.asks_for(); 2],
+            sends: PerSide::new(description.asks_for(), description.asks_for()),
             on_hold: false,
         }
     }
 
-    pub(super) fn set_remote(&mut self, side: usize, remote: Option<RemoteMedia>) {
+    pub(super) fn set_remote(&mut self, side: CallSide, remote: Option<RemoteMedia>) {
         if remote.is_some() && self.remotes[side] != remote {
             self.remotes[side] = remote;
             self.epochs[side] = self.epochs[side].wrapping_add(1);
@@ -60,8 +61,8 @@ impl Agreed {
     }
 
     /// Side `from` answered.
-    pub(super) fn agree(&mut self, from: usize, offered: &Description, answered: &Description) {
-        let to = 1 - from;
+    pub(super) fn agree(&mut self, from: CallSide, offered: &Description, answered: &Description) {
+        let to = from.other();
         self.set_remote(to, offered.remote);
         self.set_remote(from, answered.remote);
         self.kind.clone_from(&offered.kind);

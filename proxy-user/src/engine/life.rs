@@ -4,7 +4,8 @@ use super::{
     CallEvent, CallId, CallSide, CallStart, Core, Output, Refusal,
     admission::Charge,
     calls::{Call, State},
-    session::{LONGEST_HOLD, MediaSession, Side},
+    session::{LONGEST_HOLD, MediaSession},
+    slot::Side,
 };
 use crate::{accounting::EndCause, flow::Flow};
 use std::time::{Duration, Instant};
@@ -33,7 +34,7 @@ impl Core {
             let trust = self.trust(realm);
             Side { realm, signalling, trusted: trust.trusted, believed: trust.believes_media }
         };
-        let media = MediaSession::new(sides.map(side).into_array());
+        let media = MediaSession::new(sides.map(side));
         let realms = sides.map(|(realm, _)| realm);
         let record = u128::from(self.random()) << 64 | u128::from(self.random());
         self.last_call += 1;
@@ -45,7 +46,7 @@ impl Core {
             terminal_side,
             record,
             media,
-            charge: Charge::new(realms.into_array(), user.map(|(side, user)| (side.index(), user))),
+            charge: Charge::new(realms, user),
             caller,
             callee,
             terminal,

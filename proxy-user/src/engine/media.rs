@@ -3,7 +3,8 @@
 use super::{
     CallId, CallSide, Output, Refusal,
     core::{Core, LOG_PERIOD},
-    session::{MediaSession, OfferError, Resources},
+    session::MediaSession,
+    slot::{OfferError, Resources},
 };
 use crate::{
     accounting::EndCause,
@@ -30,7 +31,7 @@ impl Core {
             return Err(Refusal::NoCall);
         }
         self.admit_offer(id, &media, now).map_err(|excess| Refusal::NotAdmitted(excess.code))?;
-        match self.with_media(id, now, |session, resources| session.offer(from.index(), media, resources)) {
+        match self.with_media(id, now, |session, resources| session.offer(from, media, resources)) {
             Some(Ok(plans)) => Ok(plans),
             Some(Err(OfferError::PortsExhausted(realm))) => {
                 let name = self.config.realms.get(realm).map_or("", |realm| realm.name.as_str());
@@ -54,21 +55,20 @@ impl Core {
         now: Instant,
     ) -> Option<Vec<MediaPlan>> {
         let call = self.calls.get(&id).filter(|call| call.is_live())?;
-        if !call.media.is_answerer(from.index()) {
+        if !call.media.is_answerer(from) {
             return None;
         }
-        self.with_media(id, now, |session, resources| session.answer(from.index(), media, last, resources))
+        self.with_media(id, now, |session, resources| session.answer(from, media, last, resources))
     }
 
     /// What goes to a side for descriptions that change nothing: the ports that its media have anyway.
     pub fn restate(&self, id: CallId, to: CallSide, media: &[Description]) -> Option<Vec<MediaPlan>> {
-        self.calls.get(&id).map(|call| call.media.restate(to.index(), media))
+        self.calls.get(&id).map(|call| call.media.restate(to, media))
     }
 
     /// Who made the offer that waits for its answer, if one does.
     pub fn open_offer(&self, id: CallId) -> Option<CallSide> {
-        let from = self.calls.get(&id)?.media.open_offer()?;
-        Some(if from == 0 { CallSide::Caller } else { CallSide::Callee })
+        self.calls.get(&id)?.media.open_offer()
     }
 
     /// Forgets an offer that nobody answered.

@@ -17,7 +17,7 @@
 //! | `calls` | one call and its record |
 //! | `life` | how calls begin, are answered and end |
 //! | `media` | offers and answers of a call, and what the datapath reports |
-//! | `session`, `description` | the media of one call; what offer and answer agree on |
+//! | `session`, `slot`, `description` | the media of one call, and of one stream; what offer and answer agree on |
 //! | `admission`, `admit` | what is counted for limits; whether one more call, or more media, is within them |
 //! | `budgets`, `acquaintances`, `strangers` | what strangers may use, and what may be sent to an unproved address |
 //! | `journalled`, `restore` | what is journalled, and how a later process takes it up |
@@ -42,6 +42,7 @@ mod media;
 mod restore;
 mod session;
 mod sides;
+mod slot;
 mod statistics;
 mod strangers;
 mod terminals;

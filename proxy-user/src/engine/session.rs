@@ -5,16 +5,14 @@
 
 use super::{
     description::{Agreed, Exchange},
-    sides::CallSide,
+    sides::{CallSide, PerSide},
+    slot::{OfferError, Resources, Side, Slot, StreamReport},
 };
 use crate::{
     config::Realm,
-    journal::moment,
     media::{
-        Carry, Description, LegCounters, LegPolicy, LegSpec, MediaCommand, MediaPlan, RealmId, RemoteMedia, StreamId,
-        StreamSpec,
-        allocator::{PortAllocator, PortPair},
-        bandwidth::{Codec, Estimate},
+        Description, LegCounters, MediaCommand, MediaPlan, RealmId, StreamId, StreamSpec, allocator::PortPair,
+        bandwidth::Estimate,
     },
 };
 use serde::{Deserialize, Serialize};
@@ -26,41 +24,10 @@ use std::{
 /// A call on hold may be silent, but not for ever: nothing else would tell that both parties are gone.
 pub(super) const LONGEST_HOLD: Duration = Duration::from_secs(3600);
 
-/// What a session needs from the engine around it.
-pub(super) struct Resources<'a> {
-    /// One for each realm.
-    pub(super) allocators: &'a mut [PortAllocator],
-    /// The media address of each realm.
-    pub(super) addresses: &'a [IpAddr],
-    /// What each realm says of its legs.
-    pub(super) realms: &'a [Realm],
-    pub(super) next_stream: &'a mut u64,
-    pub(super) random: &'a mut dyn FnMut() -> u64,
-    pub(super) commands: &'a mut Vec<MediaCommand>,
-    pub(super) now: Instant,
-}
-
-impl Resources<'_> {
-    fn allocate(&mut self, realm: RealmId) -> Result<PortPair, OfferError> {
-        let random = (self.random)();
-        let allocator = self.allocators.get_mut(realm).ok_or(OfferError::PortsExhausted(realm))?;
-        allocator.allocate(random, self.now).map_err(|_| OfferError::PortsExhausted(realm))
-    }
-}
-
-/// Why an offer can't be passed on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum OfferError {
-    /// No pair of ports is left in the realm.
-    PortsExhausted(RealmId),
-    /// It holds media, but none that can be relayed.
-    NothingToRelay,
-}
-
-/// The media of one call. Side 0 is the party that began the call, side 1 the one that was called.
+/// The media of one call.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct MediaSession {
-    sides: [Side; 2],
+    sides: PerSide<Side>,
     /// One for each media description, by position; `None` where it is not relayed.
     slots: Vec<Option<Slot>>,
     offer: Option<Offer>,
@@ -70,47 +37,10 @@ pub(super) struct MediaSession {
     ended: Vec<StreamReport>,
 }
 
-/// One party, as far as media go.
-#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
-pub(super) struct Side {
-    pub(super) realm: RealmId,
-    /// Where its signalling comes from.
-    pub(super) signalling: IpAddr,
-    /// Its realm is trusted: its session descriptions tell the truth about its addresses.
-    pub(super) trusted: bool,
-    /// Its realm is not, but the addresses of its media count all the same.
-    #[serde(default)]
-    pub(super) believed: bool,
-}
-
-impl Side {
-    /// Whether a media address that it states may be sent to and learned from. Behind a NAT it states a private one, and
-    /// whoever has that in the access network is somebody else.
-    fn may_state(&self, address: IpAddr) -> bool {
-        self.trusted || self.believed || address == self.signalling
-    }
-}
-
-#[derive(Debug, Serialize, Deserialize)]
-struct Slot {
-    id: StreamId,
-    index: usize,
-    ports: [PortPair; 2],
-    agreed: Agreed,
-    /// As the datapath has it.
-    applied: Option<StreamSpec>,
-    /// Of the silence that lasts: its first and its last report.
-    #[serde(with = "moment")]
-    silent: Option<(Instant, Instant)>,
-    /// Of each side the source of RTP and of RTCP.
-    #[serde(with = "moment")]
-    latched: [[Option<(SocketAddr, Instant)>; 2]; 2],
-}
-
 /// The latest offer.
 #[derive(Debug, Serialize, Deserialize)]
 struct Offer {
-    from: usize,
+    from: CallSide,
     answered: bool,
     /// Its transaction ended with an earlier process: it keeps nobody from offering anew. An ACK may still answer it.
     #[serde(default)]
@@ -129,24 +59,13 @@ pub(super) struct Flows {
     pub(super) leaving: u64,
 }
 
-/// What became of a stream.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub(super) struct StreamReport {
-    pub(super) index: usize,
-    pub(super) kind: String,
-    pub(super) codec: Codec,
-    #[serde(with = "moment")]
-    pub(super) latched: [[Option<(SocketAddr, Instant)>; 2]; 2],
-    pub(super) counters: [LegCounters; 2],
-}
-
 impl MediaSession {
-    pub(super) fn new(sides: [Side; 2]) -> Self {
+    pub(super) fn new(sides: PerSide<Side>) -> Self {
         Self { sides, slots: Vec::new(), offer: None, leaving: Vec::new(), ended: Vec::new() }
     }
 
     /// Whether the last offer waits for its answer, and from whom the offer came.
-    pub(super) fn open_offer(&self) -> Option<usize> {
+    pub(super) fn open_offer(&self) -> Option<CallSide> {
         self.offer.as_ref().filter(|offer| !offer.answered && !offer.orphan).map(|offer| offer.from)
     }
 
@@ -154,11 +73,11 @@ impl MediaSession {
     /// more, as in several responses to one request, changes nothing.
     pub(super) fn offer(
         &mut self,
-        from: usize,
+        from: CallSide,
         media: Vec<Description>,
         resources: &mut Resources<'_>,
     ) -> Result<Vec<MediaPlan>, OfferError> {
-        let to = 1 - from;
+        let to = from.other();
         let open = |offer: &&Offer| offer.from == from && !offer.answered && !offer.orphan;
         if self.offer.as_ref().filter(open).is_some_and(|offer| offer.media == media) {
             return Ok(self.plans(to, &media, Exchange::Offer));
@@ -192,7 +111,7 @@ impl MediaSession {
             let slot = self.slots.get_mut(index).and_then(Option::as_mut);
             if let (Some(slot), Some(description)) = (slot, media.get(index)) {
                 slot.agreed.set_remote(from, description.remote);
-                let open = if to == 0 { [true, false] } else { [false, true] };
+                let open = PerSide::new(to == CallSide::Caller, to == CallSide::Callee);
                 slot.apply(&self.sides, resources, open);
             }
         }
@@ -207,12 +126,12 @@ impl MediaSession {
     /// answer to this offer can come, so what it refuses is given up.
     pub(super) fn answer(
         &mut self,
-        from: usize,
+        from: CallSide,
         media: &[Description],
         last: bool,
         resources: &mut Resources<'_>,
     ) -> Vec<MediaPlan> {
-        let to = 1 - from;
+        let to = from.other();
         let offered = self.offer.as_ref().map(|offer| offer.media.clone()).unwrap_or_default();
         if let Some(offer) = &mut self.offer {
             offer.answered = true;
@@ -224,7 +143,7 @@ impl MediaSession {
             plans.push(match (slot, offered.get(index)) {
                 (Some(slot), Some(offered)) if agreed => {
                     slot.agreed.agree(from, offered, answered);
-                    slot.apply(&self.sides, resources, [true, true]);
+                    slot.apply(&self.sides, resources, PerSide::new(true, true));
                     slot.plan(to, offered, Exchange::Answer)
                 }
                 _ => MediaPlan::Reject,
@@ -241,12 +160,12 @@ impl MediaSession {
     }
 
     /// Whether side `from` is the one to answer the last offer, for the first time or once more.
-    pub(super) fn is_answerer(&self, from: usize) -> bool {
+    pub(super) fn is_answerer(&self, from: CallSide) -> bool {
         self.offer.as_ref().is_some_and(|offer| offer.from != from)
     }
 
     /// What goes to side `to` for descriptions that change nothing: the ports that its media have anyway.
-    pub(super) fn restate(&self, to: usize, media: &[Description]) -> Vec<MediaPlan> {
+    pub(super) fn restate(&self, to: CallSide, media: &[Description]) -> Vec<MediaPlan> {
         self.plans(to, media, Exchange::Answer)
     }
 
@@ -265,7 +184,7 @@ impl MediaSession {
         for (index, agreed) in offer.before {
             if let Some(slot) = self.slots.get_mut(index).and_then(Option::as_mut) {
                 slot.agreed = agreed;
-                slot.apply(&self.sides, resources, [true, true]);
+                slot.apply(&self.sides, resources, PerSide::new(true, true));
             }
         }
     }
@@ -278,40 +197,40 @@ impl MediaSession {
     }
 
     /// Media of each side, bytes a second of IP packets, as [`Flows`]; those that an open offer asks for are among them.
-    pub(super) fn demand(&self, realms: &[Realm]) -> [Flows; 2] {
+    pub(super) fn demand(&self, realms: &[Realm]) -> PerSide<Flows> {
         let offer = self.offer.as_ref().filter(|offer| !offer.answered && !offer.orphan);
         self.demand_beside(offer.map_or(&[], |offer| &offer.media), realms)
     }
 
     /// The same, if this offer were taken.
-    pub(super) fn demand_with(&self, media: &[Description], realms: &[Realm]) -> [Flows; 2] {
+    pub(super) fn demand_with(&self, media: &[Description], realms: &[Realm]) -> PerSide<Flows> {
         self.demand_beside(media, realms)
     }
 
-    fn demand_beside(&self, offered: &[Description], realms: &[Realm]) -> [Flows; 2] {
-        let mut demand = [Flows::default(); 2];
+    fn demand_beside(&self, offered: &[Description], realms: &[Realm]) -> PerSide<Flows> {
+        let mut demand = PerSide::<Flows>::default();
         for index in 0..self.slots.len().max(offered.len()) {
             let slot = self.slots.get(index).and_then(Option::as_ref);
             let offered = offered.get(index).filter(|description| description.relayed);
             if slot.is_none() && offered.is_none() {
                 continue;
             }
-            for (side, flows) in demand.iter_mut().enumerate() {
+            for side in CallSide::BOTH {
                 let Some(realm) = realms.get(self.sides[side].realm) else { continue };
                 // Where nothing is known, the most that the realm lets in.
-                let unknown = |sender: usize| {
+                let unknown = |sender: CallSide| {
                     let sender = realms.get(self.sides[sender].realm);
                     sender.and_then(|realm| realm.policy.stream_kbps).map_or(0, |kbps| u64::from(kbps) * 125)
                 };
-                let size = |estimate: Option<Estimate>, sender: usize| {
+                let size = |estimate: Option<Estimate>, sender: CallSide| {
                     estimate.map_or_else(|| unknown(sender), |estimate| estimate.on(realm.media))
                 };
-                let of = |sender: usize| {
+                let of = |sender: CallSide| {
                     let now = slot.map_or(0, |slot| size(slot.agreed.sends[sender], sender));
                     now.max(offered.map_or(0, |description| size(description.asks_for(), sender)))
                 };
-                flows.arriving += of(side);
-                flows.leaving += of(1 - side);
+                demand[side].arriving += of(side);
+                demand[side].leaving += of(side.other());
             }
         }
         demand
@@ -355,11 +274,11 @@ impl MediaSession {
 
     /// The signalling of a side comes from another address now, and so may its media.
     pub(super) fn moved(&mut self, side: CallSide, signalling: IpAddr, resources: &mut Resources<'_>) {
-        if std::mem::replace(&mut self.sides[side.index()].signalling, signalling) == signalling {
+        if std::mem::replace(&mut self.sides[side].signalling, signalling) == signalling {
             return;
         }
         for slot in self.slots.iter_mut().flatten() {
-            let open = slot.applied.as_ref().map(|spec| [spec.legs[0].open, spec.legs[1].open]);
+            let open = slot.applied.as_ref().map(|spec| PerSide::new(spec.legs[0].open, spec.legs[1].open));
             if let Some(open) = open {
                 slot.apply(&self.sides, resources, open);
             }
@@ -380,8 +299,9 @@ impl MediaSession {
     ) -> bool {
         let Some(position) = self.leaving.iter().position(|slot| slot.id == stream) else { return false };
         let slot = self.leaving.swap_remove(position);
-        for (side, port) in self.sides.iter().zip(slot.ports) {
-            if let Some(allocator) = resources.allocators.get_mut(side.realm) {
+        for side in CallSide::BOTH {
+            let (realm, port) = (self.sides[side].realm, slot.ports[side]);
+            if let Some(allocator) = resources.allocators.get_mut(realm) {
                 // Taken from it and released once: it can't refuse.
                 let released = allocator.release(port, resources.now);
                 debug_assert!(released.is_ok());
@@ -414,7 +334,7 @@ impl MediaSession {
 
     /// The ports in use, with their realms.
     pub(super) fn ports(&self) -> impl Iterator<Item = (RealmId, PortPair)> {
-        self.held().flat_map(|slot| self.sides.iter().map(|side| side.realm).zip(slot.ports))
+        self.held().flat_map(|slot| CallSide::BOTH.map(|side| (self.sides[side].realm, slot.ports[side])))
     }
 
     /// The transaction of the last offer ended with an earlier process.
@@ -465,7 +385,7 @@ impl MediaSession {
         description: &Description,
         resources: &mut Resources<'_>,
     ) -> Result<Slot, OfferError> {
-        let [first, second] = self.sides.map(|side| side.realm);
+        let PerSide { caller: first, callee: second } = self.sides.map(|side| side.realm);
         let one = resources.allocate(first)?;
         let other = resources.allocate(second).inspect_err(|_| {
             if let Some(allocator) = resources.allocators.get_mut(first) {
@@ -473,7 +393,7 @@ impl MediaSession {
                 debug_assert!(released.is_ok());
             }
         })?;
-        let ports = [one, other];
+        let ports = PerSide::new(one, other);
         *resources.next_stream += 1;
         Ok(Slot {
             id: StreamId(*resources.next_stream),
@@ -495,100 +415,11 @@ impl MediaSession {
         }
     }
 
-    fn plans(&self, to: usize, media: &[Description], exchange: Exchange) -> Vec<MediaPlan> {
+    fn plans(&self, to: CallSide, media: &[Description], exchange: Exchange) -> Vec<MediaPlan> {
         let plan = |(index, description): (usize, &Description)| match self.slots.get(index) {
             Some(Some(slot)) if description.relayed => slot.plan(to, description, exchange),
             _ => MediaPlan::Reject,
         };
         media.iter().enumerate().map(plan).collect()
-    }
-}
-
-impl StreamReport {
-    /// The same stream once more, later.
-    fn add(&mut self, later: &Self) {
-        for (counters, more) in self.counters.iter_mut().zip(&later.counters) {
-            counters.add(more);
-        }
-        for (known, later) in self.latched.iter_mut().flatten().zip(later.latched.iter().flatten()) {
-            *known = later.or(*known);
-        }
-    }
-}
-
-impl Slot {
-    /// How the media goes into a session description for side `to`.
-    ///
-    /// Whether RTP and RTCP share a port is agreed on with each side by itself: an offer of one side is taken whatever
-    /// the other side can do, and passed on.
-    fn plan(&self, to: usize, offered: &Description, exchange: Exchange) -> MediaPlan {
-        let (rtp_port, rtcp_port) = (self.ports[to].rtp(), self.ports[to].rtcp());
-        let shares = self.agreed.rtcp_mux[to];
-        match exchange {
-            // The port for RTCP is that of the case that the other side can't (RFC 5761, section 5.1.1). Who could
-            // before may still rely on it.
-            Exchange::Offer => MediaPlan::Relay { rtp_port, rtcp_port, rtcp_mux: offered.rtcp_mux || shares },
-            Exchange::Answer if shares => MediaPlan::Relay { rtp_port, rtcp_port: rtp_port, rtcp_mux: true },
-            Exchange::Answer => MediaPlan::Relay { rtp_port, rtcp_port, rtcp_mux: false },
-        }
-    }
-
-    fn local(&self, side: usize, sides: &[Side; 2], resources: &Resources<'_>) -> SocketAddr {
-        let address = resources.addresses.get(sides[side].realm).copied();
-        SocketAddr::new(address.unwrap_or(IpAddr::from([0, 0, 0, 0])), self.ports[side].rtp())
-    }
-
-    /// What the realm and the media say of the leg of a side.
-    fn policy(&self, side: usize, realm: RealmId, resources: &Resources<'_>) -> LegPolicy {
-        let Some(realm) = resources.realms.get(realm) else { return LegPolicy::default() };
-        let agreed = &self.agreed;
-        let policy = realm.policy.of_leg(&agreed.kind, agreed.sends[side].map(|sends| sends.on(realm.media)));
-        let carry = Carry {
-            stun: policy.carry.stun || agreed.carry.stun,
-            dtls: policy.carry.dtls || agreed.carry.dtls,
-            zrtp: policy.carry.zrtp || agreed.carry.zrtp,
-            udptl: agreed.carry.udptl,
-        };
-        LegPolicy { carry, clock_rate: agreed.clock_rate, ..policy }
-    }
-
-    /// Where a side wants its media, as far as what it states counts.
-    fn remote(&self, side: usize, party: &Side, local: SocketAddr) -> Option<RemoteMedia> {
-        let RemoteMedia { rtp, rtcp } = self.agreed.remotes[side]?;
-        // Of the other IP version it cannot be reached here.
-        let counts = |stated: SocketAddr| stated.is_ipv4() == local.is_ipv4() && party.may_state(stated.ip());
-        let beside = || rtp.port().checked_add(1).map_or(rtp, |port| SocketAddr::new(rtp.ip(), port));
-        let rtcp = match rtcp {
-            _ if self.agreed.rtcp_mux[side] => rtp,
-            stated if counts(stated) => stated,
-            _ => beside(),
-        };
-        counts(rtp).then_some(RemoteMedia { rtp, rtcp })
-    }
-
-    fn apply(&mut self, sides: &[Side; 2], resources: &mut Resources<'_>, open: [bool; 2]) {
-        let leg = |side: usize| {
-            let party = &sides[side];
-            let local = self.local(side, sides, resources);
-            let remote = self.remote(side, party, local);
-            LegSpec {
-                realm: party.realm,
-                local,
-                open: open[side],
-                epoch: self.agreed.epochs[side],
-                remote,
-                signalling: Some(party.signalling),
-                payload_types: self.agreed.payload_types,
-                send_before_latch: remote.is_some(),
-                rtcp_mux: self.agreed.rtcp_mux[side],
-                policy: self.policy(side, party.realm, resources),
-            }
-        };
-        let spec = StreamSpec { id: self.id, legs: [leg(0), leg(1)] };
-        if self.applied.as_ref() != Some(&spec) {
-            self.applied = Some(spec.clone());
-            self.silent = None;
-            resources.commands.push(MediaCommand::Apply(spec));
-        }
     }
 }
