@@ -1,4 +1,4 @@
-//! SIP (RFC 3261): [`syntax`] is its messages as bytes, [`agent`] what they do.
+//! SIP (RFC 3261): [`syntax`] is its messages as bytes, `agent` what they do.
 
 mod agent;
 pub mod syntax;
