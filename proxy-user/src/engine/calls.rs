@@ -3,6 +3,7 @@
 use super::{
     CallId, Protocol,
     admission::Charge,
+    budgets::Held,
     session::MediaSession,
     sides::{CallSide, PerSide},
 };
@@ -14,7 +15,10 @@ use crate::{
     media::RealmId,
 };
 use serde::{Deserialize, Serialize};
-use std::{net::SocketAddr, time::Instant};
+use std::{
+    net::{IpAddr, SocketAddr},
+    time::Instant,
+};
 
 /// One call, whatever protocol it is of. Its protocol keeps its own state of it beside, under the same number.
 #[derive(Debug, Serialize, Deserialize)]
@@ -39,6 +43,12 @@ pub(super) struct Call {
     pub(super) state: State,
     /// Nothing was relayed when it was looked at last.
     pub(super) idle: bool,
+    /// The address of the stranger who began it, until it is answered.
+    #[serde(skip)]
+    pub(super) stranger: Option<IpAddr>,
+    /// The pairs of ports that it takes of the share of strangers until then.
+    #[serde(skip)]
+    pub(super) held: Vec<Held>,
 }
 
 /// How far a call has come.

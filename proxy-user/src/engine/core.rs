@@ -200,6 +200,7 @@ impl Core {
         Load {
             calls: self.counted,
             port_pairs: self.allocators.iter().map(PortAllocator::in_use).sum(),
+            resting_port_pairs: self.allocators.iter().map(PortAllocator::resting).sum(),
             alarms: self.timers.len(),
             ..Load::default()
         }

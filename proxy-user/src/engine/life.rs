@@ -53,6 +53,8 @@ impl Core {
             started: now,
             state: State::Setup,
             idle: false,
+            stranger: None,
+            held: Vec::new(),
         };
         info!(call = call.name, caller = call.caller, callee = call.callee, source = %call.terminal.source, "call begins");
         self.calls.insert(id, call);
@@ -81,6 +83,7 @@ impl Core {
         let Some(call) = self.calls.get_mut(&id) else { return };
         if let State::Setup = call.state {
             call.state = State::Answered { at: now };
+            (call.stranger, call.held) = (None, Vec::new());
             info!(call = call.name, "call answered");
             self.timers.set(now + LONGEST_HOLD, id);
         }

@@ -142,6 +142,7 @@ impl MediaSession {
             let slot = self.slots.get_mut(index).and_then(Option::as_mut);
             plans.push(match (slot, offered.get(index)) {
                 (Some(slot), Some(offered)) if agreed => {
+                    slot.answered = true;
                     slot.agreed.agree(from, offered, answered);
                     slot.apply(&self.sides, resources, PerSide::new(true, true));
                     slot.plan(to, offered, Exchange::Answer)
@@ -302,8 +303,12 @@ impl MediaSession {
         for side in CallSide::BOTH {
             let (realm, port) = (self.sides[side].realm, slot.ports[side]);
             if let Some(allocator) = resources.allocators.get_mut(realm) {
+                // Nobody was let in before an answer, so nothing late can come.
+                let released = match slot.answered {
+                    true => allocator.release(port, resources.now),
+                    false => allocator.release_unused(port),
+                };
                 // Taken from it and released once: it can't refuse.
-                let released = allocator.release(port, resources.now);
                 debug_assert!(released.is_ok());
             }
         }
@@ -389,7 +394,7 @@ impl MediaSession {
         let one = resources.allocate(first)?;
         let other = resources.allocate(second).inspect_err(|_| {
             if let Some(allocator) = resources.allocators.get_mut(first) {
-                let released = allocator.release(one, resources.now);
+                let released = allocator.release_unused(one);
                 debug_assert!(released.is_ok());
             }
         })?;
@@ -400,6 +405,7 @@ impl MediaSession {
             index,
             ports,
             agreed: Agreed::offered(description),
+            answered: false,
             applied: None,
             silent: None,
             latched: [[None; 2]; 2],

@@ -78,6 +78,9 @@ pub(super) struct Slot {
     pub(super) index: usize,
     pub(super) ports: PerSide<PortPair>,
     pub(super) agreed: Agreed,
+    /// An answer opened both of its legs.
+    #[serde(default = "answered")]
+    pub(super) answered: bool,
     /// As the datapath has it.
     pub(super) applied: Option<StreamSpec>,
     /// Of the silence that lasts: its first and its last report.
@@ -109,6 +112,11 @@ impl StreamReport {
             *known = later.or(*known);
         }
     }
+}
+
+/// Of a journal that does not say it.
+fn answered() -> bool {
+    true
 }
 
 impl Slot {

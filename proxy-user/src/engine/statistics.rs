@@ -56,6 +56,8 @@ pub struct Load {
     pub connections: usize,
     /// Port pairs in use, resting ones left out.
     pub port_pairs: usize,
+    /// Port pairs that rest after a call.
+    pub resting_port_pairs: usize,
     /// Entries of the alarm clock.
     pub alarms: usize,
 }

@@ -6,6 +6,7 @@
 use super::{
     budgets::{self, Amounts, Held, Refusal, Verdict},
     core::{Core, LOG_PERIOD},
+    ids::CallId,
 };
 use crate::{flow::Flow, media::RealmId};
 use std::{net::IpAddr, time::Instant};
@@ -75,7 +76,28 @@ impl Core {
         self.take_for_stranger(flow.ip(), amounts, now).map(Some)
     }
 
-    pub(super) fn take_for_stranger(
+    /// A stranger at this address began a call: until it is answered, its ports are of the share of strangers.
+    pub fn is_strangers(&mut self, call: CallId, source: IpAddr) {
+        if let Some(call) = self.calls.get_mut(&call).filter(|call| !call.is_answered()) {
+            call.stranger = Some(source);
+        }
+    }
+
+    /// Takes pairs of ports for an offer of a stranger's call.
+    ///
+    /// # Errors
+    /// Where strangers have too many already.
+    pub(super) fn take_ports(&mut self, id: CallId, pairs: usize, now: Instant) -> Result<(), Refusal> {
+        let Some(source) = self.calls.get(&id).and_then(|call| call.stranger) else { return Ok(()) };
+        let port_pairs = u32::try_from(pairs).unwrap_or(u32::MAX);
+        let held = self.take_for_stranger(source, Amounts { port_pairs, ..Amounts::default() }, now)?;
+        if let Some(call) = self.calls.get_mut(&id) {
+            call.held.push(held);
+        }
+        Ok(())
+    }
+
+    fn take_for_stranger(
         &mut self,
         source: IpAddr,
         amounts: Amounts,

@@ -90,11 +90,18 @@ impl PortAllocator {
     /// # Errors
     /// Where the pair is not in use; nothing changes then.
     pub fn release(&mut self, pair: PortPair, now: Instant) -> Result<(), NotInUse> {
-        let distance = pair.0.checked_sub(self.ports.first).ok_or(NotInUse(pair))? / 2;
-        let in_use = self.in_use.get_mut(usize::from(distance)).filter(|in_use| **in_use).ok_or(NotInUse(pair))?;
-        *in_use = false;
-        self.in_use_count -= 1;
+        let distance = self.leave(pair)?;
         self.resting.push_back((now, distance));
+        Ok(())
+    }
+
+    /// Gives a pair back that nobody was let in by, so that nothing late can come there: it need not rest.
+    ///
+    /// # Errors
+    /// Where the pair is not in use; nothing changes then.
+    pub fn release_unused(&mut self, pair: PortPair) -> Result<(), NotInUse> {
+        let distance = self.leave(pair)?;
+        self.free.push(distance);
         Ok(())
     }
 
@@ -120,6 +127,20 @@ impl PortAllocator {
     /// How many pairs there are.
     pub fn capacity(&self) -> usize {
         self.in_use.len()
+    }
+
+    /// How many pairs rest.
+    pub fn resting(&self) -> usize {
+        self.resting.len()
+    }
+
+    /// A pair is in use no more; its distance from the first.
+    fn leave(&mut self, pair: PortPair) -> Result<u16, NotInUse> {
+        let distance = pair.0.checked_sub(self.ports.first).ok_or(NotInUse(pair))? / 2;
+        let in_use = self.in_use.get_mut(usize::from(distance)).filter(|in_use| **in_use).ok_or(NotInUse(pair))?;
+        *in_use = false;
+        self.in_use_count -= 1;
+        Ok(distance)
     }
 
     /// Makes those free that have rested long enough.
@@ -207,6 +228,17 @@ mod tests {
         let early = allocator.allocate(0, start + HOLD - Duration::from_millis(1)).unwrap_err();
         assert_eq!((early.in_use, early.resting), (0, 1));
         assert_eq!(allocator.allocate(0, start + HOLD), Ok(pair));
+    }
+
+    #[test]
+    fn a_pair_that_nobody_was_let_in_by_does_not_rest() {
+        let now = Instant::now();
+        let mut allocator = allocator(30_000, 30_001).unwrap();
+        let pair = allocator.allocate(0, now).unwrap();
+        assert_eq!(allocator.release_unused(pair), Ok(()));
+        assert_eq!(allocator.release_unused(pair), Err(NotInUse(pair)), "once");
+        assert_eq!((allocator.in_use(), allocator.resting()), (0, 0));
+        assert_eq!(allocator.allocate(0, now), Ok(pair));
     }
 
     #[test]

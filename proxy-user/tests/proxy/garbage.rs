@@ -2,7 +2,7 @@
 
 use crate::{calls::*, lab::*, registrations::*};
 use proptest::prelude::*;
-use proxy_user::config::Config;
+use proxy_user::config::{Config, Strangers};
 use std::time::Duration;
 
 fn small() -> Config {
@@ -10,6 +10,8 @@ fn small() -> Config {
     config.limits.max_calls = 8;
     config.limits.max_registrations = 8;
     config.limits.max_transactions = 64;
+    // One stranger may have all of it.
+    config.strangers = Strangers { percent: 100, network_percent: 100, source_percent: 100, ..Strangers::default() };
     config
 }
 

@@ -2,6 +2,7 @@
 
 use crate::{calls::*, lab::*, registrations::*};
 use proxy_user::{
+    config::{Config, Strangers},
     flow::{ConnectionId, Flow, Transport},
     signalling::sip::Message,
 };
@@ -177,4 +178,101 @@ fn a_flood_of_strangers_leaves_the_registered_their_service() {
     assert_eq!(kinds(&sent), ["core REGISTER"]);
     let sent = lab.core(&outside("MESSAGE", &contact, "m9", "", ""));
     assert_eq!(kinds(&sent), ["access MESSAGE"]);
+}
+
+/// A realm of 100 pairs of ports and room for few dialogs.
+fn scarce() -> Config {
+    let mut config = config();
+    config.limits.max_calls = 40;
+    config.limits.max_transactions = 400;
+    config.strangers = Strangers { percent: 50, network_percent: 50, source_percent: 40, ..Strangers::default() };
+    config
+}
+
+/// An INVITE of a stranger with so many streams, number `n`.
+fn offer_of(n: usize, streams: usize) -> String {
+    let media: String = (0..streams).map(|stream| format!("m=audio {} RTP/AVP 0\n", 4000 + 2 * stream)).collect();
+    from_alice("INVITE", BOB_URI, BOB, 1, &format!("i{n}"), "", &sdp_of(PRIVATE, &media))
+        .replace("call-1", &format!("stranger-{n}"))
+}
+
+#[test]
+fn what_strangers_hold_is_bounded_by_where_they_are_and_the_registered_have_the_rest() {
+    // 60 dialogs, 200 transactions and 50 pairs of ports are for strangers: 24, 80 and 20 of them for one source.
+    // A refused INVITE holds its two transactions as well.
+    let from_network = |n: usize| format!("203.0.113.{}:5060", 1 + n % 200);
+    let from_anywhere = |n: usize| format!("198.18.{}.7:5060", n % 200);
+    for (case, source, streams, pairs) in [
+        ("one source", Box::new(|_| VICTIM.to_owned()) as Box<dyn Fn(usize) -> String>, 1, 20),
+        ("one network", Box::new(from_network), 1, 25),
+        ("everywhere", Box::new(from_anywhere), 1, 40),
+        ("one source, many streams", Box::new(|_| VICTIM.to_owned()), 8, 16),
+    ] {
+        let mut lab = Lab::new(scarce());
+        registered(&mut lab, "alice", ALICE);
+        for n in 0..120 {
+            lab.access(&source(n), &offer_of(n, streams));
+        }
+        // One pair in each realm; calls are 40 at most.
+        assert_eq!(lab.proxy.load().port_pairs, 2 * pairs, "{case}");
+        assert!(lab.proxy.statistics().limited > 0, "{case}");
+        if lab.proxy.load().calls < 40 {
+            assert_eq!(kinds(&lab.access(ALICE, &invite("mine", ""))), ["access 100", "core INVITE"], "{case}");
+        }
+        let renewed = register("alice", 2, &crate::registrations::contact("alice"), "");
+        assert_eq!(kinds(&lab.access(ALICE, &renewed)), ["core REGISTER"], "{case}");
+        lab.wait(Duration::from_secs(300));
+        assert_eq!(lab.proxy.load().port_pairs, 0, "{case}");
+    }
+}
+
+#[test]
+fn stray_requests_leave_transactions_to_the_registered() {
+    let mut lab = Lab::new(scarce());
+    registered(&mut lab, "alice", ALICE);
+    // Its first REGISTER was a stranger's: its transactions end.
+    lab.wait(Duration::from_secs(33));
+    lab.take();
+    let mut refused = 0;
+    for n in 0..1_000 {
+        let text =
+            from_alice("MESSAGE", BOB_URI, BOB, 1, &format!("m{n}"), "", "").replace("call-1", &format!("s-{n}"));
+        let source = format!("198.18.{}.7:5060", n % 200);
+        refused += lab.access(&source, &text).iter().filter(|sent| sent.kind() == "503").count();
+    }
+    // Half of all for strangers, two for each request.
+    assert_eq!((refused, lab.proxy.load().transactions), (900, 200));
+    assert_eq!(kinds(&lab.access(ALICE, &invite("mine", ""))), ["access 100", "core INVITE"]);
+}
+
+#[test]
+fn a_call_that_is_answered_burdens_strangers_no_more() {
+    let mut config = scarce();
+    config.strangers.percent = 1;
+    config.limits.max_transactions = 4_000;
+    let mut lab = Lab::new(config);
+    // One pair for strangers: it is the call's until that is answered.
+    let sent = lab.access(VICTIM, &offer_of(1, 1));
+    let first = only(&sent, "INVITE").clone();
+    assert_eq!(kinds(&lab.access("198.18.1.7:5060", &offer_of(2, 1))), ["access 503"]);
+    lab.core(&answer(&first, "200 OK", "b1", ROUTE, &sdp("10.9.0.30", 6000)));
+    lab.wait(Duration::from_secs(33));
+    lab.take();
+    let sent = lab.access("198.18.1.7:5060", &offer_of(3, 1));
+    assert_eq!(kinds(&sent), ["access 100", "core INVITE"]);
+}
+
+#[test]
+fn ports_that_no_answer_opened_do_not_rest() {
+    let mut lab = Lab::default();
+    let sent = lab.access(ALICE, &offer_of(1, 3));
+    let request = only(&sent, "INVITE").clone();
+    assert_eq!((lab.proxy.load().port_pairs, lab.proxy.load().resting_port_pairs), (6, 0));
+    lab.core(&answer(&request, "407 Proxy Authentication Required", "b1", CHALLENGE, ""));
+    assert_eq!((lab.proxy.load().port_pairs, lab.proxy.load().resting_port_pairs), (0, 0));
+    // Those of a call do: its late packets are not to reach another one.
+    let call = answered(&mut lab);
+    let sent = lab.access(ALICE, &from_alice("BYE", &call.bob, BOBS_TAG, 2, "y2", "", ""));
+    lab.core(&answer(only(&sent, "BYE"), "200 OK", "", "", ""));
+    assert_eq!((lab.proxy.load().port_pairs, lab.proxy.load().resting_port_pairs), (0, 2));
 }

@@ -7,7 +7,7 @@ use std::ops::{AddAssign, SubAssign};
 pub struct Amounts {
     /// Dialogs, those included that wait for their first answer.
     pub dialogs: u32,
-    /// Transactions, both sides of one that is forwarded counted as one.
+    /// Transactions: of a request that is sent on, the one with its sender and the one with its receiver.
     pub transactions: u32,
     /// Pairs of ports, one in each realm counted as one.
     pub port_pairs: u32,

@@ -13,7 +13,10 @@ use super::{
 use crate::{
     addresses::literal,
     config::Side,
-    engine::{PerSide, Standing},
+    engine::{
+        PerSide, Standing,
+        budgets::{Amounts, Held, Refusal},
+    },
     flow::{Flow, Transport},
     media::RealmId,
     signalling::sip::{Message, Name, NameAddr, Params, Uri},
@@ -37,6 +40,11 @@ impl Turn<'_> {
             self.core.limited("max_calls", now);
         }
         has_room
+    }
+
+    /// What a new dialog of a stranger takes of the share of all strangers; nothing for who is known.
+    pub(super) fn take_dialog(&mut self, realm: RealmId, source: Flow, now: Instant) -> Result<Option<Held>, Refusal> {
+        self.core.take(realm, source, Amounts { dialogs: 1, ..Amounts::default() }, now)
     }
 
     /// A new dialog, begun by `request`; it is a call, if it is one.
@@ -82,6 +90,7 @@ impl Turn<'_> {
             identities,
             usage,
             forget_at: None,
+            held: None,
         });
         if !is_call {
             // Until its answer says for how long.
@@ -141,6 +150,7 @@ impl Turn<'_> {
         };
         match (method, code) {
             ("SUBSCRIBE" | "REFER", 200..300) => {
+                self.dialogs.accepted(place.id);
                 let lasts = lasts(expires.or(request.expires()));
                 self.keep_subscription(place.id, lasts, now);
             }

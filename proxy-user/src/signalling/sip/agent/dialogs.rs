@@ -5,7 +5,7 @@
 
 use super::calls::Call;
 use crate::{
-    engine::{CallId, CallSide, PerSide, Standing, TerminalId, tracked::Tracked},
+    engine::{CallId, CallSide, PerSide, Standing, TerminalId, budgets::Held, tracked::Tracked},
     flow::Flow,
     journal::moment,
     media::RealmId,
@@ -14,6 +14,7 @@ use crate::{
 use serde::{Deserialize, Serialize};
 use std::{
     collections::{BTreeSet, HashMap},
+    sync::Arc,
     time::Instant,
 };
 
@@ -119,6 +120,22 @@ impl Dialogs {
             None => self.subscriptions += 1,
         }
         self.dialogs.insert(id, dialog);
+    }
+
+    /// A dialog takes this of the share of strangers until its first request is accepted.
+    pub(super) fn hold(&mut self, id: DialogId, held: Option<Held>) {
+        if let Some(dialog) = self.get_mut(id) {
+            dialog.held = held.map(Arc::new);
+        }
+    }
+
+    /// The first request of a dialog was accepted: it is a stranger's no more.
+    pub(super) fn accepted(&mut self, id: DialogId) {
+        if self.get(id).is_some_and(|dialog| dialog.held.is_some())
+            && let Some(dialog) = self.get_mut(id)
+        {
+            dialog.held = None;
+        }
     }
 
     /// One more party answered the dialog's first request; `None` where there are too many.
@@ -264,6 +281,9 @@ pub(super) struct Dialog {
     /// Ended: kept for stragglers until then.
     #[serde(with = "moment")]
     pub(super) forget_at: Option<Instant>,
+    /// What it takes of the share of strangers, until its first request is accepted.
+    #[serde(skip)]
+    pub(super) held: Option<Arc<Held>>,
 }
 
 impl Dialog {

@@ -6,12 +6,16 @@ use super::{
 };
 use crate::{
     config::Side,
+    engine::budgets::Amounts,
     flow::{Flow, Transport},
     media::RealmId,
     signalling::sip::{Datagram, Message, Name, Response, check_request},
 };
 use std::time::Instant;
 use tracing::debug;
+
+/// Bytes that the answer to a stranger's request may well take.
+const ROOM_FOR_RESPONSE: usize = 2_048;
 
 impl Turn<'_> {
     pub(super) fn datagram(&mut self, realm: RealmId, source: Flow, bytes: &[u8], now: Instant) {
@@ -97,8 +101,20 @@ impl Turn<'_> {
             self.send(realm, source, plain_response(&request, 503, headers, source, None));
             return;
         }
+        // The request as it came and as it goes on, and its answer; and as many transactions.
+        let bytes = 2 * request.bytes().len() + ROOM_FOR_RESPONSE;
+        let amounts = Amounts { transactions: 2, bytes: bytes.try_into().unwrap_or(u32::MAX), ..Amounts::default() };
+        let held =
+            if self.names_secret(realm, &request) { Ok(None) } else { self.core.take(realm, source, amounts, now) };
+        let Ok(held) = held else {
+            let headers = Some(("Retry-After", "5"));
+            self.send(realm, source, plain_response(&request, 503, headers, source, None));
+            return;
+        };
         let tag = self.core.random_token();
-        let id = self.transactions.insert_server(Server::new(key, source, request, tag));
+        let mut server = Server::new(key, source, request, tag);
+        server.held = held;
+        let id = self.transactions.insert_server(server);
         if let Some(open) = self.connections.of(source).filter(|_| method == "INVITE") {
             open.invites.insert(id);
         }
@@ -112,6 +128,11 @@ impl Turn<'_> {
         if self.transactions.server(id).is_some_and(idle) {
             self.drop_server(id);
         }
+    }
+
+    /// Whether a request is for a party of a dialog, by the token that only its other party was shown.
+    fn names_secret(&self, realm: RealmId, request: &Message) -> bool {
+        matches!(self.token_of(realm, request), Some((Token::Party(..), true)))
     }
 
     /// Answers a request with a response of our own.

@@ -27,11 +27,16 @@ impl Turn<'_> {
         if !self.has_room_for_dialog(true, now) {
             return self.refuse(server, 503, now);
         }
+        let Ok(held) = self.take_dialog(realm, source, now) else { return self.refuse(server, 503, now) };
+        let is_strangers = held.is_some();
         let call = match self.core.begin(self.call_start(request, realm, source, &way), now) {
             Ok(call) => call,
             Err(Refusal::NotAdmitted(code)) => return self.refuse(server, code, now),
             Err(_) => return self.refuse(server, 503, now),
         };
+        if is_strangers {
+            self.core.is_strangers(call, source.ip());
+        }
         self.reply(server, 100, None, now);
         let cseq = request.cseq().map(|cseq| cseq.number).unwrap_or_default();
         let dialog = Call::new(call, cseq, server);
@@ -39,6 +44,7 @@ impl Turn<'_> {
             self.core.inconsistent("a call between realms that are not there");
             return self.core.end(call, EndCause::Error, Some(500), now);
         };
+        self.dialogs.hold(id, held);
         let phase = match self.request_media(id, CallSide::Caller, request, &mut way, now) {
             Ok(phase) => phase,
             Err(Refused(code)) => {
@@ -295,6 +301,7 @@ impl Turn<'_> {
         }
         call.answered = true;
         let call = call.id;
+        self.dialogs.accepted(id);
         self.core.answered(call, now);
     }
 

@@ -144,7 +144,9 @@ impl Turn<'_> {
                 if !self.has_room_for_dialog(false, now) {
                     return self.refuse(server, 503, now);
                 }
+                let Ok(held) = self.take_dialog(realm, source, now) else { return self.refuse(server, 503, now) };
                 let Some(dialog) = self.new_dialog(realm, request, &way, source, None, now) else { return };
+                self.dialogs.hold(dialog, held);
                 way.contacts =
                     self.party_contact(dialog, Role::Originator, request, way.realm, way.destination.transport);
                 let in_dialog = InDialog { id: dialog, from: Role::Originator, to: None, target: None, moves: None };

@@ -3,6 +3,7 @@
 //! The machines only keep state and time; what a message means is decided elsewhere.
 
 use crate::{
+    engine::budgets::Held,
     flow::{Flow, Transport},
     media::RealmId,
     signalling::sip::Message,
@@ -155,6 +156,9 @@ pub(super) struct Server {
     pub(super) client: Option<ClientTxId>,
     /// To tag of our own responses.
     pub(super) tag: String,
+    /// What it takes of the share of strangers.
+    #[allow(dead_code, reason = "given back with the transaction")]
+    pub(super) held: Option<Held>,
     /// INVITE: the 2xx that were sent, by To tag.
     accepted: Vec<(String, Vec<u8>)>,
     interval: Duration,
@@ -180,6 +184,7 @@ impl Server {
             response: Vec::new(),
             client: None,
             tag,
+            held: None,
             accepted: Vec::new(),
             interval: Duration::ZERO,
             retransmit_at: None,
