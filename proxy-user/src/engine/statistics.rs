@@ -35,6 +35,10 @@ pub struct Statistics {
     pub strangers_refused: u64,
     /// Messages of strangers that were dropped unread, as there were too many.
     pub strangers_dropped: u64,
+    /// Requests of terminals that the softswitch challenged (401, 407): without credentials, or with an old nonce.
+    pub challenges: u64,
+    /// Requests of terminals that it refused for who they are: 403, and 401 or 407 to credentials.
+    pub credentials_refused: u64,
     /// Messages that were not sent to an address that has not proved itself, as more than three times what came from there.
     pub withheld: u64,
     /// States that cannot be; each is a fault of this program.

@@ -97,12 +97,7 @@ impl Core {
         Ok(())
     }
 
-    fn take_for_stranger(
-        &mut self,
-        source: IpAddr,
-        amounts: Amounts,
-        now: Instant,
-    ) -> Result<Held, Refusal> {
+    fn take_for_stranger(&mut self, source: IpAddr, amounts: Amounts, now: Instant) -> Result<Held, Refusal> {
         self.budgets.take(source, amounts, false, now).inspect_err(|refusal| {
             self.statistics.limited += 1;
             let what = refusal.resource.map_or("sources", budgets::Resource::name);

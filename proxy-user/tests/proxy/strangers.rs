@@ -276,3 +276,25 @@ fn ports_that_no_answer_opened_do_not_rest() {
     lab.core(&answer(only(&sent, "BYE"), "200 OK", "", "", ""));
     assert_eq!((lab.proxy.load().port_pairs, lab.proxy.load().resting_port_pairs), (0, 2));
 }
+
+#[test]
+fn what_the_softswitch_refuses_is_counted_by_whether_it_was_a_guess() {
+    let credentials =
+        "Authorization: Digest username=\"alice\", realm=\"a\", nonce=\"n\", uri=\"sip:a\", response=\"0\"";
+    let stale = "WWW-Authenticate: Digest realm=\"a\", nonce=\"m\", stale=TRUE\n";
+    for (case, status, request, challenge, expected) in [
+        ("a challenge", "401 Unauthorized", "", CHALLENGE, (1, 0)),
+        ("a wrong password", "401 Unauthorized", credentials, CHALLENGE, (0, 1)),
+        ("a nonce that was too old", "401 Unauthorized", credentials, stale, (1, 0)),
+        ("forbidden", "403 Forbidden", "", "", (0, 1)),
+        ("of a proxy", "407 Proxy Authentication Required", credentials, CHALLENGE, (1, 0)),
+        ("another refusal", "486 Busy Here", credentials, "", (0, 0)),
+    ] {
+        let mut lab = Lab::default();
+        let sent = lab.access(ALICE, &register("alice", 1, &crate::registrations::contact("alice"), request));
+        let request = only(&sent, "REGISTER").clone();
+        lab.core(&answer(&request, status, "r1", challenge, ""));
+        let counted = lab.proxy.statistics();
+        assert_eq!((counted.challenges, counted.credentials_refused), expected, "{case}");
+    }
+}

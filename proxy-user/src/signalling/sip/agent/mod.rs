@@ -16,6 +16,7 @@
 //! | `dialog_setup` | what a dialog knows at its beginning, and how long it lasts |
 //! | `keepalive` | requests that keep NAT mappings alive |
 //! | `originate` | requests that the proxy sends inside a dialog by itself |
+//! | `refusals` | who is told of as refused by the softswitch |
 //! | `identity` | who may know who is calling |
 //! | `topology` | addresses that must not cross |
 //! | `flows` | over what messages leave, and what a lost connection means |
@@ -33,6 +34,7 @@ mod invite;
 mod keepalive;
 mod offer_answer;
 mod originate;
+mod refusals;
 mod registrar;
 mod registrations;
 mod requests;
@@ -53,6 +55,7 @@ use crate::{
 };
 use connections::Connections;
 use dialogs::{DialogId, Dialogs, Role};
+use refusals::Refusals;
 use registrations::{BindingId, Registrations};
 use serde::{Deserialize, Serialize};
 use std::time::Instant;
@@ -68,6 +71,7 @@ pub struct Sip {
     dialogs: Dialogs,
     registrations: Registrations,
     connections: Connections,
+    refusals: Refusals,
     timers: Timers<Timer>,
     written: Written,
 }
@@ -81,6 +85,7 @@ struct Turn<'a> {
     dialogs: &'a mut Dialogs,
     registrations: &'a mut Registrations,
     connections: &'a mut Connections,
+    refusals: &'a mut Refusals,
     timers: &'a mut Timers<Timer>,
 }
 
@@ -156,6 +161,7 @@ impl Sip {
             dialogs: Dialogs::default(),
             registrations: Registrations::default(),
             connections: Connections::default(),
+            refusals: Refusals::default(),
             timers: Timers::new(),
             written: Written::default(),
         }
@@ -170,6 +176,7 @@ impl Sip {
             dialogs: &mut self.dialogs,
             registrations: &mut self.registrations,
             connections: &mut self.connections,
+            refusals: &mut self.refusals,
             timers: &mut self.timers,
         }
     }

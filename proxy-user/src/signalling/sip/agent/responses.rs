@@ -83,6 +83,11 @@ impl Turn<'_> {
         };
         let (upstream, by) = (entry.key.realm, entry.source.transport);
         let method = entry.key.method.clone();
+        if matches!(code, 401 | 403 | 407) && !self.core.is_core(upstream) {
+            let (source, request) = (entry.source, entry.request.clone());
+            self.refused_by_softswitch(source, &request, response, code, now);
+        }
+        let Some(entry) = self.transactions.server(forward.server) else { return };
         let tag = response.to_tag().unwrap_or_default().into_owned();
         if let Some(repeated) = entry.accepted(&tag).filter(|_| (200..300).contains(&code)) {
             // Read once: an offer may have been made since.
