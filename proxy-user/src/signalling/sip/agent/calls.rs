@@ -1,6 +1,6 @@
 //! What SIP keeps of a call beside what the core keeps.
 
-use super::{dialogs::Role, transactions::ServerTxId};
+use super::{roles::Role, transactions::ServerTxId};
 use crate::engine::CallId;
 use serde::{Deserialize, Serialize};
 

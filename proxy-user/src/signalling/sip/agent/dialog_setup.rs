@@ -2,29 +2,26 @@
 //! last that are no calls; and where the parties are reached.
 
 use super::{
-    InDialog, Timer, Turn,
     calls::Call,
     dialogs::{Dialog, DialogId, Identities, Party, Usage},
     identity::Identity,
-    requests::{Way, contact_uri},
-    topology::Crossing,
+    plan::ForwardPlan,
+    reading::{contact_uri, route_set},
+    state::{InDialog, Timer, Turn},
+    topology::AddressMapper,
     transactions::ServerTxId,
 };
 use crate::{
-    addresses::literal,
     config::Side,
     engine::{
         PerSide, Standing,
         budgets::{Amounts, Held, Refusal},
     },
-    flow::{Flow, Transport},
+    flow::Flow,
     media::RealmId,
-    signalling::sip::{Message, Name, NameAddr, Params, Uri},
+    signalling::sip::{Message, Name, Params},
 };
-use std::{
-    net::SocketAddr,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 /// How long a subscription's dialog is kept where nobody says how long it lasts.
 const SUBSCRIPTION: Duration = Duration::from_secs(3600);
@@ -52,19 +49,19 @@ impl Turn<'_> {
         &mut self,
         realm: RealmId,
         request: &Message,
-        way: &Way,
+        plan: &ForwardPlan,
         source: Flow,
         call: Option<Call>,
         now: Instant,
     ) -> Option<DialogId> {
-        let crossing = Crossing::new(&self.core.config, realm, way.realm)?;
+        let mapper = AddressMapper::new(&self.core.config, realm, plan.realm)?;
         let identity = |name| request.value(name).unwrap_or_default().into_owned();
         let (from, to) = (identity(Name::From), identity(Name::To));
-        let anonymous = Identity::new(&self.core.config, realm, way.realm)?.anonymous_from(request);
-        let shown = anonymous.unwrap_or_else(|| crossing.value(&from).into_owned());
+        let anonymous = Identity::new(&self.core.config, realm, plan.realm)?.anonymous_from(request);
+        let shown = anonymous.unwrap_or_else(|| mapper.value(&from).into_owned());
         let identities = PerSide::new(
             Identities { originator: from.clone(), answerer: to.clone() },
-            Identities { originator: shown, answerer: crossing.value(&to).into_owned() },
+            Identities { originator: shown, answerer: mapper.value(&to).into_owned() },
         );
         let originator = Party {
             token: self.core.random_token(),
@@ -83,9 +80,9 @@ impl Turn<'_> {
         let originator = self.routed(originator);
         let id = self.dialogs.insert(Dialog {
             call_id: request.call_id().unwrap_or_default().into_owned(),
-            realms: PerSide::new(realm, way.realm),
+            realms: PerSide::new(realm, plan.realm),
             originator,
-            called: Standing::new(way.realm, way.destination, way.terminal),
+            called: Standing::new(plan.realm, plan.destination, plan.terminal),
             answerers: Vec::new(),
             identities,
             usage,
@@ -189,25 +186,4 @@ impl Turn<'_> {
 fn target(message: &Message, flow: Flow) -> String {
     let stated = message.values(Name::Contact).next().and_then(|value| contact_uri(&value));
     stated.unwrap_or_else(|| format!("sip:{}", flow.remote))
-}
-
-/// The route set that a message's Record-Route makes: for who sent the request in its order, for who gets the response
-/// in reverse (RFC 3261, sections 12.1.1 and 12.1.2).
-pub(super) fn route_set(message: &Message, from_response: bool) -> Vec<String> {
-    let mut routes: Vec<String> = message.values(Name::RecordRoute).map(|value| value.into_owned()).collect();
-    if from_response {
-        routes.reverse();
-    }
-    routes
-}
-
-/// The transport that a URI or name-addr asks for, if it asks for one, and its address, where its host is one (RFC 3263,
-/// sections 4.1 and 4.2).
-pub(super) fn route_flow(value: &str) -> Option<(Option<Transport>, SocketAddr)> {
-    let contact = NameAddr::parse(value).ok();
-    let uri = Uri::parse(contact.as_ref().map_or(value, |contact| contact.uri)).ok()?;
-    let named = uri.params().get("transport").and_then(|name| Transport::named(&name.to_ascii_lowercase()));
-    let transport = if uri.scheme().eq_ignore_ascii_case("sips") { Some(Transport::Tls) } else { named };
-    let port = if transport == Some(Transport::Tls) { 5061 } else { 5060 };
-    Some((transport, SocketAddr::new(literal(uri.host())?, uri.port().unwrap_or(port))))
 }

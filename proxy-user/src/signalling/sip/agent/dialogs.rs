@@ -3,9 +3,9 @@
 //! Each party is shown to the other as a contact of the proxy's own, with a token that names the dialog and the party:
 //! a request with that token in its Request-URI is for that party. Call-ID and tags pass unchanged.
 
-use super::calls::Call;
+use super::{calls::Call, roles::Role};
 use crate::{
-    engine::{CallId, CallSide, PerSide, Standing, TerminalId, budgets::Held, tracked::Tracked},
+    engine::{CallId, PerSide, Standing, TerminalId, budgets::Held, tracked::Tracked},
     flow::Flow,
     journal::moment,
     media::RealmId,
@@ -185,25 +185,6 @@ impl Dialogs {
     /// Those that may have changed since the last call.
     pub(super) fn take_touched(&mut self) -> Vec<DialogId> {
         self.dialogs.take_touched()
-    }
-}
-
-/// Which party of a dialog.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) enum Role {
-    /// Sent the request that began it.
-    Originator,
-    /// Answered it; a forked request may be answered by several.
-    Answerer(usize),
-}
-
-impl Role {
-    /// Its side of the call.
-    pub(super) fn side(self) -> CallSide {
-        match self {
-            Self::Originator => CallSide::Caller,
-            Self::Answerer(_) => CallSide::Callee,
-        }
     }
 }
 

@@ -5,8 +5,8 @@
 //! (RFC 5626, section 5.3.1). In a core realm, addresses can be connected to, and any connection to one is as good.
 
 use super::{
-    Timer, Turn,
-    dialog_setup::route_flow,
+    reading::route_flow,
+    state::{Purpose, Timer, Turn},
     transactions::{Client, ClientState, ClientTxId},
 };
 use crate::{
@@ -31,7 +31,7 @@ impl Turn<'_> {
     }
 
     /// The flow by which a message for `destination` really goes; `None` where there is none any more.
-    fn way_out(&self, realm: RealmId, destination: Flow) -> Option<Flow> {
+    fn route_out(&self, realm: RealmId, destination: Flow) -> Option<Flow> {
         if !destination.transport.is_reliable() || self.connections.is_open(destination.connection) {
             return Some(destination);
         }
@@ -58,7 +58,7 @@ impl Turn<'_> {
         if !self.core.may_send(realm, destination, bytes.len(), keep, self.now) {
             return;
         }
-        match self.way_out(realm, destination) {
+        match self.route_out(realm, destination) {
             Some(destination) => self.core.send(realm, destination, bytes),
             None => self.core.statistics.undeliverable += 1,
         }
@@ -114,7 +114,7 @@ impl Turn<'_> {
         }
         // Nothing tells whether the other end has read what was sent last, so it goes once more: whoever had it knows
         // it by its branch.
-        let lost = |client: &Client<super::Purpose>| {
+        let lost = |client: &Client<Purpose>| {
             let pooled = Flow { connection: None, ..flow };
             let there = client.destination == flow || client.destination == pooled;
             client.realm == realm && client.state == ClientState::Calling && there
@@ -137,9 +137,8 @@ impl Turn<'_> {
 
     /// No connection could be made: what waits for an answer from there waits in vain.
     pub(super) fn unreachable(&mut self, realm: RealmId, flow: Flow, now: Instant) {
-        let waits = |client: &Client<super::Purpose>| {
-            client.realm == realm && self.way_out(realm, client.destination) == Some(flow)
-        };
+        let waits =
+            |client: &Client<Purpose>| client.realm == realm && self.route_out(realm, client.destination) == Some(flow);
         let mut ids: Vec<_> =
             self.transactions.clients().filter(|(_, client)| waits(client)).map(|(id, _)| id).collect();
         ids.sort_unstable();
@@ -151,20 +150,20 @@ impl Turn<'_> {
     /// A request has no way to its destination: its transaction ends at the next turn, if it still waits.
     pub(super) fn lose(&mut self, id: ClientTxId, now: Instant) {
         let Some(client) = self.transactions.client(id) else { return };
-        if client.may_be_datagram && client.state == ClientState::Calling {
+        if client.udp_fallback_allowed && client.state == ClientState::Calling {
             let (realm, branch) = (client.realm, client.branch.clone());
             let destination = Flow::udp(client.destination.remote);
             if let Some(request) = self.with_transport(realm, Transport::Udp, &branch, &client.request) {
                 debug!(%destination, "no stream for a large request: it goes as a datagram");
                 let timing = self.timing;
                 let Some(client) = self.transactions.client_mut(id) else { return };
-                client.go_by_datagrams(request.clone(), destination, timing, now);
+                client.fall_back_to_udp(request.clone(), destination, timing, now);
                 self.timers.set(client.next(), Timer::Client(id));
                 return self.send(realm, destination, request);
             }
         }
         let Some(client) = self.transactions.client_mut(id) else { return };
-        if client.lose(client.lost_code, now) {
+        if client.lose(client.unreachable_status, now) {
             self.timers.set(now, Timer::Client(id));
         }
     }

@@ -4,10 +4,10 @@
 //! the token in its Request-URI, or by Call-ID and tags, which many may know.
 
 use super::{
-    InDialog, MediaPhase, Token, Turn,
-    dialogs::{DialogId, Role},
-    registrar::address_of_record,
-    requests::contact_uri,
+    dialogs::DialogId,
+    reading::{address_of_record, contact_uri},
+    roles::Role,
+    state::{InDialog, MediaPhase, Token, Turn},
     transactions::ServerTxId,
 };
 use crate::{
@@ -67,14 +67,14 @@ impl Turn<'_> {
             party.cseq = party.cseq.max(request.cseq().map(|cseq| cseq.number).unwrap_or_default());
         }
         self.vouch(id, to);
-        let Some(way) = self.way_to(id, from, to, request) else { return };
+        let Some(plan) = self.plan_to(id, from, to, request) else { return };
         let target = request.values(Name::Contact).next().and_then(|value| contact_uri(&value));
         let moves = (verdict == Verdict::Moves).then_some(source);
         let place = InDialog { id, from, to: Some(to), target, moves };
         if self.dialogs.call(id).is_some() {
-            return self.in_call(server, request, way, place, now);
+            return self.in_call(server, request, plan, place, now);
         }
-        self.forward(server, request, way, Some(place), MediaPhase::None, now);
+        self.forward(server, request, plan, Some(place), MediaPhase::None, now);
     }
 
     /// The party that a request inside a dialog is from, and whether it is where it was; `None` if there is no such

@@ -1,7 +1,7 @@
 //! What a datagram is: garbage, a retransmission, a new request, a response.
 
 use super::{
-    Timer, Token, Turn,
+    state::{Timer, Token, Turn},
     transactions::{Due, Server, ServerKey, ServerState, ServerTxId},
 };
 use crate::{

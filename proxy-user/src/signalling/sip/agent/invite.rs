@@ -1,12 +1,12 @@
 //! The life of a call: INVITE, ACK, CANCEL, BYE and what ends it without them.
 
 use super::{
-    InDialog, MediaPhase, Purpose, Timer, Token, Turn,
     calls::Call,
-    dialogs::{DialogId, Role},
-    offer_answer::Refused,
-    registrar::address_of_record,
-    requests::{Way, contact_uri},
+    dialogs::DialogId,
+    plan::ForwardPlan,
+    reading::{Refused, address_of_record, contact_uri},
+    roles::Role,
+    state::{Forward, InDialog, MediaPhase, PROTOCOL, Purpose, Timer, Token, Turn},
     transactions::{Cancel, ClientState, ClientTxId, ServerKey, ServerState, ServerTxId},
 };
 use crate::{
@@ -22,14 +22,21 @@ use tracing::debug;
 
 impl Turn<'_> {
     /// An INVITE outside of dialogs.
-    pub(super) fn invite(&mut self, server: ServerTxId, request: &Message, mut way: Way, source: Flow, now: Instant) {
+    pub(super) fn invite(
+        &mut self,
+        server: ServerTxId,
+        request: &Message,
+        mut plan: ForwardPlan,
+        source: Flow,
+        now: Instant,
+    ) {
         let Some(realm) = self.transactions.server(server).map(|entry| entry.key.realm) else { return };
         if !self.has_room_for_dialog(true, now) {
             return self.refuse(server, 503, now);
         }
         let Ok(held) = self.take_dialog(realm, source, now) else { return self.refuse(server, 503, now) };
         let is_strangers = held.is_some();
-        let call = match self.core.begin(self.call_start(request, realm, source, &way), now) {
+        let call = match self.core.begin(self.call_start(request, realm, source, &plan), now) {
             Ok(call) => call,
             Err(Refusal::NotAdmitted(code)) => return self.refuse(server, code, now),
             Err(_) => return self.refuse(server, 503, now),
@@ -40,25 +47,25 @@ impl Turn<'_> {
         self.reply(server, 100, None, now);
         let cseq = request.cseq().map(|cseq| cseq.number).unwrap_or_default();
         let dialog = Call::new(call, cseq, server);
-        let Some(id) = self.new_dialog(realm, request, &way, source, Some(dialog), now) else {
+        let Some(id) = self.new_dialog(realm, request, &plan, source, Some(dialog), now) else {
             self.core.inconsistent("a call between realms that are not there");
             return self.core.end(call, EndCause::Error, Some(500), now);
         };
         self.dialogs.hold(id, held);
-        let phase = match self.request_media(id, CallSide::Caller, request, &mut way, now) {
+        let phase = match self.request_media(id, CallSide::Caller, request, &mut plan, now) {
             Ok(phase) => phase,
             Err(Refused(code)) => {
                 self.refuse(server, code, now);
                 return self.end_call(id, EndCause::Rejected, Some(code), now);
             }
         };
-        way.contacts = self.party_contact(id, Role::Originator, request, way.realm, way.destination.transport);
+        plan.contacts = self.party_contact(id, Role::Originator, request, plan.realm, plan.destination.transport);
         let place = InDialog { id, from: Role::Originator, to: None, target: None, moves: None };
-        self.forward(server, request, way, Some(place), phase, now);
+        self.forward(server, request, plan, Some(place), phase, now);
     }
 
     /// What the core is to know of a call that an INVITE begins.
-    fn call_start(&self, request: &Message, realm: RealmId, source: Flow, way: &Way) -> CallStart {
+    fn call_start(&self, request: &Message, realm: RealmId, source: Flow, plan: &ForwardPlan) -> CallStart {
         let uri = |name| {
             let value = request.value(name).unwrap_or_default();
             NameAddr::parse(&value).map_or_else(|_| value.clone().into_owned(), |address| address.uri.to_owned())
@@ -69,21 +76,21 @@ impl Turn<'_> {
             let contact = contact.and_then(|value| contact_uri(&value));
             (CallSide::Caller, Terminal { source: source.remote, contact })
         } else {
-            (CallSide::Callee, Terminal { source: way.destination.remote, contact: Some(way.uri.clone()) })
+            (CallSide::Callee, Terminal { source: plan.destination.remote, contact: Some(plan.uri.clone()) })
         };
         let user = if from_access && self.core.limits_users(realm) {
             let stated = address_of_record(request, Name::From);
             Some((CallSide::Caller, self.core.user_at(realm, source, stated.as_deref())))
-        } else if !from_access && self.core.limits_users(way.realm) {
-            let terminal = way.terminal.and_then(|id| self.core.terminals().get(id));
+        } else if !from_access && self.core.limits_users(plan.realm) {
+            let terminal = plan.terminal.and_then(|id| self.core.terminals().get(id));
             terminal.map(|terminal| (CallSide::Callee, terminal.user.clone()))
         } else {
             None
         };
         CallStart {
-            owner: super::PROTOCOL,
+            owner: PROTOCOL,
             name: request.call_id().unwrap_or_default().into_owned(),
-            sides: PerSide::new((realm, source.ip()), (way.realm, way.destination.ip())),
+            sides: PerSide::new((realm, source.ip()), (plan.realm, plan.destination.ip())),
             caller: uri(Name::From),
             callee: uri(Name::To),
             terminal,
@@ -96,7 +103,7 @@ impl Turn<'_> {
         &mut self,
         server: ServerTxId,
         request: &Message,
-        mut way: Way,
+        mut plan: ForwardPlan,
         place: InDialog,
         now: Instant,
     ) {
@@ -117,12 +124,12 @@ impl Turn<'_> {
             if method == "INVITE" {
                 self.reply(server, 100, None, now);
             }
-            phase = match self.request_media(place.id, place.from.side(), request, &mut way, now) {
+            phase = match self.request_media(place.id, place.from.side(), request, &mut plan, now) {
                 Ok(phase) => phase,
                 Err(Refused(code)) => return self.refuse(server, code, now),
             };
         }
-        self.forward(server, request, way, Some(place), phase, now);
+        self.forward(server, request, plan, Some(place), phase, now);
     }
 
     /// Whether the call of a dialog goes on.
@@ -171,12 +178,12 @@ impl Turn<'_> {
         }
         let (from, _) = self.sender_in_dialog(request, (id, to), secret, source, now)?;
         self.vouch(id, to);
-        let mut way = self.way_to(id, from, to, request)?;
+        let mut plan = self.plan_to(id, from, to, request)?;
         let cseq = request.cseq().ok()?.number;
-        way.body = self.ack_body(id, from, cseq, way.realm, request, now);
+        plan.body = self.ack_body(id, from, cseq, plan.realm, request, now);
         let branch = self.ack_branch(id, from, to, cseq)?;
-        let bytes = self.rewrite_request(realm, request, &way, &branch)?;
-        self.send(way.realm, way.destination, bytes);
+        let bytes = self.rewrite_request(realm, request, &plan, &branch)?;
+        self.send(plan.realm, plan.destination, bytes);
         Some(())
     }
 
@@ -205,7 +212,7 @@ impl Turn<'_> {
 
     pub(super) fn cancel_client(&mut self, id: ClientTxId, now: Instant) {
         let Some(client) = self.transactions.client_mut(id) else { return };
-        if let Purpose::Forward(super::Forward { dialog: Some(place), .. }) = &client.purpose
+        if let Purpose::Forward(Forward { dialog: Some(place), .. }) = &client.purpose
             && let (Some(call), None) = (self.dialogs.call_mut(place.id), place.to)
         {
             call.cancelled = true;
@@ -221,10 +228,10 @@ impl Turn<'_> {
         let Some(client) = self.transactions.client_mut(id) else { return };
         client.cancelled(self.timing, now);
         self.timers.set(client.next(), Timer::Client(id));
-        let way = Way::to(client.realm, client.destination, String::new());
+        let plan = ForwardPlan::to(client.realm, client.destination, String::new());
         let branch = client.branch.clone();
         let Ok(cancel) = Message::parse(&client.request).map(|invite| cancel_for(&invite)) else { return };
-        self.start_client(branch, "CANCEL".into(), &way, cancel, Purpose::Hangup, now);
+        self.start_client(branch, "CANCEL".into(), &plan, cancel, Purpose::Hangup, now);
     }
 
     /// What a response means for its dialog.

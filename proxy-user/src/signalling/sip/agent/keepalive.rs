@@ -3,7 +3,11 @@
 //! A mapping is only refreshed for sure by a packet from inside (RFC 4787, REQ-6): hence a request, which the terminal
 //! answers whatever it thinks of it.
 
-use super::{Purpose, Timer, Turn, registrations::BindingId, requests::Way};
+use super::{
+    plan::ForwardPlan,
+    registrations::BindingId,
+    state::{Purpose, Timer, Turn},
+};
 use crate::signalling::sip::{Name, Request};
 use std::time::Instant;
 use tracing::{info, warn};
@@ -57,8 +61,8 @@ impl Turn<'_> {
             .cseq(1, &method)
             .header(Name::Contact, &contact)
             .finish();
-        let way = Way::to(realm, flow, String::new());
-        self.start_client(branch, method, &way, bytes, Purpose::KeepAlive(id), now);
+        let plan = ForwardPlan::to(realm, flow, String::new());
+        self.start_client(branch, method, &plan, bytes, Purpose::KeepAlive(id), now);
     }
 
     pub(super) fn keepalive_answered(&mut self, id: BindingId) {

@@ -1,33 +1,31 @@
 //! Session descriptions in messages: which of them are offers and answers, and what goes out in their place.
 
 use super::{
-    Forward, InDialog, MediaPhase, Purpose, Turn,
     calls::Call,
-    dialogs::{DialogId, Role},
-    requests::Way,
+    dialogs::DialogId,
+    plan::ForwardPlan,
+    reading::{Refused, session_of},
+    roles::Role,
+    state::{Forward, InDialog, MediaPhase, Purpose, Turn},
     transactions::ClientTxId,
 };
 use crate::{
     engine::{CallSide, Refusal},
     media::{MediaPlan, RealmId},
     sdp::{Rewrite, Session},
-    signalling::sip::{Message, Name},
+    signalling::sip::Message,
 };
 use std::time::Instant;
 use tracing::warn;
 
-/// What is wrong with a session description in a request: the status code that says so.
-#[derive(Debug)]
-pub(super) struct Refused(pub(super) u16);
-
 impl Turn<'_> {
-    /// Reads the session description of a request, and puts the one for the other side into `way`.
+    /// Reads the session description of a request, and puts the one for the other side into `plan`.
     pub(super) fn request_media(
         &mut self,
         id: DialogId,
         from: CallSide,
         request: &Message,
-        way: &mut Way,
+        plan: &mut ForwardPlan,
         now: Instant,
     ) -> Result<MediaPhase, Refused> {
         let Some(session) = session_of(request)? else { return Ok(MediaPhase::None) };
@@ -36,7 +34,7 @@ impl Turn<'_> {
         let open = self.core.open_offer(call);
         if method == "PRACK" && open == Some(from.other()) {
             let plans = self.core.answer(call, from, &session.descriptions(), false, now);
-            way.body = plans.map(|plans| self.written(&session, way.realm, plans));
+            plan.body = plans.map(|plans| self.written(&session, plan.realm, plans));
             return Ok(MediaPhase::None);
         }
         match open {
@@ -56,7 +54,7 @@ impl Turn<'_> {
                 Refusal::NoCall => 481,
             })
         })?;
-        way.body = Some(self.written(&session, way.realm, plans));
+        plan.body = Some(self.written(&session, plan.realm, plans));
         Ok(MediaPhase::Offered)
     }
 
@@ -182,28 +180,4 @@ impl Turn<'_> {
             forward.media = phase;
         }
     }
-}
-
-/// The session description in a message, if it has one.
-pub(super) fn session_of(message: &Message) -> Result<Option<Session>, Refused> {
-    if message.body().is_empty() {
-        return Ok(None);
-    }
-    let content_type = message.content_type().unwrap_or_default();
-    if !content_type.eq_ignore_ascii_case("application/sdp") {
-        // A part of a multipart body may be one that must not pass unread.
-        let several = content_type.get(..10).is_some_and(|start| start.eq_ignore_ascii_case("multipart/"));
-        return if several && names_sdp(message.body()) { Err(Refused(415)) } else { Ok(None) };
-    }
-    let encoded = message.values(Name::ContentEncoding).any(|encoding| !encoding.eq_ignore_ascii_case("identity"));
-    if encoded {
-        return Err(Refused(415));
-    }
-    Session::parse(message.body()).map(Some).map_err(|_| Refused(400))
-}
-
-/// Whether a part of a multipart body may be a session description.
-fn names_sdp(body: &[u8]) -> bool {
-    const TYPE: &[u8] = b"application/sdp";
-    body.windows(TYPE.len()).any(|window| window.eq_ignore_ascii_case(TYPE))
 }

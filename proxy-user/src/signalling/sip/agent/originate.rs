@@ -1,9 +1,10 @@
 //! Requests that the proxy sends inside a dialog by itself, each to one party in the name of the other.
 
 use super::{
-    Purpose, Turn,
-    dialogs::{DialogId, Role},
-    requests::Way,
+    dialogs::DialogId,
+    plan::ForwardPlan,
+    roles::Role,
+    state::{Purpose, Turn},
 };
 use crate::signalling::sip::{Name, Request};
 use std::time::Instant;
@@ -13,7 +14,7 @@ impl Turn<'_> {
     pub(super) fn send_bye(&mut self, id: DialogId, to: Role, other: Role, now: Instant) {
         self.vouch(id, to);
         let branch = self.new_branch();
-        let Some((way, mut request)) = self.own_request(id, "BYE", other, to, &branch) else { return };
+        let Some((plan, mut request)) = self.own_request(id, "BYE", other, to, &branch) else { return };
         let Some(cseq) = self.dialogs.party_mut(id, other).map(|party| {
             party.cseq += 1;
             party.cseq
@@ -21,18 +22,25 @@ impl Turn<'_> {
             return;
         };
         request.cseq(cseq, "BYE");
-        self.start_client(branch, "BYE".into(), &way, request.finish(), Purpose::Hangup, now);
+        self.start_client(branch, "BYE".into(), &plan, request.finish(), Purpose::Hangup, now);
     }
 
     /// The ACK of a 2xx that came too late for the caller.
     pub(super) fn send_ack(&mut self, id: DialogId, from: Role, to: Role, cseq: u32) {
         let branch = self.new_branch();
-        let Some((way, mut request)) = self.own_request(id, "ACK", from, to, &branch) else { return };
+        let Some((plan, mut request)) = self.own_request(id, "ACK", from, to, &branch) else { return };
         request.cseq(cseq, "ACK");
-        self.send(way.realm, way.destination, request.finish());
+        self.send(plan.realm, plan.destination, request.finish());
     }
 
-    fn own_request(&self, id: DialogId, method: &str, from: Role, to: Role, branch: &str) -> Option<(Way, Request)> {
+    fn own_request(
+        &self,
+        id: DialogId,
+        method: &str,
+        from: Role,
+        to: Role,
+        branch: &str,
+    ) -> Option<(ForwardPlan, Request)> {
         let dialog = self.dialogs.get(id)?;
         let party = dialog.party(to)?;
         let realm = dialog.realm_of(to);
@@ -46,7 +54,7 @@ impl Turn<'_> {
         request.header(Name::From, &from_value);
         request.header(Name::To, &to_value);
         request.header(Name::CallId, &dialog.call_id);
-        let way = Way::to(realm, party.destination(), String::new());
-        Some((way, request))
+        let plan = ForwardPlan::to(realm, party.destination(), String::new());
+        Some((plan, request))
     }
 }

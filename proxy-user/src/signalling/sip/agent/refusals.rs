@@ -1,7 +1,7 @@
 //! What the softswitch refuses terminals for who they are: the log names where each came from, as the softswitch sees
 //! Latch's address only and cannot keep out who guesses passwords.
 
-use super::Turn;
+use super::state::Turn;
 use crate::{
     flow::Flow,
     signalling::sip::{Message, Name},
@@ -11,13 +11,6 @@ use tracing::{debug, warn};
 
 /// A line of the log a second, at most.
 const LOG_PERIOD: Duration = Duration::from_secs(1);
-
-/// What was told of refusals.
-#[derive(Debug, Default)]
-pub(super) struct Refusals {
-    /// When the log last spoke of one, and how many there had been by then.
-    last_log: Option<(Instant, u64)>,
-}
 
 impl Turn<'_> {
     /// The softswitch answers 401, 403 or 407 to a terminal. A challenge to a request without credentials, or to one with

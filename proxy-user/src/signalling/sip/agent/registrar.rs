@@ -4,16 +4,15 @@
 //! yes: its 2xx lists what is bound and for how long.
 
 use super::{
-    Forward, MediaPhase, Purpose, Timer, Turn,
+    plan::ForwardPlan,
+    reading::address_of_record,
     registrations::{Binding, BindingId, Pending, Stated, lifetime},
-    requests::Way,
-    topology::host_text,
+    state::{Forward, MediaPhase, Purpose, Timer, Turn},
     transactions::{ClientTxId, ServerTxId},
 };
 use crate::{
-    addresses::literal,
     engine::Terminal,
-    signalling::sip::{Message, Name, NameAddr, Uri},
+    signalling::sip::{Message, Name, NameAddr},
 };
 use std::time::{Duration, Instant};
 use tracing::info;
@@ -25,7 +24,7 @@ const MOST_CONTACTS: usize = 16;
 const GRACE: Duration = Duration::from_secs(5);
 
 impl Turn<'_> {
-    pub(super) fn register(&mut self, server: ServerTxId, request: &Message, mut way: Way, now: Instant) {
+    pub(super) fn register(&mut self, server: ServerTxId, request: &Message, mut plan: ForwardPlan, now: Instant) {
         let Some(entry) = self.transactions.server(server) else { return };
         let (realm, source) = (entry.key.realm, entry.source);
         let Some(aor) = address_of_record(request, Name::To) else { return self.reply(server, 400, None, now) };
@@ -53,21 +52,21 @@ impl Turn<'_> {
             let known = self.registrations.find(terminals, &aor, contact.uri, instance.as_deref(), source, &call_id);
             let token = known.map(|(_, binding)| binding.token.clone());
             let token = token.unwrap_or_else(|| self.core.random_token());
-            if let Some(value) = self.own_contact(value, Some(&token), way.realm, way.destination.transport) {
+            if let Some(value) = self.own_contact(value, Some(&token), plan.realm, plan.destination.transport) {
                 values.push(value);
             }
             let expires = contact.param("expires").and_then(|text| text.trim().parse().ok());
             contacts.push(Stated { token, uri: contact.uri.to_owned(), instance, expires });
         }
-        way.contacts = match (all, values.is_empty()) {
+        plan.contacts = match (all, values.is_empty()) {
             (true, _) => Some(vec!["*".into()]),
             (false, true) => None,
             (false, false) => Some(values),
         };
         let pending =
-            Pending { aor, source, realm, core: way.realm, call_id, contacts, all, expires: request.expires() };
+            Pending { aor, source, realm, core: plan.realm, call_id, contacts, all, expires: request.expires() };
         let purpose = Forward { server, dialog: None, register: Some(Box::new(pending)), media: MediaPhase::None };
-        self.forward_for(server, request, way, purpose, now);
+        self.forward_for(server, request, plan, purpose, now);
     }
 
     /// Takes over what the softswitch bound; returns the Contact values for the terminal.
@@ -208,17 +207,4 @@ impl Turn<'_> {
 fn instance_of(contact: &NameAddr<'_>) -> Option<String> {
     let (instance, flow) = (contact.param("+sip.instance")?, contact.param("reg-id")?);
     (!instance.is_empty() && !flow.is_empty()).then(|| format!("{instance} {flow}"))
-}
-
-/// The user in From or To: its URI without parameters. A REGISTER is about the one in To (RFC 3261, section 10.3, step 5).
-pub(super) fn address_of_record(request: &Message, header: Name) -> Option<String> {
-    let value = request.value(header)?;
-    let address = NameAddr::parse(&value).ok()?;
-    let uri: Uri<'_> = address.uri().ok()?;
-    let host = literal(uri.host()).map_or_else(|| uri.host().to_ascii_lowercase(), host_text);
-    Some(match (uri.user(), uri.port()) {
-        (Some(user), Some(port)) => format!("{user}@{host}:{port}"),
-        (Some(user), None) => format!("{user}@{host}"),
-        (None, _) => host,
-    })
 }

@@ -5,18 +5,19 @@
 //! the other side, and literal addresses are mapped.
 
 use super::{
-    Forward, InDialog, MediaPhase, Purpose, Timer, Token, Turn,
-    dialogs::{DialogId, Role},
+    dialogs::DialogId,
     identity::Identity,
-    offer_answer::{Refused, session_of},
+    plan::ForwardPlan,
+    reading::{Refused, session_of},
     registrations::BindingId,
-    topology::{Crossing, INTERNAL_HEADERS, URI_HEADERS},
+    roles::Role,
+    state::{Forward, InDialog, MediaPhase, Purpose, Timer, Token, Turn},
+    topology::{AddressMapper, INTERNAL_HEADERS, URI_HEADERS},
     transactions::{Client, ClientTxId, Due, ServerTxId},
 };
 use crate::{
     addresses::literal,
     config::Side,
-    engine::TerminalId,
     flow::{Flow, Transport},
     media::RealmId,
     signalling::sip::{Message, Name, NameAddr, Uri},
@@ -29,34 +30,6 @@ pub(super) const ALLOW: &str =
 
 /// With 480, to a request that may only travel encrypted (RFC 5630, section 5.3).
 const SIPS_NOT_ALLOWED: (&str, &str) = ("Warning", "380 latch \"SIPS Not Allowed\"");
-
-/// Where a request goes.
-#[derive(Clone, Debug)]
-pub(super) struct Way {
-    pub(super) realm: RealmId,
-    pub(super) destination: Flow,
-    /// The registered terminal there, where it is one.
-    pub(super) terminal: Option<TerminalId>,
-    /// Status code that tells the requester that nobody can be reached there any more.
-    pub(super) lost_code: u16,
-    /// Request-URI there.
-    pub(super) uri: String,
-    pub(super) routes: Vec<String>,
-    /// Contact values there; `None` leaves out Contact.
-    pub(super) contacts: Option<Vec<String>>,
-    /// From and To there, where they are not just what they were with mapped addresses.
-    pub(super) identities: Option<(String, String)>,
-    /// Content-Type and body there, where it is not what it was.
-    pub(super) body: Option<Vec<u8>>,
-}
-
-impl Way {
-    /// A way without a route set; Contact is left out, all else stays.
-    pub(super) fn to(realm: RealmId, destination: Flow, uri: String) -> Self {
-        let (routes, contacts, identities, body) = (Vec::new(), None, None, None);
-        Self { realm, destination, terminal: None, lost_code: 503, uri, routes, contacts, identities, body }
-    }
-}
 
 impl Turn<'_> {
     /// Finds out what a new request is about.
@@ -97,14 +70,14 @@ impl Turn<'_> {
         let Some((core, softswitch)) = self.core.core_of(realm) else {
             return self.reply(server, 503, None, now);
         };
-        let Some(crossing) = Crossing::new(&self.core.config, realm, core) else { return };
-        let way = Way::to(core, softswitch, crossing.request_uri(request.request_uri().unwrap_or_default()));
-        if self.would_expose(request, &way) {
+        let Some(mapper) = AddressMapper::new(&self.core.config, realm, core) else { return };
+        let plan = ForwardPlan::to(core, softswitch, mapper.request_uri(request.request_uri().unwrap_or_default()));
+        if self.would_expose(request, &plan) {
             return self.reply(server, 480, Some(SIPS_NOT_ALLOWED), now);
         }
         match request.method() {
-            Some("REGISTER") => self.register(server, request, way, now),
-            _ => self.begin(server, request, way, source, now),
+            Some("REGISTER") => self.register(server, request, plan, now),
+            _ => self.begin(server, request, plan, source, now),
         }
     }
 
@@ -114,63 +87,63 @@ impl Turn<'_> {
         let (Some(binding), Some(terminal)) = (binding, terminal) else {
             return self.reply(server, 404, None, now);
         };
-        let mut way = Way::to(terminal.realm, terminal.flow, binding.contact.clone());
-        way.terminal = Some(binding.terminal);
+        let mut plan = ForwardPlan::to(terminal.realm, terminal.flow, binding.contact.clone());
+        plan.terminal = Some(binding.terminal);
         // The registrar may know another flow of such a terminal (RFC 5626, section 5.3.1).
-        way.lost_code = if binding.instance.is_some() { 430 } else { 480 };
+        plan.unreachable_status = if binding.instance.is_some() { 430 } else { 480 };
         let Some(entry) = self.transactions.server(server) else { return };
         let source = entry.source;
         if request.method() == Some("REGISTER") {
             return self.reply(server, 403, None, now);
         }
-        if self.would_expose(request, &way) {
+        if self.would_expose(request, &plan) {
             return self.reply(server, 480, Some(SIPS_NOT_ALLOWED), now);
         }
-        self.begin(server, request, way, source, now);
+        self.begin(server, request, plan, source, now);
     }
 
     /// Whether a request that may only travel encrypted would leave otherwise (RFC 5630, section 5.3).
-    fn would_expose(&self, request: &Message, way: &Way) -> bool {
+    fn would_expose(&self, request: &Message, plan: &ForwardPlan) -> bool {
         let is_sips = |uri: &str| Uri::parse(uri).is_ok_and(|uri| uri.scheme().eq_ignore_ascii_case("sips"));
-        !way.destination.transport.is_secure() && request.request_uri().is_some_and(is_sips)
+        !plan.destination.transport.is_secure() && request.request_uri().is_some_and(is_sips)
     }
 
     /// A request outside of dialogs.
-    fn begin(&mut self, server: ServerTxId, request: &Message, mut way: Way, source: Flow, now: Instant) {
+    fn begin(&mut self, server: ServerTxId, request: &Message, mut plan: ForwardPlan, source: Flow, now: Instant) {
         match request.method() {
-            Some("INVITE") => self.invite(server, request, way, source, now),
+            Some("INVITE") => self.invite(server, request, plan, source, now),
             Some("SUBSCRIBE" | "REFER") => {
                 let Some(realm) = self.transactions.server(server).map(|entry| entry.key.realm) else { return };
                 if !self.has_room_for_dialog(false, now) {
                     return self.refuse(server, 503, now);
                 }
                 let Ok(held) = self.take_dialog(realm, source, now) else { return self.refuse(server, 503, now) };
-                let Some(dialog) = self.new_dialog(realm, request, &way, source, None, now) else { return };
+                let Some(dialog) = self.new_dialog(realm, request, &plan, source, None, now) else { return };
                 self.dialogs.hold(dialog, held);
-                way.contacts =
-                    self.party_contact(dialog, Role::Originator, request, way.realm, way.destination.transport);
+                plan.contacts =
+                    self.party_contact(dialog, Role::Originator, request, plan.realm, plan.destination.transport);
                 let in_dialog = InDialog { id: dialog, from: Role::Originator, to: None, target: None, moves: None };
-                self.forward(server, request, way, Some(in_dialog), MediaPhase::None, now);
+                self.forward(server, request, plan, Some(in_dialog), MediaPhase::None, now);
             }
             _ => {
-                way.contacts = self.plain_contact(request, way.realm, way.destination.transport);
-                self.forward(server, request, way, None, MediaPhase::None, now);
+                plan.contacts = self.plain_contact(request, plan.realm, plan.destination.transport);
+                self.forward(server, request, plan, None, MediaPhase::None, now);
             }
         }
     }
 
-    /// The way of a request from one party of a dialog to the other.
-    pub(super) fn way_to(&self, id: DialogId, from: Role, to: Role, request: &Message) -> Option<Way> {
+    /// The plan of a request from one party of a dialog to the other.
+    pub(super) fn plan_to(&self, id: DialogId, from: Role, to: Role, request: &Message) -> Option<ForwardPlan> {
         let dialog = self.dialogs.get(id)?;
         let party = dialog.party(to)?;
         let realm = dialog.realm_of(to);
         let identities = if dialog.identities_differ() { dialog.identities_for(from, to) } else { None };
         let (uri, routes) = party.route();
-        Some(Way {
+        Some(ForwardPlan {
             realm,
             destination: party.destination(),
             terminal: party.standing.terminal,
-            lost_code: if self.core.side(realm) == Some(Side::Core) { 503 } else { 430 },
+            unreachable_status: if self.core.side(realm) == Some(Side::Core) { 503 } else { 430 },
             uri,
             routes,
             contacts: self.party_contact(id, from, request, realm, party.destination().transport),
@@ -184,80 +157,86 @@ impl Turn<'_> {
         &mut self,
         server: ServerTxId,
         request: &Message,
-        way: Way,
+        plan: ForwardPlan,
         dialog: Option<InDialog>,
         media: MediaPhase,
         now: Instant,
     ) {
-        self.forward_for(server, request, way, Forward { server, dialog, register: None, media }, now);
+        self.forward_for(server, request, plan, Forward { server, dialog, register: None, media }, now);
     }
 
     pub(super) fn forward_for(
         &mut self,
         server: ServerTxId,
         request: &Message,
-        mut way: Way,
+        mut plan: ForwardPlan,
         purpose: Forward,
         now: Instant,
     ) {
-        if way.body.is_none()
+        if plan.body.is_none()
             && let Ok(Some(session)) = session_of(request)
         {
-            way.body = Some(self.written(&session, way.realm, Vec::new()));
+            plan.body = Some(self.written(&session, plan.realm, Vec::new()));
         }
         let branch = self.new_branch();
         let Some(entry) = self.transactions.server(server) else { return };
-        let Some(bytes) = self.rewrite_request(entry.key.realm, request, &way, &branch) else { return };
+        let Some(bytes) = self.rewrite_request(entry.key.realm, request, &plan, &branch) else { return };
         let method = request.method().unwrap_or_default().to_owned();
-        let client = self.start_client(branch, method, &way, bytes, Purpose::Forward(purpose), now);
+        let client = self.start_client(branch, method, &plan, bytes, Purpose::Forward(purpose), now);
         if let Some(entry) = self.transactions.server_mut(server) {
             entry.client = Some(client);
         }
     }
 
     /// The request as it goes out.
-    pub(super) fn rewrite_request(&self, from: RealmId, request: &Message, way: &Way, branch: &str) -> Option<Vec<u8>> {
-        let crossing = Crossing::new(&self.core.config, from, way.realm)?;
+    pub(super) fn rewrite_request(
+        &self,
+        from: RealmId,
+        request: &Message,
+        plan: &ForwardPlan,
+        branch: &str,
+    ) -> Option<Vec<u8>> {
+        let mapper = AddressMapper::new(&self.core.config, from, plan.realm)?;
         let mut editor = request.edit();
-        editor.request_uri(&way.uri);
-        editor.set(Name::Via, &self.via(way.realm, way.destination.transport, branch)?);
+        editor.request_uri(&plan.uri);
+        editor.set(Name::Via, &self.via(plan.realm, plan.destination.transport, branch)?);
         let hops = request.max_forwards().ok().flatten().unwrap_or(70);
         editor.set(Name::MaxForwards, &hops.saturating_sub(1).to_string());
-        match way.routes.as_slice() {
+        match plan.routes.as_slice() {
             [] => editor.remove(Name::Route),
             routes => editor.replace(Name::Route, routes),
         };
-        match &way.contacts {
+        match &plan.contacts {
             Some(contacts) => editor.replace(Name::Contact, contacts),
             None => editor.remove(Name::Contact),
         };
         for &name in INTERNAL_HEADERS {
             editor.remove(name);
         }
-        for header in request.headers().filter(|header| crossing.betrays(header)) {
+        for header in request.headers().filter(|header| mapper.leaks_address(header)) {
             editor.remove(header.raw_name);
         }
         for &name in URI_HEADERS {
-            if let Some(values) = crossing.header(request, name) {
+            if let Some(values) = mapper.header(request, name) {
                 editor.replace(name, &values);
             }
         }
-        let identity = Identity::new(&self.core.config, from, way.realm)?;
+        let identity = Identity::new(&self.core.config, from, plan.realm)?;
         identity.filter(request, &mut editor);
         if let Some(from) = identity.anonymous_from(request) {
             editor.set(Name::From, &from);
         }
-        if let Some((from, to)) = &way.identities {
+        if let Some((from, to)) = &plan.identities {
             editor.set(Name::From, from);
             editor.set(Name::To, to);
         }
-        if let Some(body) = &way.body {
+        if let Some(body) = &plan.body {
             if body.is_empty() {
                 editor.remove(Name::ContentType);
             }
             editor.body(None, body.clone());
         }
-        if way.destination.transport.is_reliable() {
+        if plan.destination.transport.is_reliable() {
             editor.state_length();
         }
         Some(editor.finish())
@@ -267,25 +246,25 @@ impl Turn<'_> {
         &mut self,
         branch: String,
         method: String,
-        way: &Way,
+        plan: &ForwardPlan,
         bytes: Vec<u8>,
         purpose: Purpose,
         now: Instant,
     ) -> ClientTxId {
-        let by_stream = self.by_stream(way.realm, way.destination, &branch, &bytes);
-        let may_be_datagram = by_stream.is_some();
-        let (destination, bytes) = by_stream.unwrap_or((way.destination, bytes));
-        let mut client = Client::new(branch, method, way.realm, destination, bytes.clone(), purpose, self.timing, now);
-        client.lost_code = way.lost_code;
-        client.may_be_datagram = may_be_datagram;
+        let by_stream = self.by_stream(plan.realm, plan.destination, &branch, &bytes);
+        let udp_fallback_allowed = by_stream.is_some();
+        let (destination, bytes) = by_stream.unwrap_or((plan.destination, bytes));
+        let mut client = Client::new(branch, method, plan.realm, destination, bytes.clone(), purpose, self.timing, now);
+        client.unreachable_status = plan.unreachable_status;
+        client.udp_fallback_allowed = udp_fallback_allowed;
         let next = client.next();
         let id = self.transactions.insert_client(client);
         self.timers.set(next, Timer::Client(id));
         if let Some(open) = self.connections.of(destination) {
             open.clients.insert(id);
         }
-        if self.reaches(way.realm, destination) {
-            self.send(way.realm, destination, bytes);
+        if self.reaches(plan.realm, destination) {
+            self.send(plan.realm, destination, bytes);
         } else {
             self.lose(id, now);
         }
@@ -365,9 +344,4 @@ impl Turn<'_> {
     pub(super) fn via(&self, realm: RealmId, by: Transport, branch: &str) -> Option<String> {
         Some(format!("SIP/2.0/{} {};branch={branch}", by.in_via(), self.core.own(realm, by)?))
     }
-}
-
-/// The URI in a Contact value.
-pub(super) fn contact_uri(value: &str) -> Option<String> {
-    NameAddr::parse(value).ok().map(|contact| contact.uri.to_owned())
 }

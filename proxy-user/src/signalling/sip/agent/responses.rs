@@ -1,13 +1,13 @@
 //! Where a response goes, and what it looks like there.
 
 use super::{
-    Forward, InDialog, MediaPhase, Purpose, Timer, Turn,
-    dialog_setup::route_set,
-    dialogs::{DialogId, Role, Usage},
+    dialogs::{DialogId, Usage},
     identity::Identity,
     inbound::response_vias,
-    requests::contact_uri,
-    topology::{Crossing, INTERNAL_HEADERS, URI_HEADERS},
+    reading::{contact_uri, route_set},
+    roles::Role,
+    state::{Forward, InDialog, MediaPhase, Purpose, Timer, Turn},
+    topology::{AddressMapper, INTERNAL_HEADERS, URI_HEADERS},
     transactions::{Cancel, ClientState, ClientTxId, ServerState, ServerTxId},
 };
 use crate::{
@@ -209,9 +209,8 @@ impl Turn<'_> {
     }
 
     fn redirect_contacts(&self, from: RealmId, to: RealmId, response: &Message) -> Option<Vec<String>> {
-        let crossing = Crossing::new(&self.core.config, from, to)?;
-        let contacts: Vec<_> =
-            response.values(Name::Contact).map(|value| crossing.value(&value).into_owned()).collect();
+        let mapper = AddressMapper::new(&self.core.config, from, to)?;
+        let contacts: Vec<_> = response.values(Name::Contact).map(|value| mapper.value(&value).into_owned()).collect();
         (!contacts.is_empty()).then_some(contacts)
     }
 
@@ -226,11 +225,11 @@ impl Turn<'_> {
     ) -> Option<Vec<u8>> {
         let entry = self.transactions.server(server)?;
         let request = &entry.request;
-        let crossing = Crossing::new(&self.core.config, from, entry.key.realm)?;
+        let mapper = AddressMapper::new(&self.core.config, from, entry.key.realm)?;
         let mut editor = response.edit();
         editor.replace(Name::Via, response_vias(request, entry.source));
         for &name in URI_HEADERS {
-            if let Some(values) = crossing.header(response, name) {
+            if let Some(values) = mapper.header(response, name) {
                 editor.replace(name, &values);
             }
         }
@@ -249,7 +248,7 @@ impl Turn<'_> {
         for &name in INTERNAL_HEADERS {
             editor.remove(name);
         }
-        for header in response.headers().filter(|header| crossing.betrays(header)) {
+        for header in response.headers().filter(|header| mapper.leaks_address(header)) {
             editor.remove(header.raw_name);
         }
         Identity::new(&self.core.config, from, entry.key.realm)?.filter(response, &mut editor);

@@ -4,10 +4,10 @@
 //! are short, and whoever asked sends again.
 
 use super::{
-    PROTOCOL, Sip, Timer,
     dialogs::{Dialog, DialogId, Usage},
     registrations::Binding,
     setup::Setup,
+    state::{PROTOCOL, Sip, Timer},
 };
 use crate::{
     clock::Clock,

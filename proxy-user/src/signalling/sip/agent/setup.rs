@@ -2,9 +2,10 @@
 //! the next process can ring on, answer, or give up in order.
 
 use super::{
-    Forward, InDialog, MediaPhase, Purpose, Timer, Turn,
-    dialogs::{DialogId, Role},
+    dialogs::DialogId,
     inbound::server_key,
+    roles::Role,
+    state::{Forward, InDialog, MediaPhase, Purpose, Timer, Turn},
     transactions::{Client, Server, ServerTxId, Transactions},
 };
 use crate::{config::Side, flow::Flow, media::RealmId, signalling::sip::Message};
@@ -33,7 +34,7 @@ struct Forwarded {
     branch: String,
     #[serde(with = "octets")]
     request: Vec<u8>,
-    lost_code: u16,
+    unreachable_status: u16,
     /// A provisional response came.
     proceeding: bool,
     media: MediaPhase,
@@ -51,7 +52,7 @@ impl Setup {
                 destination: client.destination,
                 branch: client.branch.clone(),
                 request: client.request.clone(),
-                lost_code: client.lost_code,
+                unreachable_status: client.unreachable_status,
                 proceeding: client.is_proceeding(),
                 media: forward.media,
             })
@@ -82,14 +83,15 @@ impl Turn<'_> {
         if let Some(call) = self.dialogs.call_mut(id) {
             call.invite = Some(server);
         }
-        let Some(Forwarded { realm, destination, branch, request, lost_code, proceeding, media }) = forwarded else {
+        let Some(Forwarded { realm, destination, branch, request, unreachable_status, proceeding, media }) = forwarded
+        else {
             return;
         };
         let place = InDialog { id, from: Role::Originator, to: None, target: None, moves: None };
         let purpose = Purpose::Forward(Forward { server, dialog: Some(place), register: None, media });
         let mut client =
             Client::new(branch, "INVITE".into(), realm, destination, request.clone(), purpose, self.timing, now);
-        client.lost_code = lost_code;
+        client.unreachable_status = unreachable_status;
         if proceeding {
             client.received(100, self.timing, now);
         }

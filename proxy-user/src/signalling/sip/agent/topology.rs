@@ -3,16 +3,14 @@
 //! Names stay: they mean the same on both sides, and digest responses are computed over them. A literal address in a
 //! URI that travels between realms becomes one that means something where it arrives.
 
+use super::reading::host_text;
 use crate::{
     addresses::{Hidden, literal},
     config::{Config, Side},
     media::RealmId,
     signalling::sip::{Header, Message, Name, Uri, rewrite_hosts},
 };
-use std::{
-    borrow::Cow,
-    net::{IpAddr, SocketAddr},
-};
+use std::{borrow::Cow, net::SocketAddr};
 
 /// Headers whose URIs may hold addresses and that are not rebuilt anyway.
 pub(super) const URI_HEADERS: &[Name] = &[
@@ -38,7 +36,7 @@ pub(super) const INTERNAL_HEADERS: &[Name] = &[Name::RecordRoute, Name::Path, Na
 
 /// Maps addresses in what travels from one realm to another.
 #[derive(Clone, Debug)]
-pub(super) struct Crossing {
+pub(super) struct AddressMapper {
     from_own: SocketAddr,
     /// Its further ports.
     from_ports: Vec<u16>,
@@ -49,7 +47,7 @@ pub(super) struct Crossing {
     hidden: Hidden,
 }
 
-impl Crossing {
+impl AddressMapper {
     pub(super) fn new(config: &Config, from: RealmId, to: RealmId) -> Option<Self> {
         let from = config.realms.get(from)?;
         let softswitch = from.softswitch.map(|softswitch| softswitch.ip());
@@ -94,7 +92,7 @@ impl Crossing {
 
     /// Whether a header that is neither rebuilt nor mapped names an address of the network it comes from. Credentials
     /// may: what was signed has to stay, and a challenge's realm is only a name.
-    pub(super) fn betrays(&self, header: &Header<'_>) -> bool {
+    pub(super) fn leaks_address(&self, header: &Header<'_>) -> bool {
         let free = match header.name {
             Name::Other => !header.raw_name.to_ascii_lowercase().contains("auth"),
             Name::Server | Name::UserAgent | Name::Subject | Name::Organization => true,
@@ -116,13 +114,5 @@ impl Crossing {
             })
             .collect();
         changed.then_some(values)
-    }
-}
-
-/// An address as it stands in a URI.
-pub(super) fn host_text(address: IpAddr) -> String {
-    match address {
-        IpAddr::V4(address) => address.to_string(),
-        IpAddr::V6(address) => format!("[{address}]"),
     }
 }

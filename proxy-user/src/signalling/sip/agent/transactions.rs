@@ -314,11 +314,11 @@ pub(super) struct Client<P> {
     pub(super) cancel: Cancel,
     pub(super) purpose: P,
     /// What to answer for it where nobody can be reached there.
-    pub(super) lost_code: u16,
+    pub(super) unreachable_status: u16,
     /// It could not be sent, or what it was sent over is gone: so it is to be answered.
     pub(super) failed: Option<u16>,
     /// It went over a stream because it is large, and may go as a datagram where there is no stream.
-    pub(super) may_be_datagram: bool,
+    pub(super) udp_fallback_allowed: bool,
     /// It went once more because the connection that it went over ended.
     pub(super) sent_again: bool,
     interval: Duration,
@@ -347,9 +347,9 @@ impl<P> Client<P> {
             state: ClientState::Calling,
             cancel: Cancel::No,
             purpose,
-            lost_code: 503,
+            unreachable_status: 503,
             failed: None,
-            may_be_datagram: false,
+            udp_fallback_allowed: false,
             sent_again: false,
             interval: timing.t1,
             retransmit_at: (!destination.transport.is_reliable()).then_some(now + timing.t1),
@@ -417,10 +417,10 @@ impl<P> Client<P> {
     }
 
     /// It goes as datagrams from now on.
-    pub(super) fn go_by_datagrams(&mut self, request: Vec<u8>, destination: Flow, timing: Timing, now: Instant) {
+    pub(super) fn fall_back_to_udp(&mut self, request: Vec<u8>, destination: Flow, timing: Timing, now: Instant) {
         self.request = request;
         self.destination = destination;
-        self.may_be_datagram = false;
+        self.udp_fallback_allowed = false;
         self.interval = timing.t1;
         self.retransmit_at = Some(now + timing.t1);
     }
