@@ -80,7 +80,9 @@ impl Turn<'_> {
         if let Some(binding) = self.registrations.get_mut(id) {
             binding.unanswered = binding.unanswered.saturating_add(1);
             if binding.unanswered == failures {
-                warn!(aor = binding.aor, failures, "terminal no longer answers keep-alives");
+                let source = self.core.terminals().get(binding.terminal).map(|terminal| terminal.flow.to_string());
+                let source = source.unwrap_or_default();
+                warn!(aor = binding.aor, source, failures, "terminal no longer answers keep-alives");
             }
         }
     }
