@@ -80,7 +80,9 @@ impl Core {
 
     /// The called side has answered.
     pub fn answered(&mut self, id: CallId, now: Instant) {
-        let Some(call) = self.calls.get_mut(&id) else { return };
+        let Some(call) = self.calls.get_mut(&id) else {
+            return self.inconsistent("an answer to no call");
+        };
         if let State::Setup = call.state {
             call.state = State::Answered { at: now };
             (call.stranger, call.held) = (None, Vec::new());

@@ -380,6 +380,7 @@ fn simulate(seed: u64) -> (usize, usize, usize) {
     for (source, (sent, got)) in &world.attacker.bytes {
         assert!(*got <= 3 * sent, "{source} sent {sent} bytes and got {got}");
     }
+    assert_eq!(world.lab.proxy.statistics().inconsistencies, 0);
     let answered = world.lab.records.iter().filter(|record| record.answer.is_some()).count();
     (world.attacker.attempts, world.attacker.in_dialogs, answered)
 }

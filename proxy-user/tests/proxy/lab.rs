@@ -330,6 +330,7 @@ impl Lab {
         assert_eq!((load.calls, load.dialogs, load.transactions, load.port_pairs), (0, 0, 0, 0));
         assert!(self.datapath.streams.is_empty(), "{:?}", self.datapath.streams);
         assert!(self.proxy.is_idle());
+        assert_eq!(self.proxy.statistics().inconsistencies, 0);
         let dialogs: Vec<_> = self.journal.keys().filter(|(table, _)| *table == Table::Dialogs).collect();
         assert!(dialogs.is_empty(), "{dialogs:?}");
     }

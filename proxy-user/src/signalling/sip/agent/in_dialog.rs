@@ -59,7 +59,9 @@ impl Turn<'_> {
         secret: bool,
         now: Instant,
     ) {
-        let Some(source) = self.transactions.server(server).map(|entry| entry.source) else { return };
+        let Some(source) = self.transactions.server(server).map(|entry| entry.source) else {
+            return self.core.inconsistent("no server transaction for a request in a dialog");
+        };
         let Some((from, verdict)) = self.sender_in_dialog(request, (id, to), secret, source, now) else {
             return self.reply(server, 481, None, now);
         };
@@ -67,7 +69,9 @@ impl Turn<'_> {
             party.cseq = party.cseq.max(request.cseq().map(|cseq| cseq.number).unwrap_or_default());
         }
         self.vouch(id, to);
-        let Some(plan) = self.plan_to(id, from, to, request) else { return };
+        let Some(plan) = self.plan_to(id, from, to, request) else {
+            return self.core.inconsistent("no way to a party of a dialog");
+        };
         let target = request.values(Name::Contact).next().and_then(|value| contact_uri(&value));
         let moves = (verdict == Verdict::Moves).then_some(source);
         let place = InDialog { id, from, to: Some(to), target, moves };

@@ -27,7 +27,9 @@ impl Turn<'_> {
     }
 
     pub(super) fn message(&mut self, realm: RealmId, source: Flow, bytes: &[u8], now: Instant) {
-        let Some(config) = self.core.config.realms.get(realm) else { return };
+        let Some(config) = self.core.config.realms.get(realm) else {
+            return self.core.inconsistent("a message in no realm");
+        };
         // A call between two terminals may come straight back where the softswitch does not stay in its path.
         let ourselves = match source.transport {
             Transport::Udp => source == config.signalling,

@@ -30,7 +30,9 @@ impl Turn<'_> {
         source: Flow,
         now: Instant,
     ) {
-        let Some(realm) = self.transactions.server(server).map(|entry| entry.key.realm) else { return };
+        let Some(realm) = self.transactions.server(server).map(|entry| entry.key.realm) else {
+            return self.core.inconsistent("no server transaction for an INVITE");
+        };
         if !self.has_room_for_dialog(true, now) {
             return self.refuse(server, 503, now);
         }
@@ -201,7 +203,9 @@ impl Turn<'_> {
 
     /// CANCEL: answered here, and sent on hop by hop (RFC 3261 §9.2 and §16.10).
     pub(super) fn cancel(&mut self, server: ServerTxId, now: Instant) {
-        let Some(entry) = self.transactions.server(server) else { return };
+        let Some(entry) = self.transactions.server(server) else {
+            return self.core.inconsistent("no server transaction for a CANCEL");
+        };
         let Some(invite) = self.transactions.invite_of(&entry.key) else { return self.reply(server, 481, None, now) };
         self.reply(server, 200, None, now);
         let proceeding = self.transactions.server(invite).filter(|entry| entry.state == ServerState::Proceeding);
@@ -225,12 +229,16 @@ impl Turn<'_> {
     }
 
     pub(super) fn send_cancel(&mut self, id: ClientTxId, now: Instant) {
-        let Some(client) = self.transactions.client_mut(id) else { return };
+        let Some(client) = self.transactions.client_mut(id) else {
+            return self.core.inconsistent("no INVITE to cancel");
+        };
         client.cancelled(self.timing, now);
         self.timers.set(client.next(), Timer::Client(id));
         let plan = ForwardPlan::to(client.realm, client.destination, String::new());
         let branch = client.branch.clone();
-        let Ok(cancel) = Message::parse(&client.request).map(|invite| cancel_for(&invite)) else { return };
+        let Ok(cancel) = Message::parse(&client.request).map(|invite| cancel_for(&invite)) else {
+            return self.core.inconsistent("an INVITE of ours that cannot be read");
+        };
         self.start_client(branch, "CANCEL".into(), &plan, cancel, Purpose::Hangup, now);
     }
 

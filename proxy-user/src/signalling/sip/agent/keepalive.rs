@@ -47,8 +47,12 @@ impl Turn<'_> {
     fn send_keepalive(&mut self, id: BindingId, now: Instant) {
         let branch = self.new_branch();
         let (tag, call_id) = (self.core.random_token(), self.core.random_token());
-        let Some(binding) = self.registrations.get(id) else { return };
-        let Some(terminal) = self.core.terminals().get(binding.terminal) else { return };
+        let Some(binding) = self.registrations.get(id) else {
+            return self.core.inconsistent("no binding to keep alive");
+        };
+        let Some(terminal) = self.core.terminals().get(binding.terminal) else {
+            return self.core.inconsistent("a binding of no terminal");
+        };
         let (realm, flow, by) = (terminal.realm, terminal.flow, terminal.flow.transport);
         let (Some(own), Some(via)) = (self.core.own(realm, by), self.via(realm, by, &branch)) else { return };
         let Some(contact) = self.own_contact("", None, realm, by) else { return };

@@ -25,7 +25,9 @@ const GRACE: Duration = Duration::from_secs(5);
 
 impl Turn<'_> {
     pub(super) fn register(&mut self, server: ServerTxId, request: &Message, mut plan: ForwardPlan, now: Instant) {
-        let Some(entry) = self.transactions.server(server) else { return };
+        let Some(entry) = self.transactions.server(server) else {
+            return self.core.inconsistent("no server transaction for a REGISTER");
+        };
         let (realm, source) = (entry.key.realm, entry.source);
         let Some(aor) = address_of_record(request, Name::To) else { return self.reply(server, 400, None, now) };
         let call_id = request.call_id().unwrap_or_default().into_owned();

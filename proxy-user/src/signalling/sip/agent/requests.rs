@@ -34,10 +34,14 @@ const SIPS_NOT_ALLOWED: (&str, &str) = ("Warning", "380 latch \"SIPS Not Allowed
 impl Turn<'_> {
     /// Finds out what a new request is about.
     pub(super) fn route(&mut self, server: ServerTxId, now: Instant) {
-        let Some(entry) = self.transactions.server(server) else { return };
+        let Some(entry) = self.transactions.server(server) else {
+            return self.core.inconsistent("no server transaction to route");
+        };
         let realm = entry.key.realm;
         let request = entry.request.clone();
-        let Some(side) = self.core.side(realm) else { return };
+        let Some(side) = self.core.side(realm) else {
+            return self.core.inconsistent("a request in no realm");
+        };
         if let Err(Refused(code)) = session_of(&request) {
             return self.refuse(server, code, now);
         }
@@ -65,12 +69,16 @@ impl Turn<'_> {
     }
 
     fn toward_softswitch(&mut self, server: ServerTxId, request: &Message, now: Instant) {
-        let Some(entry) = self.transactions.server(server) else { return };
+        let Some(entry) = self.transactions.server(server) else {
+            return self.core.inconsistent("no server transaction for a request to the softswitch");
+        };
         let (realm, source) = (entry.key.realm, entry.source);
         let Some((core, softswitch)) = self.core.core_of(realm) else {
             return self.reply(server, 503, None, now);
         };
-        let Some(mapper) = AddressMapper::new(&self.core.config, realm, core) else { return };
+        let Some(mapper) = AddressMapper::new(&self.core.config, realm, core) else {
+            return self.core.inconsistent("no mapping between realms");
+        };
         let plan = ForwardPlan::to(core, softswitch, mapper.request_uri(request.request_uri().unwrap_or_default()));
         if self.would_expose(request, &plan) {
             return self.reply(server, 480, Some(SIPS_NOT_ALLOWED), now);
@@ -91,7 +99,9 @@ impl Turn<'_> {
         plan.terminal = Some(binding.terminal);
         // The registrar may know another flow of such a terminal (RFC 5626, section 5.3.1).
         plan.unreachable_status = if binding.instance.is_some() { 430 } else { 480 };
-        let Some(entry) = self.transactions.server(server) else { return };
+        let Some(entry) = self.transactions.server(server) else {
+            return self.core.inconsistent("no server transaction for a request to a terminal");
+        };
         let source = entry.source;
         if request.method() == Some("REGISTER") {
             return self.reply(server, 403, None, now);
@@ -113,12 +123,16 @@ impl Turn<'_> {
         match request.method() {
             Some("INVITE") => self.invite(server, request, plan, source, now),
             Some("SUBSCRIBE" | "REFER") => {
-                let Some(realm) = self.transactions.server(server).map(|entry| entry.key.realm) else { return };
+                let Some(realm) = self.transactions.server(server).map(|entry| entry.key.realm) else {
+                    return self.core.inconsistent("no server transaction for a subscription");
+                };
                 if !self.has_room_for_dialog(false, now) {
                     return self.refuse(server, 503, now);
                 }
                 let Ok(held) = self.take_dialog(realm, source, now) else { return self.refuse(server, 503, now) };
-                let Some(dialog) = self.new_dialog(realm, request, &plan, source, None, now) else { return };
+                let Some(dialog) = self.new_dialog(realm, request, &plan, source, None, now) else {
+                    return self.core.inconsistent("no dialog between realms");
+                };
                 self.dialogs.hold(dialog, held);
                 plan.contacts =
                     self.party_contact(dialog, Role::Originator, request, plan.realm, plan.destination.transport);
@@ -179,7 +193,9 @@ impl Turn<'_> {
             plan.body = Some(self.written(&session, plan.realm, Vec::new()));
         }
         let branch = self.new_branch();
-        let Some(entry) = self.transactions.server(server) else { return };
+        let Some(entry) = self.transactions.server(server) else {
+            return self.core.inconsistent("no server transaction to forward");
+        };
         let Some(bytes) = self.rewrite_request(entry.key.realm, request, &plan, &branch) else { return };
         let method = request.method().unwrap_or_default().to_owned();
         let client = self.start_client(branch, method, &plan, bytes, Purpose::Forward(purpose), now);

@@ -26,7 +26,9 @@ impl Turn<'_> {
             self.core.statistics.stray_responses += 1;
             return;
         };
-        let Some(client) = self.transactions.client_mut(id) else { return };
+        let Some(client) = self.transactions.client_mut(id) else {
+            return self.core.inconsistent("a branch of no client transaction");
+        };
         if client.realm != realm {
             self.core.statistics.stray_responses += 1;
             return;
@@ -43,11 +45,15 @@ impl Turn<'_> {
         if !fresh {
             return;
         }
-        let Some(client) = self.transactions.client(id) else { return };
+        let Some(client) = self.transactions.client(id) else {
+            return self.core.inconsistent("no client transaction for a response");
+        };
         if client.cancel == Cancel::Wanted && client.state == ClientState::Proceeding {
             self.send_cancel(id, now);
         }
-        let Some(client) = self.transactions.client(id) else { return };
+        let Some(client) = self.transactions.client(id) else {
+            return self.core.inconsistent("no client transaction for a response");
+        };
         match &client.purpose {
             Purpose::Forward(forward) if code > 100 => {
                 let forward = Forward {
