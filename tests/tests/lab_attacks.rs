@@ -1,7 +1,7 @@
 //! Attacks on the media of a call, in every phase of it, fifty thousand packets a second: strangers get nothing, bring
 //! nothing, and harm nobody. The attacker knows everything that can be known: ports, SSRC, sequence number.
 
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4};
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, ensure};
@@ -9,8 +9,8 @@ use lab::call::{audio, dropped};
 use lab::flood::{self, Flooded};
 use lab::rtp::{Sink, Stream};
 use lab::{
-    Counters, Direction, Flood, KamailioConfig, Lab, LabConfig, Latch, LatchConfig, MediaCall, Namespace, NatConfig,
-    Scene, SixScene, address, lab_test, wait_until,
+    Counters, Direction, Flood, Kamailio, KamailioConfig, LATCH, Lab, LabConfig, Latch, LatchConfig, MediaCall,
+    Namespace, NatConfig, Scene, SixScene, address, lab_test, wait_until,
 };
 use proxy_common::verdict::Counters as Verdicts;
 use serde_json::Value;
@@ -317,6 +317,45 @@ fn whoever_has_the_phones_private_address_in_the_access_network_neither_hears_no
         attacker.got_nothing()?;
         call.end()?;
         scene.finish(2).map(drop)
+    });
+}
+
+/// Whoever is not registered asks for calls with many streams, as many as it can.
+#[test]
+fn invites_of_a_stranger_leave_ports_to_the_registered() {
+    const INVITES: usize = 300;
+    lab_test(lab_of_attackers(), |lab| {
+        // 100 pairs in each realm; what no answer opened does not rest.
+        let config = LatchConfig { ports: (30_000, 30_199), hold_time_s: 60, ..LatchConfig::default() };
+        let scene = Scene::start(lab, &KamailioConfig::default(), &config)?;
+        let stranger = lab.host("stranger")?.udp(SocketAddrV4::new(address::STRANGER, 5_060))?;
+        let media: String = (0..16).map(|stream| format!("m=audio {} RTP/AVP 0\r\n", 4_000 + 2 * stream)).collect();
+        let own = address::STRANGER;
+        let body = format!("v=0\r\no=- 1 1 IN IP4 {own}\r\ns=-\r\nc=IN IP4 {own}\r\nt=0 0\r\n{media}");
+        for number in 0..INVITES {
+            let invite = format!(
+                "INVITE sip:nobody@{domain} SIP/2.0\r\nVia: SIP/2.0/UDP {own}:5060;branch=z9hG4bK{number}\r\n\
+                 Max-Forwards: 70\r\nFrom: <sip:eve@{domain}>;tag={number}\r\nTo: <sip:nobody@{domain}>\r\n\
+                 Call-ID: {number}\r\nCSeq: 1 INVITE\r\nContact: <sip:eve@{own}>\r\n\
+                 Content-Type: application/sdp\r\nContent-Length: {}\r\n\r\n{body}",
+                body.len(),
+                domain = Kamailio::DOMAIN,
+            );
+            stranger.send_to(invite.as_bytes(), LATCH)?;
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        let call = MediaCall::between(&scene, (1, "alice"), (3, "bob"))?;
+        call.latch(&scene)?;
+        call.end()?;
+        // What it got for it is no more than three times what it sent.
+        stranger.set_read_timeout(Some(Duration::from_millis(200)))?;
+        let (mut got, mut datagram) = (0, [0; 65_536]);
+        while let Ok(length) = stranger.recv(&mut datagram) {
+            got += length;
+        }
+        println!("{got} bytes for {INVITES} INVITEs of {} and more", body.len());
+        ensure!(got > 0 && got <= 3 * INVITES * (body.len() + 500), "{got} bytes came back");
+        scene.latch.stop(lab).map(drop)
     });
 }
 
