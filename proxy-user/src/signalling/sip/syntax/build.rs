@@ -3,7 +3,7 @@
 //!
 //! What they repeat of another message is copied as bytes.
 
-use super::check::MOST_VIAS;
+use super::fields::MOST_VIAS;
 use super::message::Message;
 use super::name::{Key, Name};
 use super::scan::{one_line, slice, trim_bytes};

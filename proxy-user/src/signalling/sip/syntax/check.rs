@@ -4,10 +4,12 @@
 //! schemes in From and To) are theirs to refuse.
 
 use super::build::Response;
+use super::fields::MOST_VIAS;
+use super::malformed::Malformed;
 use super::message::Message;
 use super::name::Name;
 use super::uri::Uri;
-use super::values::{Malformed, NameAddr};
+use super::values::NameAddr;
 
 /// A request that is to be refused.
 ///
@@ -140,9 +142,6 @@ fn check_common(request: &Message) -> Result<(), Reject> {
     }
     Ok(())
 }
-
-/// More hops than a request has that began with the usual Max-Forwards (RFC 3261 §8.1.1.6).
-pub(super) const MOST_VIAS: usize = 70;
 
 const COOKIE_LENGTH: usize = "z9hG4bK".len();
 

@@ -2,7 +2,8 @@
 
 use std::borrow::Cow;
 
-use super::message::{Line, Message};
+use super::fields::Line;
+use super::message::Message;
 use super::name::{Key, Name};
 use super::scan::{all_token, one_line, slice};
 use super::uri::rewrite_hosts_bytes;
@@ -26,6 +27,14 @@ struct EditedLine<'m> {
     name_length: usize,
     /// The whole line with its line end.
     bytes: Cow<'m, [u8]>,
+}
+
+impl Message {
+    /// Begins a changed copy.
+    #[must_use]
+    pub fn edit(&self) -> Editor<'_> {
+        Editor::new(self)
+    }
 }
 
 impl<'m> Editor<'m> {

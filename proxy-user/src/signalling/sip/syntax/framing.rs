@@ -3,7 +3,7 @@
 //! Between messages a peer may send line ends to keep the connection alive: two of them ask for one in return
 //! (RFC 5626 §3.5.1). Whatever a peer sends, no more is held than one message and what came together with its end.
 
-use super::message::MAX_BYTES;
+use super::fields::MAX_BYTES;
 use super::parse::{content_length, line_end, parse_field};
 use super::scan::slice;
 

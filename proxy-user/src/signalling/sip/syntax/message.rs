@@ -6,11 +6,12 @@
 use std::borrow::Cow;
 use std::ops::Range;
 
-use super::edit::Editor;
+use super::fields::{Fault, Field, Line, MAX_BYTES, MAX_FIELDS};
+use super::malformed::Malformed;
 use super::name::{Key, Name, Shape};
 use super::parse::{content_length, line_end, parse_field, parse_start};
-use super::scan::{number, slice, trim_bytes, unfold};
-use super::values::{CSeq, Malformed, NameAddr, Via, next_element};
+use super::scan::{delta_seconds, number, slice, trim_bytes, unfold};
+use super::values::{CSeq, NameAddr, Via, next_element};
 
 /// What came in one UDP datagram.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,26 +43,6 @@ pub struct Message {
     /// Where the empty line begins, and with it the end of the last header field.
     pub(super) fields_end: usize,
     body: Range<usize>,
-}
-
-/// Byte ranges of the start line.
-#[derive(Clone, Debug)]
-pub(super) enum Line {
-    Request { method: Range<usize>, uri: Range<usize> },
-    Response { code: u16, reason: Range<usize> },
-}
-
-/// Byte positions of one header field, folded lines included.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Field {
-    pub(super) name: Name,
-    pub(super) start: u32,
-    pub(super) name_end: u32,
-    pub(super) value_start: u32,
-    /// The end of the value, line end excluded.
-    pub(super) value_end: u32,
-    /// Past the line end.
-    pub(super) end: u32,
 }
 
 /// The start line.
@@ -102,50 +83,6 @@ impl<'m> Header<'m> {
     }
 }
 
-/// Why a datagram is not a message that can be handled.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Fault {
-    /// The start line is neither a request's nor a response's.
-    #[error("malformed start line")]
-    StartLine,
-    /// A request of another version than SIP/2.0: 505.
-    #[error("unknown SIP version")]
-    Version,
-    /// A status code that is not three digits from 100 to 699.
-    #[error("malformed status code")]
-    StatusCode,
-    /// A header line without a name and colon, or with a stray carriage return.
-    #[error("malformed header field")]
-    HeaderField,
-    /// More than [`MAX_FIELDS`] header fields.
-    #[error("too many header fields")]
-    TooManyFields,
-    /// More than [`MAX_BYTES`] bytes.
-    #[error("message too large")]
-    TooLarge,
-    /// The datagram ends before the empty line.
-    #[error("no end of the header")]
-    Truncated,
-    /// A Content-Length that is not a number, or two that differ.
-    #[error("malformed Content-Length")]
-    ContentLength,
-    /// A Content-Length beyond the end of the datagram (RFC 3261 §18.3).
-    #[error("Content-Length beyond the datagram")]
-    ShortBody,
-}
-
-impl Fault {
-    /// The status code that a request with this fault is answered with.
-    #[must_use]
-    pub fn code(self) -> u16 {
-        match self {
-            Self::Version => 505,
-            Self::TooLarge | Self::TooManyFields => 513,
-            _ => 400,
-        }
-    }
-}
-
 /// A datagram that was refused, with whatever could be read of it.
 #[derive(Clone, Debug, thiserror::Error)]
 #[error("{fault}")]
@@ -167,11 +104,6 @@ impl ParseError {
         answerable.then_some(message)
     }
 }
-
-/// The longest message taken, in bytes.
-pub const MAX_BYTES: usize = 65_535;
-/// The largest number of header fields taken.
-pub const MAX_FIELDS: usize = 256;
 
 impl Message {
     /// Finds the parts of the message in a UDP datagram.
@@ -404,12 +336,6 @@ impl Message {
         })
     }
 
-    /// Begins a changed copy.
-    #[must_use]
-    pub fn edit(&self) -> Editor<'_> {
-        Editor::new(self)
-    }
-
     pub(super) fn header(&self, field: &Field) -> Header<'_> {
         let name = slice(&self.raw, field.start as usize, field.name_end as usize);
         Header {
@@ -467,10 +393,4 @@ impl Message {
             at = end;
         }
     }
-}
-
-/// Seconds, saturating; `None` for what is not a number (RFC 3261 §25.1, `delta-seconds`).
-pub(super) fn delta_seconds(text: &[u8]) -> Option<u32> {
-    let digits = !text.is_empty() && text.iter().all(u8::is_ascii_digit);
-    digits.then(|| number(text).unwrap_or(u32::MAX))
 }

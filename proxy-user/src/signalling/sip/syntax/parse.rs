@@ -1,6 +1,6 @@
 //! Where the parts of a message lie: start line, header fields and their ends, as byte positions.
 
-use super::message::{Fault, Field, Line};
+use super::fields::{Fault, Field, Line};
 use super::name::Name;
 use super::scan::{all_token, is_space, number, slice, trim_bytes};
 

@@ -119,3 +119,9 @@ pub(super) fn one_line(text: &str) -> Cow<'_, str> {
         Cow::Borrowed(text)
     }
 }
+
+/// Seconds, saturating; `None` for what is not a number (RFC 3261 §25.1, `delta-seconds`).
+pub(super) fn delta_seconds(text: &[u8]) -> Option<u32> {
+    let digits = !text.is_empty() && text.iter().all(u8::is_ascii_digit);
+    digits.then(|| number(text).unwrap_or(u32::MAX))
+}

@@ -2,10 +2,10 @@
 
 use std::borrow::Cow;
 
+use super::malformed::Malformed;
 use super::name::Name;
 use super::params::Params;
 use super::scan::{find_outside_quotes, is_space, part, quoted_end, slice, trim};
-use super::values::Malformed;
 
 /// A view of a URI. Of schemes other than `sip` and `sips` only the scheme is taken apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -4,18 +4,13 @@
 
 use std::fmt::Display;
 
+use super::malformed::Malformed;
 use super::name::Name;
 use super::params::Params;
-use super::scan::{all_token, find_outside_quotes, is_space, number, part, quoted_end, slice, trim, trim_bytes};
+use super::scan::{
+    all_token, delta_seconds, find_outside_quotes, is_space, number, part, quoted_end, slice, trim, trim_bytes,
+};
 use super::uri::{HostPort, Uri};
-
-/// A header value that does not follow its grammar.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("malformed {}", if self.0 == Name::Other { "value" } else { self.0.text() })]
-pub struct Malformed(
-    /// The header field; [`Name::Other`] where the value was read by itself.
-    pub Name,
-);
 
 /// Divides a list at its commas: those outside quoted strings and angle brackets. Empty elements are skipped.
 pub fn split_list(value: &str) -> impl Iterator<Item = &str> {
@@ -296,7 +291,7 @@ impl<'a> NameAddr<'a> {
     /// Contact's `expires` parameter in seconds; absent when unreadable (RFC 3261 §10.3).
     #[must_use]
     pub fn expires(&self) -> Option<u32> {
-        super::message::delta_seconds(self.param("expires")?.as_bytes())
+        delta_seconds(self.param("expires")?.as_bytes())
     }
 
     /// The value with another URI, always in angle brackets.
