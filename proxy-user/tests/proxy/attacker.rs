@@ -133,6 +133,21 @@ fn whole(world: &World) -> Whole {
     }
 }
 
+/// Media is believed from where signalling came from and nowhere else (the relay's own tests hold it to that): so a stream
+/// that names the attacker's address is one of its own calls.
+fn nobodys_media_is_the_attackers(world: &World) {
+    let (here, there) = (own(world, REGISTERED).ip(), own(world, 1).ip());
+    let phones: Vec<IpAddr> =
+        world.phones.iter().map(|phone| phone.source.parse::<SocketAddr>().unwrap().ip()).collect();
+    for leg in world.lab.datapath.streams.values().flat_map(|stream| &stream.legs).filter(|leg| leg.realm == ACCESS) {
+        let signalling = leg.signalling.unwrap();
+        let of_the_attacker = signalling == here || signalling == there;
+        assert!(of_the_attacker || phones.contains(&signalling), "{leg:?}");
+        assert!(leg.remote.is_none_or(|remote| remote.rtp.ip() == signalling), "{leg:?}");
+        assert!(!leg.policy.latch_any && leg.policy.address_bits == [32, 128]);
+    }
+}
+
 /// One attempt.
 pub(crate) fn attack(world: &mut World) {
     world.attacker.attempts += 1;
@@ -167,6 +182,7 @@ fn inject(world: &mut World, source: SocketAddr, text: &str) {
     } else {
         assert_eq!(before, after, "from {source}: {text}");
     }
+    nobodys_media_is_the_attackers(world);
     for sent in world.lab.take() {
         let answers = sent.destination.remote == source && sent.message().method().is_none();
         let forwarded = outside && sent.realm == CORE && sent.text.contains(ATTACKER);
