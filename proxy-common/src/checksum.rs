@@ -1,7 +1,7 @@
 //! Incremental Internet checksums: RFC 1624, equation 3: `HC' = ~(~HC + ~m + m')`.
 //!
 //! Words may be given in either byte order as long as all of them, and the checksum, are in the same one: one's
-//! complement addition is byte-order independent (RFC 1071, section 2 (B)). The XDP program uses the order in which
+//! complement addition is byte-order independent (RFC 1071 §2 (B)). The XDP program uses the order in which
 //! it loads them.
 
 use crate::address::Address;

@@ -196,7 +196,7 @@ pub struct RtcpComponent {
     pub octets: u32,
 }
 
-/// Reception of RTP at a leg, as in RFC 3550, section 6.4.1 and appendix A; times are the kernel's ticks in units of
+/// Reception of RTP at a leg, as in RFC 3550 §6.4.1 and appendix A; times are the kernel's ticks in units of
 /// 1,048,576 ns. One CPU at a time is expected to receive a stream: where several do, an update may be lost.
 ///
 /// While no source is latched, the trial of a candidate is kept here: its SSRC, in `highest` its last sequence number and

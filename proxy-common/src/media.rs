@@ -1,13 +1,13 @@
 //! What a datagram on a relay port is, told from its first bytes (RFC 7983, RFC 5761).
 
-/// Shortest RTP packet: the fixed header (RFC 3550, section 5.1), bytes.
+/// Shortest RTP packet: the fixed header (RFC 3550 §5.1), bytes.
 pub const RTP_HEADER: usize = 12;
-/// Shortest RTCP packet: header and sender's SSRC (RFC 3550, section 6.4.2), bytes.
+/// Shortest RTCP packet: header and sender's SSRC (RFC 3550 §6.4.2), bytes.
 pub const RTCP_HEADER: usize = 8;
 
 /// Longest datagram that is taken for a keep-alive, bytes (RFC 6263 section 4.1: empty; some phones send CRLF or zeros).
 pub const KEEPALIVE: usize = 4;
-/// Shortest DTLS record: its header (RFC 6347, section 4.1), bytes.
+/// Shortest DTLS record: its header (RFC 6347 §4.1), bytes.
 pub const DTLS_HEADER: usize = 13;
 
 /// The kind of a datagram on a relay port.
@@ -15,7 +15,7 @@ pub const DTLS_HEADER: usize = 13;
 pub enum Kind {
     /// RTP with this payload type (0 to 127).
     Rtp(u8),
-    /// RTCP, by the packet types 192 to 223 of RFC 5761, section 4.
+    /// RTCP, by the packet types 192 to 223 of RFC 5761 §4.
     Rtcp,
     /// STUN.
     Stun,

@@ -25,7 +25,7 @@ impl Transport {
     /// All of them.
     pub const ALL: [Self; 5] = [Self::Udp, Self::Tcp, Self::Tls, Self::Ws, Self::Wss];
 
-    /// Whether it sends again by itself what was lost, so that transactions need not (RFC 3261, section 17).
+    /// Whether it sends again by itself what was lost, so that transactions need not (RFC 3261 §17).
     pub fn is_reliable(self) -> bool {
         self != Self::Udp
     }
@@ -46,7 +46,7 @@ impl Transport {
         }
     }
 
-    /// In a URI's `transport` parameter; UDP needs none. Both kinds of WebSocket have the same (RFC 7118, section 5.1).
+    /// In a URI's `transport` parameter; UDP needs none. Both kinds of WebSocket have the same (RFC 7118 §5.1).
     pub fn in_uri(self) -> Option<&'static str> {
         match self {
             Self::Udp => None,

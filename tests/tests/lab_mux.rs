@@ -6,7 +6,7 @@ use std::time::Duration;
 
 /// How long anything may take that has to happen: much longer than it does.
 const TIMEOUT: Duration = Duration::from_secs(20);
-/// RTCP by its second byte: the UDP header is 8 bytes long (RFC 5761, section 4).
+/// RTCP by its second byte: the UDP header is 8 bytes long (RFC 5761 §4).
 const RTCP: &str = "@th,72,8 200-207";
 
 #[test]

@@ -21,7 +21,7 @@ use tokio_tungstenite::tungstenite::{self, WebSocket, client::IntoClientRequest 
 
 /// How long anything may take that has to happen: much longer than it does.
 const TIMEOUT: Duration = Duration::from_secs(20);
-/// What a browser calls itself: it knows no address of its own (RFC 7118, section 5).
+/// What a browser calls itself: it knows no address of its own (RFC 7118 §5).
 const HOST: &str = "df7jal23ls0d.invalid";
 
 trait Bytes: Read + Write {}

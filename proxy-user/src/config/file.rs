@@ -324,7 +324,7 @@ fn ports(text: &str) -> Result<PortRange, &'static str> {
     let port = |text: &str| text.trim().parse::<u16>().map_err(|_| "has an end that is not a port");
     let range = PortRange { first: port(first)?, last: port(last)? };
     if range.first % 2 == 1 {
-        return Err("begins with an odd port: RTP has the even one of each pair (RFC 3550, section 11)");
+        return Err("begins with an odd port: RTP has the even one of each pair (RFC 3550 §11)");
     }
     if range.last.is_multiple_of(2) {
         return Err("ends with an even port: its last pair has no RTCP port");
@@ -360,7 +360,7 @@ fn keepalive(mut section: Section<'_>, report: &mut Report<'_>) -> KeepAlive {
     KeepAlive { method, period, failures }
 }
 
-/// RFC 3261, section 25.1: a method is a token. Those that would begin or end something are refused.
+/// RFC 3261 §25.1: a method is a token. Those that would begin or end something are refused.
 fn is_method(text: &str) -> bool {
     let token = |c: char| c.is_ascii_alphanumeric() || "-.!%*_+`'~".contains(c);
     let harmful = ["INVITE", "ACK", "CANCEL", "BYE", "REGISTER", "PRACK"];

@@ -361,7 +361,7 @@ impl Default for Media {
     }
 }
 
-/// Timers of RFC 3261, section 17 and appendix A.
+/// Timers of RFC 3261 §17 and appendix A.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Sip {
     /// T1, the estimate of the round trip.

@@ -329,7 +329,7 @@ fn a_problem_names_file_place_field_and_remedy() {
     assert_eq!(
         error.to_string(),
         "latch.toml:15:9: realm[1].ports: \"30001-39999\" begins with an odd port: RTP has the even one of each pair \
-         (RFC 3550, section 11)\n    write an even first and an odd last port, such as ports = \"30000-39999\""
+         (RFC 3550 §11)\n    write an even first and an odd last port, such as ports = \"30000-39999\""
     );
 }
 

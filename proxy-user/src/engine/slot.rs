@@ -128,7 +128,7 @@ impl Slot {
         let (rtp_port, rtcp_port) = (self.ports[to].rtp(), self.ports[to].rtcp());
         let shares = self.agreed.rtcp_mux[to];
         match exchange {
-            // The port for RTCP is that of the case that the other side can't (RFC 5761, section 5.1.1). Who could
+            // The port for RTCP is that of the case that the other side can't (RFC 5761 §5.1.1). Who could
             // before may still rely on it.
             Exchange::Offer => MediaPlan::Relay { rtp_port, rtcp_port, rtcp_mux: offered.rtcp_mux || shares },
             Exchange::Answer if shares => MediaPlan::Relay { rtp_port, rtcp_port: rtp_port, rtcp_mux: true },

@@ -150,7 +150,7 @@ pub fn estimate(formats: &[Format], receiver: &Stated, secured: bool) -> Option<
 }
 
 impl Format {
-    /// A payload type as RFC 3551, section 6, has it; `a=rtpmap` may say otherwise.
+    /// A payload type as RFC 3551 §6, has it; `a=rtpmap` may say otherwise.
     pub fn of_payload_type(payload_type: u8) -> Self {
         let (codec, clock_rate) = match payload_type {
             0 | 8 => (Codec::G711, 8_000),
@@ -200,7 +200,7 @@ impl Format {
             Codec::Amr => 13_200,
             Codec::AmrWb => 24_800,
             Codec::Evs => 128_000,
-            // Without a=fmtp, the most that RFC 7587, section 3.1.1, recommends for any use.
+            // Without a=fmtp, the most that RFC 7587 §3.1.1, recommends for any use.
             Codec::Opus => self.bit_rate.unwrap_or(128_000).clamp(6_000, 510_000),
             Codec::Speex if self.clock_rate > 16_000 => 44_000,
             Codec::Speex if self.clock_rate > 8_000 => 42_200,

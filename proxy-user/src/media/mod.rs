@@ -243,7 +243,7 @@ impl LegCounters {
     }
 }
 
-/// How RTP arrived at a leg (RFC 3550, section 6.4.1 and appendix A).
+/// How RTP arrived at a leg (RFC 3550 §6.4.1 and appendix A).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Quality {
     /// Packets that the sequence numbers promise and that did not come.

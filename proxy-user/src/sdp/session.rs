@@ -289,7 +289,7 @@ impl<'a> Reader<'a> {
                     _ => Role::Removed,
                 }
             }
-            // As an answer, it would be none (RFC 8858, section 3).
+            // As an answer, it would be none (RFC 8858 §3).
             b"rtcp-mux-only" => {
                 if let Some(media) = self.media.last_mut() {
                     media.rtcp_mux = true;
@@ -353,7 +353,7 @@ impl<'a> Reader<'a> {
         Ok(Role::Rtcp(content))
     }
 
-    /// `a=rtpmap:TYPE NAME/CLOCK/CHANNELS` (RFC 8866, section 6.6).
+    /// `a=rtpmap:TYPE NAME/CLOCK/CHANNELS` (RFC 8866 §6.6).
     fn rtpmap(&mut self, content: Range<usize>) {
         let Some((payload_type, codec)) = self.text(&content).and_then(|text| text.trim().split_once(' ')) else {
             return;
@@ -381,7 +381,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// `b=AS:` (RFC 8866, section 5.8) and `b=TIAS:` (RFC 3890) of a media description.
+    /// `b=AS:` (RFC 8866 §5.8) and `b=TIAS:` (RFC 3890) of a media description.
     fn bandwidth(&mut self, value: Range<usize>) {
         let Some((kind, number)) = self.text(&value).and_then(|text| text.split_once(':')) else { return };
         let number = number.trim().parse::<u32>().ok();

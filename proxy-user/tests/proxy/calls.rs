@@ -211,7 +211,7 @@ fn the_caller_gives_up() {
         assert_eq!(ok.header(Name::CSeq), "1 CANCEL");
         let sent = if early {
             assert_eq!(kinds(&sent), ["access 200"]);
-            // Not before a provisional response (RFC 3261, section 9.1).
+            // Not before a provisional response (RFC 3261 §9.1).
             lab.core(&answer(&invite, "100 Trying", "", "", ""))
         } else {
             sent

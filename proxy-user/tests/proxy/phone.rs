@@ -123,7 +123,7 @@ impl Phone {
         let (over, live): (Vec<_>, _) = self.repeats.drain(..).partition(|repeat| repeat.until <= now);
         self.repeats = live;
         for repeat in over {
-            // No ACK for a 2xx: the callee gives up (RFC 3261, section 13.3.1.4).
+            // No ACK for a 2xx: the callee gives up (RFC 3261 §13.3.1.4).
             let call_id = repeat.key.strip_prefix("200 ").unwrap_or_default().to_owned();
             if let Some(at) =
                 self.dialogs.iter().position(|dialog| dialog.call_id == call_id && dialog.state == State::Up)
@@ -346,7 +346,7 @@ impl Phone {
     }
 
     fn repeat(&mut self, key: String, bytes: Vec<u8>, now: Instant) {
-        // The 2xx to an INVITE is repeated from end to end all the same (RFC 3261, section 13.3.1.4).
+        // The 2xx to an INVITE is repeated from end to end all the same (RFC 3261 §13.3.1.4).
         let stopped = self.reliable && !key.starts_with("200 ");
         self.repeats.push(Repeat { key, bytes, next: now + T1, interval: T1, until: now + 64 * T1, stopped });
     }

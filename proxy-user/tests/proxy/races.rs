@@ -150,7 +150,7 @@ fn two_offers_at_once() {
     let first = only(&sent, "INVITE").clone();
     let sent = lab.core(&from_core("INVITE", &call.alice, 1, "r2", "", &sdp("10.9.0.30", 6666)));
     assert_eq!(kinds(&sent), ["core 100", "core 491"]);
-    // Nor a second one from the same side (RFC 3311, section 5.2).
+    // Nor a second one from the same side (RFC 3311 §5.2).
     let sent = lab.access(ALICE, &from_alice("UPDATE", &call.bob, BOBS_TAG, 3, "u1", "", &sdp(PRIVATE, 4446)));
     assert!(only(&sent, "500").text.contains("Retry-After: "));
     lab.core(&answer(&first, "200 OK", "", ROUTE, &sdp("10.9.0.30", 6000)));
@@ -204,7 +204,7 @@ fn a_fork_is_two_dialogs_and_ends_with_the_last() {
     lab.access(ALICE, &from_alice("ACK", &one, BOBS_TAG, 1, "k1", "", ""));
     let spec = lab.datapath.streams.clone();
     assert_eq!(spec.values().next().unwrap().legs[1].remote.unwrap().rtp.to_string(), "10.9.0.30:6000");
-    // The second picked up at the same time: Alice acknowledges and hangs up (RFC 3261, section 13.2.2.4).
+    // The second picked up at the same time: Alice acknowledges and hangs up (RFC 3261 §13.2.2.4).
     let sent = lab.core(&answer(&invite, "200 OK", "b2", &other_route, &sdp("10.9.0.31", 6100)));
     assert_eq!(only(&sent, "200").contact(), two);
     assert_eq!(lab.datapath.streams, spec, "the first answer holds");

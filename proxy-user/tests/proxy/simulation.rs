@@ -288,7 +288,7 @@ impl World {
             editor.prepend(Name::RecordRoute, &format!("<sip:{};lr>", host_text(&own.ip().to_string())));
         }
         editor.remove(Name::Route);
-        // Without state, the branch has to follow from what came (RFC 3261, section 16.11).
+        // Without state, the branch has to follow from what came (RFC 3261 §16.11).
         let branch = message.top_via().ok()?.branch().to_owned();
         editor.replace(Name::Via, [format!("SIP/2.0/UDP {own};branch={branch}s")].iter().chain(&vias));
         Some(editor.finish())

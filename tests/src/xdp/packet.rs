@@ -144,7 +144,7 @@ impl Packet {
         udp.extend([0, 0]);
         udp.extend(&self.payload);
         if self.checksum {
-            // RFC 768 and RFC 8200, section 8.1: over a pseudo header too.
+            // RFC 768 and RFC 8200 §8.1: over a pseudo header too.
             let mut covered = self.addresses();
             covered.extend([0, 17]);
             covered.extend(length.to_be_bytes());

@@ -134,7 +134,7 @@ struct Kept {
     checksum: u16,
 }
 
-/// RFC 7915, section 5.1: packets from IPv6 may not be fragmented where they are too large for 1,280 bytes.
+/// RFC 7915 §5.1: packets from IPv6 may not be fragmented where they are too large for 1,280 bytes.
 const DO_NOT_FRAGMENT: u32 = u32::from_ne_bytes([0, 0, 0x40, 0]);
 
 #[inline(always)]
@@ -183,7 +183,7 @@ fn kept_of_v4(frame: Frame<'_>, start: usize, route: &Route) -> Option<Kept> {
     let udp_length = u16::from_be(headers.u16::<{ v4::UDP_LENGTH }>());
     let old = headers.u16::<{ v4::UDP_CHECKSUM }>();
     let checksum = if old == 0 && route.v6 {
-        // IPv6 wants one (RFC 8200, section 8.1): over the payload, the new header and the new pseudo-header.
+        // IPv6 wants one (RFC 8200 §8.1): over the payload, the new header and the new pseudo-header.
         let payload = frame.sum(start + v4::PAYLOAD, udp_length as usize - UdpHdr::LEN)?;
         let length = udp_length.to_be() as u64;
         let pseudo = length + (IpProto::Udp as u16).to_be() as u64;

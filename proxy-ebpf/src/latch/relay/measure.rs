@@ -30,7 +30,7 @@ pub(crate) fn allowed(state: StateEntry, component: u32, rate: u32, burst: u32, 
     allowed
 }
 
-/// So far ahead a sequence number may be before the stream counts as begun anew (RFC 3550, appendix A.1).
+/// So far ahead a sequence number may be before the stream counts as begun anew (RFC 3550 appendix A.1).
 const MAX_DROPOUT: u16 = 3_000;
 /// So far behind the highest a late packet may be.
 const MAX_MISORDER: u16 = 100;

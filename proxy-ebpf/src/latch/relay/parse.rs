@@ -174,7 +174,7 @@ fn ipv6(frame: &Frame<'_>, vlan: [u16; 2], tags: u16, ingress: u32) -> Result<Ar
     let leg_port = place(local, ports, vlan, ingress)?;
     let payload_length = u16::from_be(headers.u16::<{ v6::PAYLOAD_LENGTH }>());
     let udp_length = u16::from_be(headers.u16::<{ v6::UDP_LENGTH }>());
-    // RFC 8200, section 8.1: no UDP over IPv6 without a checksum.
+    // RFC 8200 §8.1: no UDP over IPv6 without a checksum.
     if (udp_length as usize) < UdpHdr::LEN
         || udp_length != payload_length
         || payload_length > u16::MAX - Ipv6Hdr::LEN as u16
@@ -213,7 +213,7 @@ fn place(local: LocalEntry, ports: u32, vlan: [u16; 2], ingress: u32) -> Result<
     Ok(leg_port)
 }
 
-/// Headers that may stand between IPv6 and UDP (RFC 8200, section 4).
+/// Headers that may stand between IPv6 and UDP (RFC 8200 §4).
 #[inline(always)]
 fn is_extension(next_header: u8) -> bool {
     const HOP_BY_HOP: u8 = IpProto::HopOpt as u8;

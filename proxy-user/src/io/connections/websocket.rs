@@ -23,7 +23,7 @@ use tokio_tungstenite::{
 
 /// A peer that takes nothing for so long is given up.
 const NOT_READ: Duration = Duration::from_secs(20);
-/// The subprotocol's name (RFC 7118, section 4.1).
+/// The subprotocol's name (RFC 7118 §4.1).
 const SUBPROTOCOL: &str = "sip";
 
 pub(super) async fn speak<S: AsyncRead + AsyncWrite + Unpin + Send>(connection: Connection, stream: S) -> Reason {
@@ -45,7 +45,7 @@ pub(super) async fn speak<S: AsyncRead + AsyncWrite + Unpin + Send>(connection: 
     let write = async {
         while let Some(bytes) = outgoing.recv().await {
             let length = bytes.len();
-            // Both are allowed (RFC 7118, section 5); most are text.
+            // Both are allowed (RFC 7118 §5); most are text.
             let message =
                 String::from_utf8(bytes).map_or_else(|error| Message::binary(error.into_bytes()), Message::text);
             match timeout(NOT_READ, sink.send(message)).await {

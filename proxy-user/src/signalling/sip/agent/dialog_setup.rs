@@ -151,7 +151,7 @@ impl Turn<'_> {
                 let lasts = lasts(expires.or(request.expires()));
                 self.keep_subscription(place.id, lasts, now);
             }
-            // The first request failed, or the other side knows no such dialog (RFC 5057, section 5.1).
+            // The first request failed, or the other side knows no such dialog (RFC 5057 §5.1).
             ("SUBSCRIBE" | "REFER", _) if place.to.is_none() || code == 481 => {
                 self.keep_subscription(place.id, Duration::ZERO, now);
             }

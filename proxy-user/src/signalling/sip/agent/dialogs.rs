@@ -1,4 +1,4 @@
-//! Dialogs (RFC 3261, section 12) as seen from between the two parties.
+//! Dialogs (RFC 3261 §12) as seen from between the two parties.
 //!
 //! Each party is shown to the other as a contact of the proxy's own, with a token that names the dialog and the party:
 //! a request with that token in its Request-URI is for that party. Call-ID and tags pass unchanged.
@@ -211,7 +211,7 @@ impl Party {
         self.standing.flow
     }
 
-    /// Request-URI and Route of a request to it (RFC 3261, section 12.2.1.1): a strict router wants itself in the
+    /// Request-URI and Route of a request to it (RFC 3261 §12.2.1.1): a strict router wants itself in the
     /// Request-URI and the target at the end of Route.
     pub(super) fn route(&self) -> (String, Vec<String>) {
         let strict = self.routes.first().and_then(|first| {

@@ -2,7 +2,7 @@
 //!
 //! A terminal is reached over the connection that it made and over no other: nobody can connect to it through its NAT.
 //! With the connection, the way to it is gone until it comes back with a REGISTER, or with a request inside its dialog
-//! (RFC 5626, section 5.3.1). In a core realm, addresses can be connected to, and any connection to one is as good.
+//! (RFC 5626 §5.3.1). In a core realm, addresses can be connected to, and any connection to one is as good.
 
 use super::{
     reading::route_flow,
@@ -19,7 +19,7 @@ use std::net::SocketAddr;
 use std::time::Instant;
 use tracing::{debug, info};
 
-/// A request of more bytes goes over a stream, where there is one (RFC 3261, section 18.1.1).
+/// A request of more bytes goes over a stream, where there is one (RFC 3261 §18.1.1).
 const LARGEST_DATAGRAM: usize = 1_300;
 
 impl Turn<'_> {
@@ -36,7 +36,7 @@ impl Turn<'_> {
             return Some(destination);
         }
         let config = self.core.config.realms.get(realm).filter(|config| config.side == Side::Core)?;
-        // The port of a connection that came from there is nobody's address (RFC 3261, section 18.2.2).
+        // The port of a connection that came from there is nobody's address (RFC 3261 §18.2.2).
         let softswitch = config.softswitch_flow().filter(|softswitch| softswitch.ip() == destination.ip());
         match (destination.connection, softswitch) {
             (None, _) => Some(destination),

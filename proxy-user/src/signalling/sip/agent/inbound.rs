@@ -218,8 +218,8 @@ pub(super) fn server_key(realm: RealmId, source: Flow, request: &Message, method
     ServerKey { realm, peer: source.ip(), transport: source.transport, branch, method: method.to_owned() }
 }
 
-/// The Via values of a request as they go back in a response: the topmost says where it came from (RFC 3261, section
-/// 18.2.1; RFC 3581, section 4).
+/// The Via values of a request as they go back in a response: the topmost says where it came from (RFC 3261
+/// §18.2.1; RFC 3581 §4).
 pub(super) fn response_vias(request: &Message, source: Flow) -> Vec<String> {
     let mut vias: Vec<String> = request.values(Name::Via).map(|via| via.into_owned()).collect();
     if let (Some(first), Ok(via)) = (vias.first_mut(), request.top_via()) {

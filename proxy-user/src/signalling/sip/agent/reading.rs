@@ -17,7 +17,7 @@ pub(super) fn contact_uri(value: &str) -> Option<String> {
     NameAddr::parse(value).ok().map(|contact| contact.uri.to_owned())
 }
 
-/// The user in From or To: its URI without parameters. A REGISTER is about the one in To (RFC 3261, section 10.3, step 5).
+/// The user in From or To: its URI without parameters. A REGISTER is about the one in To (RFC 3261 §10.3, step 5).
 pub(super) fn address_of_record(request: &Message, header: Name) -> Option<String> {
     let value = request.value(header)?;
     let address = NameAddr::parse(&value).ok()?;
@@ -39,7 +39,7 @@ pub(super) fn host_text(address: IpAddr) -> String {
 }
 
 /// The route set that a message's Record-Route makes: for who sent the request in its order, for who gets the response
-/// in reverse (RFC 3261, sections 12.1.1 and 12.1.2).
+/// in reverse (RFC 3261 §12.1.1 and §12.1.2).
 pub(super) fn route_set(message: &Message, from_response: bool) -> Vec<String> {
     let mut routes: Vec<String> = message.values(Name::RecordRoute).map(|value| value.into_owned()).collect();
     if from_response {

@@ -205,7 +205,7 @@ impl Turn<'_> {
     }
 }
 
-/// What names a device's flow in its Contact, if it names one (RFC 5626, section 4.2).
+/// What names a device's flow in its Contact, if it names one (RFC 5626 §4.2).
 fn instance_of(contact: &NameAddr<'_>) -> Option<String> {
     let (instance, flow) = (contact.param("+sip.instance")?, contact.param("reg-id")?);
     (!instance.is_empty() && !flow.is_empty()).then(|| format!("{instance} {flow}"))

@@ -185,7 +185,7 @@ impl Registrations {
 }
 
 /// The seconds for which a contact is bound: its own `expires`, else the header's, else what was asked for, else an hour
-/// (RFC 3261, section 10.2.1.1).
+/// (RFC 3261 §10.2.1.1).
 pub(super) fn lifetime(contact: Option<&str>, header: Option<u32>, asked: Option<u32>) -> Duration {
     let seconds = contact.and_then(|text| text.trim().parse().ok()).or(header).or(asked).unwrap_or(3600);
     // A year is for ever; what is longer would overflow clocks.

@@ -28,7 +28,7 @@ use std::time::Instant;
 pub(super) const ALLOW: &str =
     "INVITE, ACK, CANCEL, BYE, OPTIONS, REGISTER, PRACK, UPDATE, SUBSCRIBE, NOTIFY, REFER, MESSAGE, INFO, PUBLISH";
 
-/// With 480, to a request that may only travel encrypted (RFC 5630, section 5.3).
+/// With 480, to a request that may only travel encrypted (RFC 5630 §5.3).
 const SIPS_NOT_ALLOWED: (&str, &str) = ("Warning", "380 latch \"SIPS Not Allowed\"");
 
 impl Turn<'_> {
@@ -97,7 +97,7 @@ impl Turn<'_> {
         };
         let mut plan = ForwardPlan::to(terminal.realm, terminal.flow, binding.contact.clone());
         plan.terminal = Some(binding.terminal);
-        // The registrar may know another flow of such a terminal (RFC 5626, section 5.3.1).
+        // The registrar may know another flow of such a terminal (RFC 5626 §5.3.1).
         plan.unreachable_status = if binding.instance.is_some() { 430 } else { 480 };
         let Some(entry) = self.transactions.server(server) else {
             return self.core.inconsistent("no server transaction for a request to a terminal");
@@ -112,7 +112,7 @@ impl Turn<'_> {
         self.begin(server, request, plan, source, now);
     }
 
-    /// Whether a request that may only travel encrypted would leave otherwise (RFC 5630, section 5.3).
+    /// Whether a request that may only travel encrypted would leave otherwise (RFC 5630 §5.3).
     fn would_expose(&self, request: &Message, plan: &ForwardPlan) -> bool {
         let is_sips = |uri: &str| Uri::parse(uri).is_ok_and(|uri| uri.scheme().eq_ignore_ascii_case("sips"));
         !plan.destination.transport.is_secure() && request.request_uri().is_some_and(is_sips)
@@ -334,7 +334,7 @@ impl Turn<'_> {
         let own = self.core.own(realm, by)?;
         let stated = NameAddr::parse(value);
         let is_sips = |contact: &NameAddr<'_>| contact.uri().is_ok_and(|uri| uri.scheme().eq_ignore_ascii_case("sips"));
-        // Whoever asked for encryption from end to end gets it (RFC 5630, section 5.1.2).
+        // Whoever asked for encryption from end to end gets it (RFC 5630 §5.1.2).
         let sips = by.is_secure() && stated.as_ref().is_ok_and(is_sips);
         let scheme = if sips { "sips" } else { "sip" };
         let transport = match by.in_uri() {

@@ -36,7 +36,7 @@ impl Turn<'_> {
         let fresh = client.received(code, self.timing, now);
         self.timers.set(client.next(), Timer::Client(id));
         if client.is_invite() && client.state == ClientState::Completed && code >= 300 {
-            // Hop by hop: every copy of a non-2xx is acknowledged here (RFC 3261, section 17.1.1.2).
+            // Hop by hop: every copy of a non-2xx is acknowledged here (RFC 3261 §17.1.1.2).
             let (realm, destination) = (client.realm, client.destination);
             if let Ok(invite) = Message::parse(&client.request) {
                 self.send(realm, destination, ack_for(&invite, &response));
@@ -192,8 +192,8 @@ impl Turn<'_> {
         }
     }
 
-    /// A 2xx to a request that refreshes targets moves both parties to the contacts that they stated (RFC 3261, section
-    /// 12.2; RFC 3311, section 5.1; RFC 6665, section 4.4.1).
+    /// A 2xx to a request that refreshes targets moves both parties to the contacts that they stated (RFC 3261
+    /// §12.2; RFC 3311 §5.1; RFC 6665 §4.4.1).
     fn refresh_targets(&mut self, place: &InDialog, responder: Role, response: &Message, method: &str) {
         if !matches!(method, "INVITE" | "UPDATE" | "SUBSCRIBE" | "NOTIFY" | "REFER") {
             return;
@@ -204,7 +204,7 @@ impl Turn<'_> {
             let Some(party) = self.dialogs.party_mut(place.id, role) else { continue };
             party.target = target;
             if role == responder && place.to.is_none() {
-                // The route set of an early dialog is only a guess (RFC 3261, section 13.2.2.4).
+                // The route set of an early dialog is only a guess (RFC 3261 §13.2.2.4).
                 party.routes = route_set(response, true);
             }
             let flow = self.dialogs.party(place.id, role).and_then(|party| self.core_destination(party));
@@ -239,7 +239,7 @@ impl Turn<'_> {
                 editor.replace(name, &values);
             }
         }
-        // From and To go back as they came (RFC 3261, section 8.2.6.2).
+        // From and To go back as they came (RFC 3261 §8.2.6.2).
         editor.set(Name::From, &request.value(Name::From)?);
         let to = request.value(Name::To)?;
         let to = match (request.to_tag(), response.to_tag()) {
@@ -259,8 +259,8 @@ impl Turn<'_> {
         }
         Identity::new(&self.core.config, from, entry.key.realm)?.filter(response, &mut editor);
         if response.code().is_some_and(|code| (101..300).contains(&code)) {
-            // The requester's side made its own route set; like any server, the proxy states it (RFC 3261, section
-            // 12.1.1).
+            // The requester's side made its own route set; like any server, the proxy states it (RFC 3261
+            // §12.1.1).
             editor.replace(Name::RecordRoute, request.values(Name::RecordRoute));
         }
         if let Some(body) = body {
@@ -300,7 +300,7 @@ impl Turn<'_> {
                 if client.method == "INVITE" || client.failed.is_some() {
                     self.reply(forward.server, code, None, now);
                 } else {
-                    // A 408 would come too late to be of use to anybody (RFC 4320, section 4.2).
+                    // A 408 would come too late to be of use to anybody (RFC 4320 §4.2).
                     self.drop_server(forward.server);
                 }
                 if let Some(place) = forward.dialog {

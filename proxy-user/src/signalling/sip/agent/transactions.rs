@@ -1,4 +1,4 @@
-//! Transactions (RFC 3261, section 17, with RFC 6026's Accepted state): retransmissions end here.
+//! Transactions (RFC 3261 §17, with RFC 6026's Accepted state): retransmissions end here.
 //!
 //! The machines only keep state and time; what a message means is decided elsewhere.
 
@@ -116,10 +116,10 @@ impl<P> Transactions<P> {
     }
 }
 
-/// T4: how long a message may stay in the network (RFC 3261, section 17.1.1.1).
+/// T4: how long a message may stay in the network (RFC 3261 §17.1.1.1).
 pub(super) const T4: Duration = Duration::from_secs(5);
 
-/// What tells one server transaction from another (RFC 3261, section 17.2.3). An ACK for a non-2xx and a CANCEL carry
+/// What tells one server transaction from another (RFC 3261 §17.2.3). An ACK for a non-2xx and a CANCEL carry
 /// the branch of their INVITE.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct ServerKey {
@@ -201,7 +201,7 @@ impl Server {
         self.state != ServerState::Proceeding
     }
 
-    /// Whether a response may be sent now: after a final one only another 2xx to INVITE (RFC 6026, section 7.1).
+    /// Whether a response may be sent now: after a final one only another 2xx to INVITE (RFC 6026 §7.1).
     pub(super) fn takes(&self, code: u16) -> bool {
         match self.state {
             ServerState::Proceeding => true,
@@ -297,7 +297,7 @@ pub(super) enum ClientState {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Cancel {
     No,
-    /// To be sent once a provisional response has come (RFC 3261, section 9.1).
+    /// To be sent once a provisional response has come (RFC 3261 §9.1).
     Wanted,
     Sent,
 }
