@@ -260,6 +260,10 @@ impl Core {
     pub(crate) fn inconsistent(&mut self, what: &'static str) {
         self.statistics.inconsistencies += 1;
         debug_assert!(false, "{what}");
-        tracing::error!(what, "this should not be possible: please report it");
+        // At the first, the second, the fourth, and so on: whatever causes it must not fill the log.
+        let times = self.statistics.inconsistencies;
+        if times.is_power_of_two() {
+            tracing::error!(what, times, "this should not be possible: please report it");
+        }
     }
 }
