@@ -84,6 +84,10 @@ impl Core {
             .iter()
             .map(|realm| PortAllocator::new(realm.ports, config.media.hold_time))
             .collect::<Result<_, _>>()?;
+        let mut random = StdRng::from_seed(seed);
+        // What is named in the journal must never come to mean something else: each process numbers from a place of its own,
+        // too far from any other's to come to it.
+        let [first_call, first_terminal] = [random.next_u64() >> 2, random.next_u64() >> 2];
         Ok(Self {
             budgets: Budgets::new(&acquaintances::limits(&config), now),
             acquaintances: Acquaintances::default(),
@@ -91,14 +95,14 @@ impl Core {
             config,
             statistics: Statistics::default(),
             clock: WallClock::new(now, wall),
-            random: StdRng::from_seed(seed),
+            random,
             outputs: VecDeque::new(),
             events: VecDeque::new(),
             timers: Timers::new(),
             calls: Tracked::default(),
             counted: 0,
-            last_call: 0,
-            terminals: Terminals::default(),
+            last_call: first_call,
+            terminals: Terminals::numbered_from(first_terminal),
             allocators,
             last_stream: 0,
             streams: HashMap::new(),

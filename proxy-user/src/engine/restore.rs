@@ -73,7 +73,6 @@ impl Core {
             if call.realms.caller.max(call.realms.callee) >= realms || call.realms.caller == call.realms.callee {
                 return Err(entry.refused("it is not of these realms"));
             }
-            self.last_call = self.last_call.max(id.0);
             if recorded.contains(&RecordId(call.record)) {
                 self.written.stale(entry);
                 continue;

@@ -7,7 +7,7 @@ use crate::{flow::Flow, media::RealmId};
 use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
 
-/// Names a terminal, for as long as it is registered and over restarts.
+/// Names a terminal, for as long as it is registered and over restarts. No other one ever has its number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct TerminalId(pub u64);
 
@@ -33,6 +33,11 @@ pub struct Terminals {
 }
 
 impl Terminals {
+    /// None; they are numbered from `first`, which no earlier process has come to.
+    pub(crate) fn numbered_from(first: u64) -> Self {
+        Self { last: first, ..Self::default() }
+    }
+
     /// The terminal of this number.
     pub fn get(&self, id: TerminalId) -> Option<&Terminal> {
         self.terminals.get(&id)
@@ -40,14 +45,14 @@ impl Terminals {
 
     /// Takes in a terminal that was not known.
     pub(crate) fn bind(&mut self, terminal: Terminal) -> TerminalId {
-        let id = TerminalId(self.last + 1);
+        self.last += 1;
+        let id = TerminalId(self.last);
         self.restore(id, terminal);
         id
     }
 
     /// Takes in a terminal under the number that it had.
     pub(crate) fn restore(&mut self, id: TerminalId, terminal: Terminal) {
-        self.last = self.last.max(id.0);
         self.by_flow.entry((terminal.realm, terminal.flow)).or_default().push(id);
         self.terminals.insert(id, terminal);
     }

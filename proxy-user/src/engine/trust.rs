@@ -50,13 +50,14 @@ impl Core {
             return if known || secret { Verdict::Same } else { Verdict::Stranger };
         }
         let bound = party.terminal.and_then(|id| self.terminals.get(id));
-        let here = from == party.flow || bound.is_some_and(|terminal| terminal.flow == from);
-        match (here, secret) {
-            (true, true) => Verdict::Same,
-            // The source of a datagram can be forged; a connection's cannot.
-            (true, false) if !party.named_secret || from.transport.is_reliable() => Verdict::Same,
-            (false, true) => Verdict::Moves,
-            (_, false) => Verdict::Stranger,
+        // The source of a datagram can be forged; a connection's cannot.
+        let believed = secret || !party.named_secret || from.transport.is_reliable();
+        match bound.is_some_and(|terminal| terminal.flow == from) {
+            _ if from == party.flow && believed => Verdict::Same,
+            // Where its registration came from, but not where it spoke from last.
+            true if believed => Verdict::Moves,
+            _ if secret => Verdict::Moves,
+            _ => Verdict::Stranger,
         }
     }
 }

@@ -197,6 +197,21 @@ fn a_call_that_rings_is_cancelled_by_its_caller_after_a_restart() {
 }
 
 #[test]
+fn a_call_that_was_cancelled_before_a_restart_is_still_cancelled() {
+    let mut lab = Lab::default();
+    let (_, forwarded) = called(&mut lab);
+    let cancel = crate::calls::from_alice("CANCEL", "sip:bob@example.test", "<sip:bob@example.test>", 1, "i1", "", "");
+    let cancel = cancel.replace("call-1", "c1").replace("tag=a1", "tag=a");
+    assert_eq!(kinds(&lab.access(ALICE, &cancel)), ["access 200"], "nobody has said yet that it has the INVITE");
+    lab.restart(Media::Kept);
+    lab.take();
+    assert_eq!(kinds(&lab.core(&answer(&forwarded, "180 Ringing", "b", BOBS, ""))), ["core CANCEL", "access 180"]);
+    lab.core(&answer(&forwarded, "487 Request Terminated", "b", "", ""));
+    assert_eq!((lab.records.len(), lab.records[0].end_cause), (1, EndCause::Cancelled));
+    lab.assert_empty();
+}
+
+#[test]
 fn a_call_that_rings_ends_on_both_sides_where_its_media_are_gone() {
     let mut lab = Lab::default();
     let (_, forwarded) = called(&mut lab);

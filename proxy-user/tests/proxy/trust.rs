@@ -4,6 +4,7 @@
 use crate::{calls::*, lab::*, registrations::*};
 use proxy_user::{
     config::AdmissionLimits,
+    engine::Media,
     flow::{ConnectionId, Flow, Transport},
     media::LegSpec,
     signalling::sip::Name,
@@ -201,6 +202,7 @@ fn a_terminal_that_answers_from_another_port_is_there_from_then_on() {
 
 #[test]
 fn a_transaction_follows_a_terminal_to_another_port() {
+    const ELSEWHERE: &str = "198.51.100.1:41001";
     let mut lab = Lab::default();
     let invite = from_alice("INVITE", ADDRESS_OF_BOB, "<sip:bob@example.test>", 1, "i1", "", &sdp(PRIVATE, 4000));
     let sent = lab.access(ALICE, &invite);
@@ -213,10 +215,10 @@ fn a_transaction_follows_a_terminal_to_another_port() {
     // From another address it is none of its business.
     let cancel = from_alice("CANCEL", ADDRESS_OF_BOB, "<sip:bob@example.test>", 1, "i1", "", "");
     assert_eq!(kinds(&lab.access(MALLORY, &cancel)), ["access 481"]);
-    let sent = lab.access("198.51.100.1:41001", &cancel);
+    let sent = lab.access(ELSEWHERE, &cancel);
     assert_eq!(kinds(&sent), ["access 200", "core CANCEL"]);
     let sent = lab.core(&answer(&forwarded, "487 Request Terminated", "b1", "", ""));
-    assert_eq!(only(&sent, "487").destination.to_string(), ALICES_NEIGHBOUR, "where it was heard of last");
+    assert_eq!(only(&sent, "487").destination.to_string(), ELSEWHERE, "where it was heard of last");
 }
 
 #[test]
@@ -282,4 +284,90 @@ fn a_name_that_is_only_claimed_uses_up_nobodys_limit() {
     assert_eq!(kinds(&lab.access(MALLORY, &again)), ["access 503"]);
     assert_eq!(kinds(&lab.access(ALICE, &call(3)))[1], "core INVITE", "hers is free");
     assert_eq!(kinds(&lab.access(ALICE, &call(4))), ["access 503"]);
+}
+
+/// The numbers by which the journal names terminals and calls never come to mean something else.
+#[test]
+fn what_is_registered_or_called_after_a_restart_is_nothing_that_was_there_before() {
+    let mut lab = Lab::default();
+    registered(&mut lab, "alice", ALICE);
+    let call = answered(&mut lab);
+    // She leaves in mid-call: a later terminal must not be taken for hers.
+    let gone = contact("alice").replace("600", "0");
+    let sent = lab.access(ALICE, &register("alice", 2, &gone, ""));
+    lab.core(&answer(only(&sent, "REGISTER"), "200 OK", "r", "", ""));
+    lab.restart(Media::Kept);
+    let before = legs(&lab);
+    for (cseq, source) in [(1, MALLORY), (2, ALICE_MOBILE)] {
+        let sent = lab.access(source, &register("mallory", cseq, &contact("mallory"), ""));
+        let request = only(&sent, "REGISTER").clone();
+        let shown = request.header(Name::Contact);
+        lab.core(&answer(&request, "200 OK", "r", &format!("Contact: {shown};expires=600\n"), ""));
+    }
+    let sent = lab.core(&from_core("INFO", &call.alice, 7, "i7", "", ""));
+    assert_eq!(only(&sent, "INFO").destination.to_string(), ALICE);
+    assert_eq!(legs(&lab), before);
+
+    // Her call ends, and the process with it: what is left of its dialog has nothing to do with the next call.
+    let sent = lab.access(ALICE, &from_alice("BYE", &call.bob, BOBS_TAG, 9, "bye9", "", ""));
+    lab.core(&answer(only(&sent, "BYE"), "200 OK", "", "", ""));
+    lab.restart(Media::Kept);
+    let other = from_alice("INVITE", ADDRESS_OF_BOB, "<sip:bob@example.test>", 1, "n1", "", &sdp(PRIVATE, 4100));
+    let sent = lab.access(BOB, &other.replace("call-1", "call-2"));
+    lab.core(&answer(only(&sent, "INVITE"), "200 OK", "b2", ROUTE, &sdp("10.9.0.30", 6100)));
+    let streams = lab.datapath.streams.clone();
+    let sent = lab.access(ALICE, &from_alice("BYE", &call.bob, BOBS_TAG, 10, "bye10", "", ""));
+    assert_eq!(kinds(&sent), ["access 200"], "it was over");
+    assert_eq!((lab.proxy.load().calls, &lab.datapath.streams), (1, &streams));
+    lab.wait(Duration::from_secs(40));
+    lab.proxy.shutdown(lab.now);
+    lab.settle();
+    assert_eq!(lab.take().iter().filter(|sent| sent.kind() == "BYE").count(), 2, "both sides are told");
+}
+
+#[test]
+fn a_stated_contact_makes_no_ones_calls_somebody_elses() {
+    let mut lab = Lab::default();
+    // Mallory registers with the source and the contact of a device that is not registered.
+    let stated = contact("mallory").replace("sip:mallory@", "sip:alice@").replace(";ob>", ">");
+    let register = |lab: &mut Lab, cseq, source: &str| {
+        let sent = lab.access(source, &register("mallory", cseq, &stated, ""));
+        let request = only(&sent, "REGISTER").clone();
+        let shown = request.header(Name::Contact);
+        lab.core(&answer(&request, "200 OK", "r", &format!("Contact: {shown};expires=600\n"), ""));
+    };
+    register(&mut lab, 1, ALICE);
+    let call = answered(&mut lab);
+    register(&mut lab, 2, MALLORY);
+    let sent = lab.core(&from_core("INFO", &call.alice, 7, "i7", "", ""));
+    assert_eq!(only(&sent, "INFO").destination.to_string(), ALICE);
+}
+
+#[test]
+fn a_phone_that_comes_back_to_where_it_is_registered_takes_its_media_back() {
+    let mut lab = Lab::default();
+    registered(&mut lab, "alice", ALICE);
+    let call = answered(&mut lab);
+    for (cseq, source) in [(2, ALICE_MOBILE), (3, ALICE)] {
+        let offer = from_alice("INVITE", &call.bob, BOBS_TAG, cseq, &format!("m{cseq}"), "", &sdp(PRIVATE, 4000));
+        let sent = lab.access(source, &offer);
+        let invite = only(&sent, "INVITE").clone();
+        let sent = lab.core(&answer(&invite, "200 OK", "", ROUTE, &sdp("10.9.0.30", 6000)));
+        let ok = only(&sent, "200").clone();
+        lab.access(source, &from_alice("ACK", &ok.contact(), BOBS_TAG, cseq, &format!("k{cseq}"), "", ""));
+        let signalling = legs(&lab)[0].signalling.unwrap().to_string();
+        assert_eq!(signalling, source.split(':').next().unwrap());
+    }
+}
+
+#[test]
+fn answers_to_a_caller_go_where_it_cancelled_from() {
+    let mut lab = Lab::default();
+    let invite = from_alice("INVITE", ADDRESS_OF_BOB, "<sip:bob@example.test>", 1, "i1", "", &sdp(PRIVATE, 4000));
+    let sent = lab.access(ALICE, &invite);
+    let forwarded = only(&sent, "INVITE").clone();
+    lab.core(&answer(&forwarded, "180 Ringing", "b1", ROUTE, ""));
+    lab.access(ALICES_NEIGHBOUR, &from_alice("CANCEL", ADDRESS_OF_BOB, "<sip:bob@example.test>", 1, "i1", "", ""));
+    let sent = lab.core(&answer(&forwarded, "487 Request Terminated", "b1", "", ""));
+    assert_eq!(only(&sent, "487").destination.to_string(), ALICES_NEIGHBOUR);
 }

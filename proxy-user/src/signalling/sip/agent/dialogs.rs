@@ -165,7 +165,9 @@ impl Dialogs {
         }
         match dialog.call() {
             Some(call) => {
-                self.by_call.remove(&call.id);
+                if self.by_call.get(&call.id) == Some(&id) {
+                    self.by_call.remove(&call.id);
+                }
             }
             None => self.subscriptions -= 1,
         }

@@ -111,8 +111,8 @@ impl Turn<'_> {
             self.core.stranger(realm, source, request.method().unwrap_or_default(), &call_id, now);
             return None;
         }
-        // The tag, or the secret, was sent there.
-        if secret || !to_tag.is_empty() {
+        // The tag, or the secret, was sent there; not to where it has moved, as far as is known.
+        if verdict == Verdict::Same && (secret || !to_tag.is_empty()) {
             self.core.proved(standing.realm, source, now);
             if dialog.call().is_some_and(|call| self.core.is_answered(call.id)) {
                 self.core.met(standing.realm, source, now);
@@ -160,13 +160,17 @@ impl Turn<'_> {
         if let Some(party) = self.dialogs.party_mut(id, role) {
             party.standing.flow = to;
         }
-        if let Some(call) = self.dialogs.call(id).map(|call| call.id) {
-            self.core.moved(call, role.side(), to, now);
+        let Some(call) = self.dialogs.call(id) else { return };
+        let (call, invite) = (call.id, call.invite.filter(|_| role == Role::Originator));
+        self.core.moved(call, role.side(), to, now);
+        if let Some(invite) = invite {
+            self.invite_moved(invite, to);
         }
     }
 
     /// The registered terminal that a request outside of dialogs is from: it comes over the terminal's flow, and names its
-    /// user or its contact. Without either it is whoever has the address.
+    /// user; of several of one user, the one whose contact it states. Otherwise it is whoever has the address: a contact
+    /// alone can be stated by anybody.
     pub(super) fn terminal_behind(&self, realm: RealmId, flow: Flow, request: &Message) -> Option<TerminalId> {
         if self.core.side(realm) != Some(Side::Access) {
             return None;
@@ -180,10 +184,6 @@ impl Turn<'_> {
         let here = || self.core.terminals().at(realm, flow);
         let named = || here().filter(|(_, terminal)| Some(&terminal.user) == user.as_ref());
         let exactly = named().find(|(id, terminal)| states(*id, &terminal.user)).or_else(|| named().next());
-        let by_contact = || {
-            let mut found = here().filter(|(id, terminal)| states(*id, &terminal.user));
-            found.next().filter(|_| found.next().is_none())
-        };
-        exactly.or_else(by_contact).map(|(id, _)| id)
+        exactly.map(|(id, _)| id)
     }
 }

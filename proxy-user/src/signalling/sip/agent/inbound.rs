@@ -38,7 +38,7 @@ impl Turn<'_> {
         let expected = ourselves || config.softswitch.is_some_and(|softswitch| softswitch.ip() == source.ip());
         let stranger = config.side == Side::Core && !expected;
         self.connections.heard(source);
-        if !self.core.hears(realm, source, bytes.len(), now) {
+        if !self.core.hears(realm, source, bytes.len(), self.begins_with_secret(bytes), now) {
             return;
         }
         match Message::parse(bytes) {
@@ -81,9 +81,9 @@ impl Turn<'_> {
             let Some(server) = self.transactions.server_mut(id) else {
                 return self.core.inconsistent("a key of no server transaction");
             };
-            // The sender's NAT may have given it another port meanwhile: answers go where it is now.
-            server.source = source;
             let response = server.response.clone();
+            // The sender's NAT may have given it another port meanwhile: answers go where it is now.
+            self.invite_moved(id, source);
             if !response.is_empty() {
                 self.core.statistics.retransmissions_sent += 1;
                 self.send(realm, source, response);
@@ -97,7 +97,10 @@ impl Turn<'_> {
             self.send(realm, source, response);
             return;
         }
-        if self.transactions.len() >= self.core.config.limits.max_transactions {
+        // A tenth more is for the softswitch, and for calls that are there: they must be able to end.
+        let most = self.core.config.limits.max_transactions;
+        let reserve = self.core.is_core(realm) || self.names_secret(realm, &request);
+        if self.transactions.len() >= if reserve { most.saturating_add(most / 10) } else { most } {
             self.core.limited("max_transactions", now);
             let headers = Some(("Retry-After", "5"));
             self.send(realm, source, plain_response(&request, 503, headers, source, None));
@@ -130,6 +133,15 @@ impl Turn<'_> {
         if self.transactions.server(id).is_some_and(idle) {
             self.drop_server(id);
         }
+    }
+
+    /// Whether what may be a request begins with the token of a party, which strangers do not know: so much is seen without
+    /// reading it.
+    fn begins_with_secret(&self, bytes: &[u8]) -> bool {
+        let line = bytes.get(..bytes.len().min(128)).unwrap_or_default();
+        let word = line.split(|byte| *byte == b':').nth(1).and_then(|rest| rest.split(|byte| *byte == b'@').next());
+        let token = word.and_then(|word| std::str::from_utf8(word).ok());
+        token.is_some_and(|token| self.dialogs.with_token(token).is_some())
     }
 
     /// Whether a request is for a party of a dialog, by the token that only its other party was shown.
@@ -167,6 +179,19 @@ impl Turn<'_> {
     pub(super) fn drop_server(&mut self, id: ServerTxId) {
         if let Some(server) = self.transactions.remove_server(id) {
             self.untrack_invite(server.source, id);
+        }
+    }
+
+    /// Who sent a request is in another place now: its answers go there.
+    pub(super) fn invite_moved(&mut self, id: ServerTxId, to: Flow) {
+        let Some(server) = self.transactions.server_mut(id) else { return };
+        let before = std::mem::replace(&mut server.source, to);
+        let waits = server.is_invite() && !server.is_answered();
+        if before != to && waits {
+            self.untrack_invite(before, id);
+            if let Some(open) = self.connections.of(to) {
+                open.invites.insert(id);
+            }
         }
     }
 

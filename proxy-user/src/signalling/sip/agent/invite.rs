@@ -207,7 +207,9 @@ impl Turn<'_> {
             return self.core.inconsistent("no server transaction for a CANCEL");
         };
         let Some(invite) = self.transactions.invite_of(&entry.key) else { return self.reply(server, 481, None, now) };
+        let source = entry.source;
         self.reply(server, 200, None, now);
+        self.invite_moved(invite, source);
         let proceeding = self.transactions.server(invite).filter(|entry| entry.state == ServerState::Proceeding);
         if let Some(client) = proceeding.and_then(|entry| entry.client) {
             self.cancel_client(client, now);
@@ -264,7 +266,7 @@ impl Turn<'_> {
             }
             // The other side knows no such dialog any more (RFC 5057 §5.1).
             "INVITE" | "UPDATE" if code == 481 || (code == 408 && method == "INVITE") => {
-                self.hang_up_dialog(place.id, EndCause::Timeout, now);
+                self.lost_dialog(place, now);
             }
             // A challenge is answered with the same request once more.
             "BYE" if matches!(code, 401 | 407) => {
@@ -274,6 +276,24 @@ impl Turn<'_> {
             }
             "BYE" => self.hung_up(place, now),
             _ => {}
+        }
+    }
+
+    /// The other side knows the dialog of one answerer no more: that ends the call where it was the only one, and else that
+    /// dialog. A dialog that is only early leaves the rest to the INVITE's final response.
+    fn lost_dialog(&mut self, place: &InDialog, now: Instant) {
+        let Some(call) = self.dialogs.call(place.id).filter(|call| call.answered) else { return };
+        let answerer = [Some(place.from), place.to].into_iter().flatten().find(|role| *role != Role::Originator);
+        match (answerer, call.confirmed.as_slice()) {
+            (Some(Role::Answerer(index)), confirmed) if !confirmed.contains(&index) => {}
+            (Some(Role::Answerer(index)), confirmed) if confirmed.len() > 1 => {
+                self.send_bye(place.id, Role::Originator, Role::Answerer(index), now);
+                self.send_bye(place.id, Role::Answerer(index), Role::Originator, now);
+                if let Some(call) = self.dialogs.call_mut(place.id) {
+                    call.confirmed.retain(|confirmed| *confirmed != index);
+                }
+            }
+            _ => self.hang_up_dialog(place.id, EndCause::Timeout, now),
         }
     }
 

@@ -55,6 +55,10 @@ impl Turn<'_> {
             })
         })?;
         plan.body = Some(self.written(&session, plan.realm, plans));
+        // An ACK that comes now answers no earlier offer.
+        if let Some(call) = self.dialogs.call_mut(id) {
+            call.ack_answers = None;
+        }
         Ok(MediaPhase::Offered)
     }
 

@@ -75,7 +75,7 @@ impl Turn<'_> {
         let Setup { realm: from, source, request, tag, response, forwarded } = setup;
         let Ok(request) = Message::parse(&request) else { return };
         // What an unproved address may still be sent was known to the earlier process only.
-        self.core.hears(from, source, request.bytes().len(), now);
+        self.core.hears(from, source, request.bytes().len(), false, now);
         let key = server_key(from, source, &request, "INVITE");
         let mut server = Server::new(key, source, request, tag);
         server.response = response;
@@ -107,8 +107,9 @@ impl Turn<'_> {
         } else if !proceeding {
             self.send(realm, destination, request);
         }
-        if source.transport.is_reliable() && self.core.side(from) == Some(Side::Access) {
-            // To the caller its call has failed: nobody is to ring for it.
+        let cancelled = self.dialogs.call(id).is_some_and(|call| call.cancelled);
+        if cancelled || (source.transport.is_reliable() && self.core.side(from) == Some(Side::Access)) {
+            // It was cancelled, or to the caller its call has failed: nobody is to ring for it.
             self.cancel_client(client, now);
         }
     }
