@@ -28,6 +28,7 @@ use anyhow::{Context as _, Result};
 pub use connections::{ConnectionStatistics, Connections};
 use serde::Serialize;
 use serde_json::{Value, json};
+use socket2::SockRef;
 use std::{
     future::{Future, poll_fn},
     pin::pin,
@@ -467,7 +468,8 @@ impl<C: Core, D: Datapath> Loop<C, D> {
             return;
         }
         let Some(socket) = self.sockets.get(realm) else { return };
-        match socket.try_send_to(&bytes, destination.remote) {
+        // The kernel is asked each time: tokio, once refused, would refuse all until its next look at the socket.
+        match SockRef::from(socket).send_to(&bytes, &destination.remote.into()) {
             Ok(_) => self.statistics.sent += 1,
             Err(error) => {
                 self.statistics.send_errors += 1;

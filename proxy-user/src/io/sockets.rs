@@ -2,13 +2,20 @@
 
 use crate::config::Config;
 use anyhow::{Context as _, Result};
-use nix::sys::socket::{setsockopt, sockopt::RcvBufForce};
+use nix::sys::socket::{
+    setsockopt,
+    sockopt::{RcvBufForce, SndBufForce},
+};
 use socket2::{Domain, Protocol, Socket, Type};
 use std::net::SocketAddr;
 use tokio::net::UdpSocket;
 
 /// Room for datagrams that wait, bytes: a burst of some thousand SIP messages.
 const RECEIVE_BUFFER: usize = 4 << 20;
+/// Room for datagrams that wait until the hardware address of their next hop is known, bytes. Answers to sources that do
+/// not exist wait for seconds, up to 208 KiB each (`unres_qlen_bytes`): with less room, a network of 254 of them holds up
+/// what is sent to everybody else. It is a limit; nothing is set aside.
+const SEND_BUFFER: usize = 64 << 20;
 
 /// Binds each realm's signalling address. Must be called within a tokio runtime.
 ///
@@ -25,6 +32,9 @@ fn bind_one(address: SocketAddr) -> Result<UdpSocket> {
         // Root may pass net.core.rmem_max, which is too small for a burst; others get as much as it grants.
         if setsockopt(&socket, RcvBufForce, &RECEIVE_BUFFER).is_err() {
             socket.set_recv_buffer_size(RECEIVE_BUFFER)?;
+        }
+        if setsockopt(&socket, SndBufForce, &SEND_BUFFER).is_err() {
+            socket.set_send_buffer_size(SEND_BUFFER)?;
         }
         if address.is_ipv6() {
             socket.set_only_v6(true)?;
