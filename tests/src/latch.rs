@@ -9,6 +9,7 @@ use anyhow::{Context, Result, anyhow, ensure};
 use aya::maps::{Array, Map, MapData, PerCpuArray};
 use proxy_common::layout::{Leg, LegState};
 use proxy_common::verdict::Counters;
+use proxy_user::config::{Config, Overrides};
 use serde_json::Value;
 
 use crate::leftovers::BpfObjects;
@@ -65,6 +66,14 @@ impl Default for LatchConfig {
             realms: Default::default(),
             extra: String::new(),
         }
+    }
+}
+
+impl LatchConfig {
+    /// What Latch makes of it.
+    pub fn parsed(&self) -> Result<Config> {
+        let text = toml(self, "/tmp/cdr.jsonl".as_ref())?;
+        Config::parse(&text, "latch.toml".as_ref(), Overrides::default()).map_err(|problems| anyhow!("{problems}"))
     }
 }
 
@@ -304,14 +313,10 @@ fn toml(config: &LatchConfig, cdr: &std::path::Path) -> Result<String> {
 
 #[cfg(test)]
 mod tests {
-    use proxy_user::config::{Config, Overrides};
-
     use super::*;
 
     #[test]
     fn latch_accepts_the_configuration() {
-        let text = toml(&LatchConfig::default(), "/tmp/cdr.jsonl".as_ref()).unwrap();
-        let config = Config::parse(&text, "latch.toml".as_ref(), Overrides::default());
-        assert_eq!(config.map(|config| config.realms.len()).map_err(|problems| problems.to_string()), Ok(2));
+        assert_eq!(LatchConfig::default().parsed().unwrap().realms.len(), 2);
     }
 }

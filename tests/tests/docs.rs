@@ -1,4 +1,4 @@
-//! What the documentation says of the maps is what is in them.
+//! What the documentation says of maps and memory is what is so.
 
 use anyhow::{Context as _, Result, ensure};
 use proxy_common::verdict::Verdict;
@@ -48,5 +48,15 @@ fn every_field_that_bpftool_shows_is_explained() -> Result<()> {
             ensure!(explains(&text, field), "docs/watching.md does not explain `{field}` of {name}");
         }
     }
+    Ok(())
+}
+
+#[test]
+fn the_memory_that_strangers_may_take_is_stated() -> Result<()> {
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/sip.md");
+    let text = std::fs::read_to_string(&file).with_context(|| file.display().to_string())?;
+    let bytes = proxy_user::engine::strangers_memory(&lab::LatchConfig::default().parsed()?);
+    let stated = format!("less than {} MB", bytes.div_ceil(1_000_000));
+    ensure!(text.contains(&stated), "docs/sip.md does not say {stated:?}");
     Ok(())
 }

@@ -1,6 +1,6 @@
 //! Whom the core knows beside the registered, and what all others may have.
 
-use super::budgets::{self, Amounts, Share};
+use super::budgets::{self, Amounts, Budgets, Share};
 use crate::{config::Config, flow::Flow, media::RealmId};
 use std::{
     collections::HashMap,
@@ -14,6 +14,10 @@ const BYTES_A_TRANSACTION: u32 = 4_096;
 /// Places for sources that hold nothing, besides one for each that does.
 const IDLE_SOURCES: u32 = 16_384;
 
+/// What a transaction takes besides the bytes of its messages: itself, its keys in the maps, its timers.
+const STATE_OF_A_TRANSACTION: usize = 2 << 10;
+/// What a dialog takes: its parties and their targets, its call with an offer of 32 streams, its timers.
+const STATE_OF_A_DIALOG: usize = 8 << 10;
 /// How often those who are no acquaintances any more are looked for.
 const TIDY_PERIOD: Duration = Duration::from_secs(1);
 
@@ -69,6 +73,16 @@ pub(super) fn limits(config: &Config) -> budgets::Limits {
         source: share(settings.source_percent),
         prefixes: holders.saturating_add(IDLE_SOURCES).min(MOST_PREFIXES),
     }
+}
+
+/// The most bytes that all strangers together make Latch take, whatever they send.
+pub fn strangers_memory(config: &Config) -> usize {
+    let budgets::Limits { strangers, prefixes, .. } = limits(config);
+    let Amounts { dialogs, transactions, bytes, .. } = strangers.amounts;
+    Budgets::memory_bound(prefixes)
+        + bytes as usize
+        + transactions as usize * STATE_OF_A_TRANSACTION
+        + dialogs as usize * STATE_OF_A_DIALOG
 }
 
 /// However large the limits are: 4 million sources take a gigabyte.

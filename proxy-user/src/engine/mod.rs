@@ -51,6 +51,7 @@ pub(crate) mod tracked;
 mod trust;
 
 pub use self::core::Core;
+pub use acquaintances::strangers_memory;
 pub use calls::{CallEvent, CallStart, Refusal};
 pub use ids::{CallId, Protocol};
 pub use inputs::{Input, Output};
