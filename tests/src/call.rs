@@ -108,6 +108,12 @@ impl<'lab> MediaCall<'lab> {
         Self::call(scene, caller, callee, None)
     }
 
+    /// The same between two who have registered.
+    pub fn of_registered(scene: &Scene<'lab>, caller: (usize, &str), callee: (usize, &str)) -> Result<Self> {
+        let answering = scene.sipp(Scenario::Answer, callee.1, address::PHONE);
+        Self::made(scene, caller, (scene.lab.phone(callee.0)?, &answering), None)
+    }
+
     /// alice at phone 1 calls carol at the lab's host `gateway` ([`GATEWAY`]) in the core network, who is in bob's place,
     /// until the test ends the call.
     pub fn to_core(scene: &Scene<'lab>) -> Result<Self> {

@@ -16,6 +16,8 @@ use crate::xdp::Packet;
 pub const MARK: u32 = 0xbad0_bad0;
 /// The nftables match for it: the UDP header has 8 bytes.
 pub const STRANGE: &str = "@th,160,32 0xbad0bad0";
+/// What stands for a frame's number in a frame that [`Flood::pour`] sends.
+pub const NUMBER: &str = "########";
 /// At most so many frames without a look at the clock.
 const BURST: u64 = 64;
 
@@ -88,6 +90,39 @@ impl Flood {
                 continue;
             }
             for frame in next.by_ref().take(now as usize) {
+                match send(self.socket.as_raw_fd(), frame, MsgFlags::empty()) {
+                    Ok(_) => sent += 1,
+                    Err(Errno::ENOBUFS | Errno::EINTR) => {}
+                    Err(error) => return Err(error).context("write a frame"),
+                }
+            }
+        }
+        Ok(Flooded { packets: sent, time: begun.elapsed() })
+    }
+
+    /// Sends the frames in turn for this time, at most so many a second. Each [`NUMBER`] in them becomes that of the frame,
+    /// so that no two are the same; they must not have a UDP checksum.
+    pub fn pour(&self, frames: &[Vec<u8>], time: Duration, per_second: u64) -> Result<Flooded> {
+        ensure!(!frames.is_empty(), "a flood of nothing");
+        let places = |frame: &[u8]| -> Vec<usize> {
+            let found = frame.windows(NUMBER.len()).enumerate().filter(|(_, bytes)| *bytes == NUMBER.as_bytes());
+            found.map(|(at, _)| at).collect()
+        };
+        let mut frames: Vec<_> = frames.iter().map(|frame| (frame.clone(), places(frame))).collect();
+        let begun = Instant::now();
+        let mut sent = 0u64;
+        while begun.elapsed() < time {
+            for (frame, places) in &mut frames {
+                while sent as f64 > begun.elapsed().as_secs_f64() * per_second as f64 {
+                    std::thread::sleep(Duration::from_micros(500));
+                }
+                let number = format!("{sent:08}");
+                for &at in places.iter() {
+                    frame
+                        .get_mut(at..at + NUMBER.len())
+                        .into_iter()
+                        .for_each(|to| to.copy_from_slice(number.as_bytes()));
+                }
                 match send(self.socket.as_raw_fd(), frame, MsgFlags::empty()) {
                     Ok(_) => sent += 1,
                     Err(Errno::ENOBUFS | Errno::EINTR) => {}

@@ -87,6 +87,8 @@ pub struct SippConfig {
     pub peer: String,
     /// Digest password.
     pub password: String,
+    /// Who calls whom, in turn: several phones at one address, with one password, in the place of `user` and `peer`.
+    pub phones: Vec<[String; 2]>,
     /// How many calls (for the answering scenarios: until it ends by itself; 0 = until [`Sipp::finish`]).
     pub calls: u32,
     /// New calls a second.
@@ -115,6 +117,7 @@ impl SippConfig {
             user: user.to_owned(),
             peer: String::new(),
             password: String::new(),
+            phones: Vec::new(),
             calls: 1,
             rate: 10,
             limit: 2_000,
@@ -168,8 +171,18 @@ impl Sipp {
     pub fn start(lab: &Lab, name: &str, namespace: &Namespace, config: &SippConfig) -> Result<Self> {
         let directory = lab.directory().join(name);
         std::fs::create_dir_all(&directory)?;
-        let scenario = directory.join("scenario.xml");
-        std::fs::write(&scenario, config.scenario.xml(&config.method)).context("write the scenario")?;
+        let (scenario, phones) = (directory.join("scenario.xml"), directory.join("phones.csv"));
+        let mut xml = config.scenario.xml(&config.method);
+        if !config.phones.is_empty() {
+            xml = xml.replace("[user]", "[field0]").replace("[peer]", "[field1]");
+            xml = xml.replace("[authentication]", "[field2]");
+            let line = |[own, other]: &[String; 2]| {
+                format!("{own};{other};[authentication username={own} password={}]\n", config.password)
+            };
+            let lines: String = config.phones.iter().map(line).collect();
+            std::fs::write(&phones, format!("SEQUENTIAL\n{lines}")).context("write the phones")?;
+        }
+        std::fs::write(&scenario, xml).context("write the scenario")?;
         let statistics = directory.join("statistics.csv");
 
         // SIPp opens media sockets in any case.
@@ -177,6 +190,9 @@ impl Sipp {
         let mut command = namespace.command("sipp")?;
         command.env("TERM", "xterm").current_dir(&directory).arg(config.remote.to_string());
         command.arg("-sf").arg(&scenario);
+        if !config.phones.is_empty() {
+            command.arg("-inf").arg(&phones);
+        }
         command.args(["-i", &config.local.ip().to_string(), "-p", &config.local.port().to_string()]);
         command.args(["-mi", &config.local.ip().to_string(), "-mp", &own_media_port.to_string()]);
         for (key, value) in [
