@@ -75,7 +75,8 @@ pub(super) fn limits(config: &Config) -> budgets::Limits {
     }
 }
 
-/// The most bytes that all strangers together make Latch take, whatever they send.
+/// The most bytes that all strangers together make Latch take. The state of a dialog is an estimate for requests that fit
+/// into one packet; messages and tables are counted.
 pub fn strangers_memory(config: &Config) -> usize {
     let budgets::Limits { strangers, prefixes, .. } = limits(config);
     let Amounts { dialogs, transactions, bytes, .. } = strangers.amounts;
