@@ -2,6 +2,7 @@
 //! what comes; its memory keeps to its bound, and nothing of the flood is left.
 
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, ensure};
@@ -129,13 +130,21 @@ fn talk(call: &MediaCall<'_>) -> Result<Vec<std::thread::JoinHandle<Result<u32>>
 #[test]
 fn a_flood_of_strangers_takes_neither_a_call_nor_a_packet_from_the_registered() {
     // Ten times what is read of the strangers of one network.
+    let _alone = alone();
     lab_test(lab(), |lab| flooded(lab, 10_000, true));
 }
 
 /// What comes faster than a process can read it may be lost, whose ever it is; the media are not.
 #[test]
 fn a_flood_as_fast_as_the_link_takes_no_packet_of_media_and_leaves_nothing_behind() {
+    let _alone = alone();
     lab_test(lab(), |lab| flooded(lab, 1_000_000, false));
+}
+
+/// One flood at a time: the other one's would take the processors that this one's Latch has to read with.
+fn alone() -> MutexGuard<'static, ()> {
+    static FLOODING: Mutex<()> = Mutex::new(());
+    FLOODING.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn lab() -> LabConfig {
