@@ -16,7 +16,7 @@ use crate::{
     signalling::sip::Message,
 };
 use std::time::Instant;
-use tracing::warn;
+use tracing::debug;
 
 impl Turn<'_> {
     /// Reads the session description of a request, and puts the one for the other side into `plan`.
@@ -118,7 +118,7 @@ impl Turn<'_> {
             MediaPhase::None | MediaPhase::OfferedInResponse => {
                 // A response cannot be refused: its media are.
                 let plans = self.core.offer(id, side.other(), described, now);
-                let plans = plans.inspect_err(|refusal| warn!(?refusal, "an offer in a response cannot be passed on"));
+                let plans = plans.inspect_err(|refusal| debug!(?refusal, "an offer in a response cannot be passed on"));
                 let plans = plans.ok()?;
                 self.set_media_phase(client, MediaPhase::OfferedInResponse);
                 Some(plans)
