@@ -8,10 +8,12 @@ use proxy_user::{
 use std::time::Duration;
 
 /// What makes requests of real phones as long as they are: nobody who is not registered gets more than three times that.
-const LIKE_A_PHONE: &str =
+pub(crate) const LIKE_A_PHONE: &str =
     "Allow: INVITE, ACK, CANCEL, OPTIONS, BYE, REFER, NOTIFY, MESSAGE, SUBSCRIBE, INFO, UPDATE, PRACK
         Accept: application/sdp, application/dtmf-relay, application/media_control+xml
-        Allow-Events: talk, hold, conference, refer, check-sync";
+        Allow-Events: talk, hold, conference, refer, check-sync
+        Supported: replaces, timer, 100rel, path, outbound
+        User-Agent: Desk Phone D735 10.1.198 (build 20260114; 000413a1b2c3)";
 
 /// A request of the terminal behind `ALICE`.
 pub(crate) fn from_alice(method: &str, uri: &str, to: &str, cseq: u32, branch: &str, more: &str, body: &str) -> String {

@@ -1,6 +1,6 @@
 //! Phones and softswitches of either IP version, on either side.
 
-use crate::{lab::*, registrations::*};
+use crate::{calls::LIKE_A_PHONE, lab::*, registrations::*};
 use proxy_user::{
     accounting::EndCause,
     media::Carry,
@@ -35,6 +35,7 @@ fn from_phone(network: Network, method: &str, uri: &str, to: &str, cseq: u32, mo
         CSeq: {cseq} {method}
         Contact: <sip:alice@{host}:5060>
         X-Route: via {} and {host}
+        {LIKE_A_PHONE}
         {more}\n\n{body}",
         network.own
     ))

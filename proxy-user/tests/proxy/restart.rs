@@ -1,6 +1,6 @@
 //! A process is killed and another one goes on from the journal.
 
-use crate::lab::*;
+use crate::{calls::LIKE_A_PHONE, lab::*};
 use proxy_user::{
     accounting::{EndCause, Timestamp},
     engine::Media,
@@ -21,6 +21,7 @@ fn established(lab: &mut Lab) -> (Sent, Sent) {
          Call-ID: c1
          CSeq: 1 INVITE
          Contact: <sip:alice@{PRIVATE}:5060>
+         {LIKE_A_PHONE}
 
 {}",
         sdp(PRIVATE, 4_000)
@@ -133,6 +134,7 @@ fn called(lab: &mut Lab) -> (String, Sent) {
          Call-ID: c1
          CSeq: 1 INVITE
          Contact: <sip:alice@{PRIVATE}:5060>
+         {LIKE_A_PHONE}
 
 {}",
         sdp(PRIVATE, 4_000)

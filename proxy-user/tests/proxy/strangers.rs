@@ -298,3 +298,112 @@ fn what_the_softswitch_refuses_is_counted_by_whether_it_was_a_guess() {
         assert_eq!((counted.challenges, counted.credentials_refused), expected, "{case}");
     }
 }
+
+/// The headers by which the softswitch's answers are as long as real ones.
+const LIKE_A_SOFTSWITCH: &str = "Record-Route: <sip:10.9.0.20;lr>
+Contact: <sip:bob@10.9.0.30:5060>
+Allow: INVITE, ACK, CANCEL, OPTIONS, BYE, REFER, NOTIFY, MESSAGE, SUBSCRIBE, INFO, UPDATE, PRACK
+Supported: replaces, timer, path, 100rel, outbound
+User-Agent: Media Gateway 12.4.1 (build 20260114)
+Session-Expires: 1800;refresher=uas
+";
+
+/// A description as long as that of a real phone.
+fn long_sdp(address: &str) -> String {
+    let codecs = [(8, "PCMA/8000"), (0, "PCMU/8000"), (9, "G722/8000"), (18, "G729/8000"), (96, "opus/48000/2")];
+    let numbers: String = codecs.iter().map(|(number, _)| format!(" {number}")).collect();
+    let maps: String = codecs.iter().map(|(number, name)| format!("a=rtpmap:{number} {name}\n")).collect();
+    let more = "a=fmtp:18 annexb=no\na=fmtp:96 useinbandfec=1;minptime=10;maxaveragebitrate=40000\n
+a=rtpmap:101 telephone-event/8000\na=fmtp:101 0-16\na=ptime:20\na=maxptime:40\na=sendrecv\na=ssrc:3735928559 cname:bob\n"
+        .replace("\n\n", "\n");
+    sdp_of(address, &format!("m=audio 6000 RTP/AVP{numbers} 101\n{maps}{more}"))
+}
+
+/// Calls as a phone does that is not registered: it repeats its INVITE until something comes back (RFC 3261 §17.1.1.2).
+/// The softswitch answers at the given times, in milliseconds, and repeats its 200. Returns the statuses that the phone
+/// has heard, each once, the bytes that it sent and those that it got.
+fn call_from_nowhere(invite: &str, answers: &[(u64, &str)]) -> (Vec<String>, usize, usize) {
+    let mut lab = Lab::default();
+    let (mut heard, mut came, mut went): (Vec<String>, _, _) = (Vec::new(), 0, 0);
+    let mut repeats = [0, 500, 1_500, 3_500, 7_500, 15_500, 31_500].into_iter().peekable();
+    let mut request = None;
+    let last = answers.last().map_or(0, |(at, _)| *at);
+    let mut from_core: Vec<(u64, &str)> = answers.to_vec();
+    from_core.extend([500, 1_500, 3_500, 7_500].map(|after| (last + after, "200 OK")));
+    let mut from_core = from_core.into_iter().peekable();
+    for at in (0..=last + 8_000).step_by(10) {
+        let mut sent = lab.take();
+        if repeats.next_if(|due| *due <= at).is_some() && heard.is_empty() {
+            came += invite.len();
+            sent.extend(lab.access(VICTIM, invite));
+        }
+        if let Some((_, status)) = from_core.next_if(|(due, _)| *due <= at) {
+            let body = if status.starts_with('2') { long_sdp("10.9.0.30") } else { String::new() };
+            let request = request.as_ref().expect("the INVITE came there");
+            sent.extend(lab.core(&answer(request, status, "b1", LIKE_A_SOFTSWITCH, &body)));
+        }
+        for sent in sent {
+            if sent.kind() == "INVITE" {
+                request = Some(sent);
+            } else if sent.realm == ACCESS {
+                went += sent.text.len();
+                assert!(went <= 3 * came, "{came} bytes came, {went} went");
+                heard.push(sent.kind());
+            }
+        }
+        lab.wait(Duration::from_millis(10));
+    }
+    heard.dedup();
+    (heard, came, went)
+}
+
+#[test]
+fn a_caller_that_is_not_registered_has_its_final_response() {
+    let without_offer = from_alice("INVITE", BOB_URI, BOB, 1, "u1", "", "");
+    let lines = without_offer.lines().filter(|line| !line.is_empty() && !line.starts_with("A"));
+    let short = lines.collect::<Vec<_>>().join("\r\n") + "\r\n\r\n";
+    let with_offer = from_alice("INVITE", BOB_URI, BOB, 1, "u1", "", &long_sdp(PRIVATE));
+    for (size, text) in [("short", short), ("without an offer", without_offer), ("with an offer", with_offer)] {
+        for (case, answers) in [
+            ("it rings, then somebody answers", &[(150, "180 Ringing"), (1_000, "180 Ringing"), (3_000, "200 OK")][..]),
+            ("all at once", &[(10, "180 Ringing"), (20, "180 Ringing"), (30, "200 OK")]),
+            ("answered without ringing", &[(300, "200 OK")]),
+            ("it rings for a minute", &[(800, "180 Ringing"), (20_000, "180 Ringing"), (60_000, "200 OK")]),
+            (
+                "each terminal of many rings",
+                &[
+                    (100, "180 Ringing"),
+                    (600, "180 Ringing"),
+                    (700, "180 Ringing"),
+                    (800, "180 Ringing"),
+                    (900, "180 Ringing"),
+                    (5_000, "200 OK"),
+                ],
+            ),
+        ] {
+            let (heard, came, went) = call_from_nowhere(&text, answers);
+            assert_eq!(heard.last().map(String::as_str), Some("200"), "{size}, {case}: {came} came, {went} went");
+            // Who hears nothing within 32 s gives up (timer B), and wants to know that it rings.
+            let rings_long = answers.last().is_some_and(|(at, _)| *at > 1_000) && answers.len() > 1;
+            assert!(!rings_long || heard.contains(&"180".to_owned()), "{size}, {case}: {heard:?}");
+        }
+    }
+}
+
+#[test]
+fn a_2xx_for_which_there_is_no_credit_goes_out_when_the_invite_is_repeated() {
+    let mut lab = Lab::default();
+    let text = from_alice("INVITE", BOB_URI, BOB, 1, "u1", "", "");
+    let sent = lab.access(VICTIM, &text);
+    assert_eq!(kinds(&sent), ["core INVITE"]);
+    let large = format!("{LIKE_A_SOFTSWITCH}X-Large: {}\n", "x".repeat(1_000));
+    let ok = answer(&sent[0], "200 OK", "b1", &large, &long_sdp("10.9.0.30"));
+    for _ in 0..2 {
+        assert!(lab.core(&ok).is_empty(), "longer than three times the request");
+    }
+    assert_eq!(lab.proxy.statistics().withheld, 3, "with the 100");
+    let sent = lab.access(VICTIM, &text);
+    assert_eq!(kinds(&sent), ["access 200"]);
+    let bob = sent[0].contact();
+    assert_eq!(kinds(&lab.access(VICTIM, &from_alice("ACK", &bob, BOBS_TAG, 1, "k1", "", ""))), ["core ACK"]);
+}

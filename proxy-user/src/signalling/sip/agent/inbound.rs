@@ -16,6 +16,14 @@ use tracing::debug;
 
 /// Bytes that the answer to a stranger's request may well take.
 const ROOM_FOR_RESPONSE: usize = 2_048;
+/// Bytes of a final response besides what it repeats of the request: To tag, Contact, Allow, Supported, the name of the
+/// software, session timers. What common softswitches and phones send has 300 to 450.
+const FINAL_HEADERS: usize = 500;
+/// Bytes of the session description in a 2xx to an INVITE without an offer: five audio codecs with their parameters, and
+/// telephone events.
+const OFFER_IN_FINAL: usize = 700;
+/// Bytes that an answer may be longer than its offer. It has the same streams and no more codecs (RFC 3264 §6.1).
+const ANSWER_BEYOND_OFFER: usize = 150;
 
 impl Turn<'_> {
     pub(super) fn datagram(&mut self, realm: RealmId, source: Flow, bytes: &[u8], now: Instant) {
@@ -86,7 +94,7 @@ impl Turn<'_> {
             self.invite_moved(id, source);
             if !response.is_empty() {
                 self.core.statistics.retransmissions_sent += 1;
-                self.send(realm, source, response);
+                self.send_keeping(self.kept_for_final(id), realm, source, response);
             }
             return;
         }
@@ -163,17 +171,33 @@ impl Turn<'_> {
         let Some(entry) = self.transactions.server_mut(server).filter(|entry| entry.takes(code)) else { return };
         entry.respond(code, &bytes, self.timing, now);
         let (realm, source) = (entry.key.realm, entry.source);
-        let length = entry.request.bytes().len();
         if let Some(at) = entry.next() {
             self.timers.set(at, Timer::Server(server));
         }
         if code >= 200 {
             self.untrack_invite(source, server);
         }
-        // Where not all may be sent, the final response matters most, and before it one that PRACK answers.
-        let may_wait = code < 200 && !self.core.is_known(realm, source) && !is_reliable(&bytes);
-        let keep = if may_wait { length } else { 0 };
-        self.send_keeping(keep, realm, source, bytes);
+        self.send_keeping(self.kept_for_final(server), realm, source, bytes);
+    }
+
+    /// How many bytes of a stranger's credit the last response to a request must leave: where not all may be sent, the final
+    /// response matters most. A caller that has a provisional one no longer repeats its INVITE (RFC 3261 §17.1.1.2) and so
+    /// brings no more credit; one that has none does. So a 100 leaves enough for a ringing response as well. A response that
+    /// PRACK answers is not held back: the PRACK brings credit and proves the address.
+    fn kept_for_final(&self, id: ServerTxId) -> usize {
+        let Some(server) = self.transactions.server(id).filter(|server| !server.is_answered()) else { return 0 };
+        if self.core.is_known(server.key.realm, server.source) || is_reliable(&server.response) {
+            return 0;
+        }
+        let headers =
+            plain_response(&server.request, 200, None, server.source, Some(&server.tag)).len() + FINAL_HEADERS;
+        let description = match server.request.body().len() {
+            _ if !server.is_invite() => 0,
+            0 => OFFER_IN_FINAL,
+            offer => offer + ANSWER_BEYOND_OFFER,
+        };
+        let ringing = if server.response.starts_with(b"SIP/2.0 100") { headers } else { 0 };
+        ringing + headers + description
     }
 
     pub(super) fn drop_server(&mut self, id: ServerTxId) {
