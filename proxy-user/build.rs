@@ -1,4 +1,4 @@
-//! Embeds the XDP program, if `cargo xtask build` has built it; without it the crate builds all the same.
+//! Embeds the BPF programs, if `cargo xtask build` has built them; without them the crate builds all the same.
 
 use std::{env, error::Error, fs, path::PathBuf};
 
@@ -13,14 +13,16 @@ fn main() -> Result<(), Box<dyn Error>> {
     // Cargo would rebuild for ever while a watched path is missing, so the folder is made and watched.
     fs::create_dir_all(&folder)?;
     println!("cargo::rerun-if-changed={}", folder.display());
-    let object = folder.join("latch.o");
-    let code = if object.exists() {
-        let copy = out.join("latch.o");
-        fs::copy(&object, &copy)?;
-        format!("Some(aya::include_bytes_aligned!({:?}))", copy)
-    } else {
-        "None".to_owned()
-    };
-    fs::write(out.join("object.rs"), code)?;
+    for name in ["latch", "signalling"] {
+        let object = folder.join(name).with_extension("o");
+        let code = if object.exists() {
+            let copy = out.join(name).with_extension("o");
+            fs::copy(&object, &copy)?;
+            format!("Some(aya::include_bytes_aligned!({copy:?}))")
+        } else {
+            "None".to_owned()
+        };
+        fs::write(out.join(name).with_extension("rs"), code)?;
+    }
     Ok(())
 }

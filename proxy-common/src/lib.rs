@@ -6,6 +6,7 @@
 //! - [`media`]: what a datagram on a relay port is.
 //! - [`checksum`]: incremental Internet checksums.
 //! - [`address`]: IP addresses as two words;
+//! - [`signalling`]: which datagrams reach a signalling socket;
 //! - [`verdict`]: every way a packet can leave the program, with its counter and its action.
 //!
 //! Everything here is pure: it is tested on the host and runs in the kernel unchanged. Code must compile to BPF
@@ -21,4 +22,5 @@ pub mod latch;
 pub mod layout;
 pub mod locals;
 pub mod media;
+pub mod signalling;
 pub mod verdict;

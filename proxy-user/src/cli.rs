@@ -63,12 +63,15 @@ pub(crate) struct Maps {
     /// Bytes of the ring buffer EVENTS: a power of two.
     #[arg(long, value_name = "N")]
     events_bytes: Option<u32>,
+    /// Entries of SIG_SOURCES and SIG_NETWORKS: strangers whose rate of messages is limited one by one, 160 bytes each.
+    #[arg(long, value_name = "N")]
+    max_sources: Option<u32>,
 }
 
 impl Maps {
     pub(crate) fn overrides(&self) -> Overrides {
-        let (max_legs, max_next_hops, events_bytes) = (self.max_legs, self.max_next_hops, self.events_bytes);
-        Overrides { max_legs, max_next_hops, events_bytes, relay: None }
+        let Self { max_legs, max_next_hops, events_bytes, max_sources } = *self;
+        Overrides { max_legs, max_next_hops, events_bytes, max_sources, relay: None }
     }
 }
 
@@ -159,6 +162,8 @@ mod tests {
             "f",
             "--max-legs",
             "7",
+            "--max-sources",
+            "2048",
             "--relay",
             "user",
             "--log",
@@ -166,7 +171,12 @@ mod tests {
         ])
         .unwrap();
         let Command::Run(run) = cli.command else { panic!("not run") };
-        let expected = Overrides { max_legs: Some(7), relay: Some(Relay::UserSpace), ..Overrides::default() };
+        let expected = Overrides {
+            max_legs: Some(7),
+            max_sources: Some(2_048),
+            relay: Some(Relay::UserSpace),
+            ..Overrides::default()
+        };
         assert_eq!(run.overrides(), expected);
         assert_eq!(run.log, Some(tracing::Level::DEBUG));
         let down = Cli::try_parse_from(["latch", "down", "--state", "/s", "--pins", "/sys/fs/bpf/x"]).unwrap();

@@ -6,6 +6,7 @@
 //! - [`datapath`]: what relays the media.
 //! - [`sdp`]: session descriptions: read and rewritten.
 //! - [`media`]: streams and legs, as engine and datapath speak of them.
+//! - [`objects`]: the BPF programs' object files.
 //! - [`netlink`]: questions to the kernel about interfaces, addresses, routes and neighbours.
 //! - [`flow`]: over what a message travels.
 //! - [`io`]: sockets, clocks and signals.
@@ -26,6 +27,7 @@ pub mod io;
 pub mod journal;
 pub mod media;
 pub mod netlink;
+pub mod objects;
 pub mod proxy;
 pub mod sdp;
 pub mod signalling;

@@ -41,7 +41,7 @@ fn text(status: &Value) -> String {
     };
     let interfaces: Vec<_> = relay["interfaces"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
     format!(
-        "latch {}, process {}, up {}\nrelay: {mode}, on {}\nload: {}\npackets: {}\nengine: {}\nsignalling: {}\njournal: {}\n",
+        "latch {}, process {}, up {}\nrelay: {mode}, on {}\nload: {}\npackets: {}\nengine: {}\nsignalling: {}\nfilter: {}\njournal: {}\n",
         status["version"].as_str().unwrap_or_default(),
         status["pid"],
         duration(status["uptime_s"].as_u64().unwrap_or_default()),
@@ -50,6 +50,7 @@ fn text(status: &Value) -> String {
         listed(&relay["packets"], false),
         listed(&status["engine"], false),
         listed(&status["signalling"], false),
+        if status["filter"].is_null() { "not attached".into() } else { listed(&status["filter"], false) },
         journal(&status["journal"]),
     )
 }
@@ -98,14 +99,18 @@ mod tests {
             "version": "0.1.0", "pid": 7, "uptime_s": 7_390,
             "relay": { "mode": "user", "interfaces": ["eth0", "eth1"], "packets": { "passed_host": 3, "dropped_ttl": 0 } },
             "load": { "calls": 0, "port_pairs": 4 }, "engine": { "refused": 0 }, "signalling": { "sent": 1, "received": 2 },
+            "filter": { "passed_known": 5, "dropped_source": 0 },
             "journal": { "written": true, "errors": 0, "pending": 0, "failing_s": 0, "error": null },
         });
         assert_eq!(
             text(&status),
             "latch 0.1.0, process 7, up 2 h 3 min\n\
              relay: user space: slowest, and media stops with the process, on eth0, eth1\n\
-             load: calls 0, port_pairs 4\npackets: passed_host 3\nengine: none\nsignalling: received 2, sent 1\njournal: written\n"
+             load: calls 0, port_pairs 4\npackets: passed_host 3\nengine: none\nsignalling: received 2, sent 1\n\
+             filter: passed_known 5\njournal: written\n"
         );
+        let without = text(&json!({ "filter": null }));
+        assert!(without.contains("\nfilter: not attached\n"), "{without}");
     }
 
     #[test]

@@ -9,11 +9,9 @@ use proxy_user::{
     accounting::CdrSink,
     config::{Config, Problems, Relay, Side, host},
     ctl::Server,
-    datapath::{
-        MediaRelay, Mode,
-        kernel::{Pins, object},
-    },
-    io::{Connections, Loop, Stop, sockets},
+    datapath::{MediaRelay, Mode, kernel::Pins},
+    io::{Connections, Loop, Stop, filter::Filters, sockets},
+    objects::{RELAY, SIGNALLING},
     proxy::Proxy,
 };
 use std::{
@@ -22,7 +20,10 @@ use std::{
     sync::Arc,
     time::{Instant, SystemTime},
 };
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::{
+    net::UdpSocket,
+    signal::unix::{SignalKind, signal},
+};
 use tracing_subscriber::{EnvFilter, filter::LevelFilter};
 
 pub(crate) fn run(options: &Run) -> Result<()> {
@@ -38,10 +39,11 @@ async fn serve(config: Arc<Config>, fresh: bool) -> Result<()> {
     announce(&config);
     let (object, origin) = match config.media.relay {
         Relay::UserSpace => Default::default(),
-        _ => object::find()?,
+        _ => RELAY.find()?,
     };
     let records = config.cdr.file.as_deref().map(CdrSink::open).transpose()?;
     let sockets = sockets::bind(&config)?;
+    let filters = filters(&config, &sockets)?;
     let connections = Connections::open(Arc::clone(&config))?;
     let reload = signal(SignalKind::hangup()).context("cannot listen for SIGHUP")?;
     let previous = PreviousRun::find(&config, fresh)?;
@@ -53,7 +55,7 @@ async fn serve(config: Arc<Config>, fresh: bool) -> Result<()> {
     let recorded = records.as_ref().map(CdrSink::latest).unwrap_or_default();
     let operator = Server::start(&config.state.directory)?;
     let (engine, keeper, pins) = previous.resume(&engine, &mut datapath, &recorded, now)?;
-    let mut proxy = Loop::new(engine, datapath, records, sockets);
+    let mut proxy = Loop::new(engine, datapath, records, sockets).with_filters(filters);
     proxy = proxy.with_journal(keeper).with_control_socket(operator).with_connections(connections, Some(reload));
     eprintln!("latch is ready");
 
@@ -136,6 +138,20 @@ fn announce_datapath(datapath: &MediaRelay, origin: &str) {
             "relay: USER SPACE on {interfaces}: each packet costs several times what it costs in the kernel, and media stops \
              while this process does not run"
         ),
+    }
+}
+
+/// A filter on each socket that strangers reach. Whoever relays in user space may be without the rights for one.
+fn filters(config: &Config, sockets: &[UdpSocket]) -> Result<Filters> {
+    let attached = SIGNALLING.find().and_then(|(object, _)| Filters::attach(&object, config, sockets));
+    match attached {
+        Err(error) if config.media.relay == Relay::UserSpace => {
+            tracing::warn!(
+                "a flood can keep registered terminals from being heard: no filter on the sockets: {error:#}"
+            );
+            Ok(Filters::none())
+        }
+        attached => attached.context("the filter of the signalling sockets"),
     }
 }
 

@@ -55,6 +55,16 @@ impl BpfObjects {
         self.maps.iter().find(|(_, map)| map == name).map(|(id, _)| *id)
     }
 
+    /// What bpftool shows of each map of this name.
+    pub fn dump(&self, name: &str) -> Result<Vec<Value>> {
+        let ids = self.maps.iter().filter(|(_, map)| map == name).map(|(id, _)| id.to_string());
+        ids.map(|id| {
+            let output = Command::new("bpftool").args(["-j", "map", "dump", "id", &id]).output()?;
+            serde_json::from_slice(&output.stdout).context("JSON from bpftool")
+        })
+        .collect()
+    }
+
     /// The id of a program by its name.
     pub fn program(&self, name: &str) -> Option<u64> {
         self.programs.iter().find(|(_, program)| program == name).map(|(id, _)| *id)

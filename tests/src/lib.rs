@@ -90,6 +90,19 @@ fn skipped(why: &str) -> bool {
     false
 }
 
+/// Runs `test`, which needs root and the BPF objects but no lab. On an error it panics.
+///
+/// # Panics
+/// Where the test fails: this is the assertion of a `#[test]`.
+#[allow(clippy::panic)]
+pub fn as_root(test: impl FnOnce() -> anyhow::Result<()>) {
+    if available()
+        && let Err(error) = test()
+    {
+        panic!("{error:#}");
+    }
+}
+
 /// Runs `test` in a lab of its own. On an error it prints the error and every peer's log, removes the lab, and panics.
 ///
 /// # Panics

@@ -4,11 +4,9 @@ use anyhow::{Context, Result, ensure};
 use lab::{LabConfig, address, lab_test, leftovers, rtp, wait_until};
 use proxy_user::{
     config::{Config, PortRange, Realm, RealmPolicy, Side, Trust},
-    datapath::{
-        Datapath, MediaRelay,
-        kernel::{StartMode, object},
-    },
+    datapath::{Datapath, MediaRelay, kernel::StartMode},
     media::{LegCounters, LegPolicy, LegSpec, MediaEvent, RemoteMedia, StreamId, StreamSpec},
+    objects,
 };
 use serde_json::Value;
 use std::{
@@ -51,7 +49,7 @@ fn a_stream_lives_and_leaves_nothing() {
 
 /// Gives the id of the map `LEGS`.
 fn relay(terminal: &Host, softswitch: &Host) -> Result<u64> {
-    let (object, _) = object::find()?;
+    let (object, _) = objects::RELAY.find()?;
     let mut config = Config::new(realms());
     config.maps.max_legs = 32;
     config.maps.max_next_hops = 16;

@@ -17,7 +17,7 @@ use crate::toolchain::{Core, TARGET, Toolchain};
 use crate::workspace::Workspace;
 
 /// The programs of `proxy-ebpf`: the product's and the lab's.
-const OBJECTS: [&str; 2] = ["latch", "lab"];
+const OBJECTS: [&str; 3] = ["latch", "signalling", "lab"];
 
 /// How the BPF objects are compiled.
 const BPF_FLAGS: [&str; 3] = [

@@ -11,7 +11,8 @@ use crate::shell::{self, Privilege};
 use crate::workspace::Workspace;
 
 /// What reaches the program of our environment through sudo.
-const PRESERVED: &str = "--preserve-env=NO_COLOR,RUST_LOG,RUST_BACKTRACE,LATCH_BPF_OBJECT,LATCH_LAB_OBJECT";
+const PRESERVED: &str =
+    "--preserve-env=NO_COLOR,RUST_LOG,RUST_BACKTRACE,LATCH_BPF_OBJECT,LATCH_SIGNALLING_OBJECT,LATCH_LAB_OBJECT";
 
 /// Fails where there is neither root nor sudo. `what` begins the sentence: "the demo makes network namespaces".
 pub(crate) fn ensure_privileged(what: &str) -> Result<()> {

@@ -2,12 +2,18 @@
 
 use super::{Config, Realm, Side, report::Report};
 use crate::flow::Transport;
-use std::net::{IpAddr, SocketAddr};
+use std::{
+    net::{IpAddr, SocketAddr},
+    ops::RangeInclusive,
+};
 
 /// Largest `max_legs`: 512 MiB for each of the two maps.
 pub(super) const MOST_LEGS: u32 = 4_194_304;
 /// Largest `events_bytes`.
 pub(super) const MOST_EVENTS_BYTES: u32 = 1 << 30;
+
+/// What `max_sources` may be: a kernel that has less room keeps some of it for each processor.
+pub(super) const SOURCES: RangeInclusive<u32> = 1_024..=4_194_304;
 
 pub(super) fn check(config: &Config, report: &mut Report<'_>) {
     number_of_realms(config, report);
@@ -228,6 +234,10 @@ fn maps(config: &Config, report: &mut Report<'_>) {
     if !(2..=65_536).contains(&config.maps.max_next_hops) {
         let message = format!("{} is out of range", config.maps.max_next_hops);
         report.problem("maps.max_next_hops", message, "use 2 to 65536");
+    }
+    if !SOURCES.contains(&config.maps.max_sources) {
+        let message = format!("{} is out of range", config.maps.max_sources);
+        report.problem("maps.max_sources", message, format!("use {} to {}", SOURCES.start(), SOURCES.end()));
     }
     let bytes = config.maps.events_bytes;
     if !bytes.is_power_of_two() || !(4_096..=MOST_EVENTS_BYTES).contains(&bytes) {

@@ -20,6 +20,8 @@ pub struct Overrides {
     pub max_next_hops: Option<u32>,
     /// See [`Maps::events_bytes`].
     pub events_bytes: Option<u32>,
+    /// See [`Maps::max_sources`].
+    pub max_sources: Option<u32>,
     /// See [`Media::relay`].
     pub relay: Option<Relay>,
 }
@@ -452,12 +454,14 @@ fn maps(mut section: Section<'_>, overrides: Overrides, report: &mut Report<'_>)
         max_legs: section.number("max_legs", 1..=check::MOST_LEGS, default.max_legs, report),
         max_next_hops: section.number("max_next_hops", 2..=65_536, default.max_next_hops, report),
         events_bytes: section.number("events_bytes", 4_096..=check::MOST_EVENTS_BYTES, default.events_bytes, report),
+        max_sources: section.number("max_sources", check::SOURCES, default.max_sources, report),
     };
     section.finish(report);
     Maps {
         max_legs: overrides.max_legs.unwrap_or(maps.max_legs),
         max_next_hops: overrides.max_next_hops.unwrap_or(maps.max_next_hops),
         events_bytes: overrides.events_bytes.unwrap_or(maps.events_bytes),
+        max_sources: overrides.max_sources.unwrap_or(maps.max_sources),
     }
 }
 

@@ -411,11 +411,14 @@ pub struct Maps {
     pub max_next_hops: u32,
     /// Size of the ring buffer `EVENTS`, bytes; a power of two and a multiple of the page size.
     pub events_bytes: u32,
+    /// Entries of `SIG_SOURCES` and `SIG_NETWORKS`, 160 bytes together: strangers, and their networks, whose rate of
+    /// messages is limited one by one. The one that was silent longest makes room for a new one.
+    pub max_sources: u32,
 }
 
 impl Default for Maps {
     fn default() -> Self {
-        Self { max_legs: 16_384, max_next_hops: 1_024, events_bytes: 1 << 18 }
+        Self { max_legs: 16_384, max_next_hops: 1_024, events_bytes: 1 << 18, max_sources: 1 << 16 }
     }
 }
 

@@ -279,6 +279,7 @@ file = \"/tmp/cdr.jsonl\"
 max_legs = 0x8000
 max_next_hops = 16
 events_bytes = 65536
+max_sources = 2048
 [limits]
 max_calls = 1
 max_registrations = 2
@@ -297,7 +298,7 @@ messages_per_s = 500
     assert_eq!(config.media.relay, Relay::UserSpace);
     assert_eq!(config.sip.t2, Duration::from_secs(1));
     assert_eq!(config.cdr.file.as_deref(), Some(Path::new("/tmp/cdr.jsonl")));
-    assert_eq!(config.maps, Maps { max_legs: 32_768, max_next_hops: 16, events_bytes: 65_536 });
+    assert_eq!(config.maps, Maps { max_legs: 32_768, max_next_hops: 16, events_bytes: 65_536, max_sources: 2_048 });
     let strangers = Strangers { percent: 40, network_percent: 20, source_percent: 10, messages_per_s: 500 };
     assert_eq!(config.strangers, strangers);
     assert_eq!(config.limits, Limits { max_calls: 1, max_registrations: 2, max_transactions: 3 });
@@ -316,6 +317,7 @@ fn the_command_line_wins() {
     for (overrides, field) in [
         (Overrides { max_legs: Some(u32::MAX), ..Overrides::default() }, "maps.max_legs"),
         (Overrides { events_bytes: Some(1 << 31), ..Overrides::default() }, "maps.events_bytes"),
+        (Overrides { max_sources: Some(1_023), ..Overrides::default() }, "maps.max_sources"),
         (Overrides { max_next_hops: Some(1), ..Overrides::default() }, "maps.max_next_hops"),
     ] {
         let problems = Config::parse(&text, Path::new("f"), overrides).unwrap_err().problems;

@@ -29,16 +29,25 @@ pub(super) struct Acquaintances {
 }
 
 impl Acquaintances {
-    pub(super) fn met(&mut self, realm: RealmId, flow: Flow, most: usize, now: Instant) {
+    /// A party took part. Returns those that are forgotten, to make room.
+    pub(super) fn met(&mut self, realm: RealmId, flow: Flow, most: usize, now: Instant) -> Vec<(RealmId, Flow)> {
+        let mut forgotten = Vec::new();
         if self.last_heard.len() >= most
             && self.tidied.is_none_or(|at| now.saturating_duration_since(at) >= TIDY_PERIOD)
         {
             self.tidied = Some(now);
-            self.last_heard.retain(|_, heard| now.saturating_duration_since(*heard) < ACQUAINTANCE);
+            let is_old = |heard: &Instant| now.saturating_duration_since(*heard) >= ACQUAINTANCE;
+            forgotten.extend(self.last_heard.extract_if(|_, heard| is_old(heard)).map(|(at, _)| at));
         }
         if self.last_heard.len() < most || self.last_heard.contains_key(&(realm, flow)) {
             self.last_heard.insert((realm, flow), now);
         }
+        forgotten
+    }
+
+    /// Whether the party is here, lately heard of or not.
+    pub(super) fn remembers(&self, realm: RealmId, flow: Flow) -> bool {
+        self.last_heard.contains_key(&(realm, flow))
     }
 
     pub(super) fn has(&self, realm: RealmId, flow: Flow, now: Instant) -> bool {

@@ -212,22 +212,28 @@ impl Core {
 
     /// A terminal is registered, which was not known before.
     pub fn bind(&mut self, terminal: Terminal) -> TerminalId {
-        self.terminals.bind(terminal)
+        let (realm, flow) = (terminal.realm, terminal.flow);
+        self.tell_known(realm, flow, |core| core.terminals.bind(terminal))
     }
 
     /// A registered terminal is known again after a restart, by the number that it had.
     pub fn restore_terminal(&mut self, id: TerminalId, terminal: Terminal) {
-        self.terminals.restore(id, terminal);
+        let (realm, flow) = (terminal.realm, terminal.flow);
+        self.tell_known(realm, flow, |core| core.terminals.restore(id, terminal));
     }
 
     /// A registered terminal is reached over another flow from now on. Returns whether it was over another one before.
     pub fn rebind(&mut self, id: TerminalId, flow: Flow) -> bool {
-        self.terminals.rebind(id, flow)
+        let Some(Terminal { realm, flow: before, .. }) = self.terminals.get(id) else { return false };
+        let (realm, before) = (*realm, *before);
+        self.tell_known(realm, flow, |core| core.tell_known(realm, before, |core| core.terminals.rebind(id, flow)))
     }
 
     /// A terminal is registered no more.
     pub fn unbind(&mut self, id: TerminalId) {
-        self.terminals.unbind(id);
+        let Some(Terminal { realm, flow, .. }) = self.terminals.get(id) else { return };
+        let (realm, flow) = (*realm, *flow);
+        self.tell_known(realm, flow, |core| core.terminals.unbind(id));
     }
 
     /// The registered terminals.

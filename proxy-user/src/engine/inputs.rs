@@ -69,6 +69,16 @@ pub enum Output {
         /// The message.
         bytes: Vec<u8>,
     },
+    /// Datagrams from this address are to be read whatever else arrives, or are so no longer: a terminal that is registered
+    /// there, or a party of an answered call.
+    Known {
+        /// The realm.
+        realm: RealmId,
+        /// Where they come from.
+        remote: SocketAddr,
+        /// Whether from now on, or no longer.
+        known: bool,
+    },
     /// Change the datapath.
     Media(MediaCommand),
     /// Write a call's record.

@@ -7,8 +7,12 @@ use super::{
     budgets::{self, Amounts, Held, Refusal, Verdict},
     core::{Core, LOG_PERIOD},
     ids::CallId,
+    inputs::Output,
 };
-use crate::{flow::Flow, media::RealmId};
+use crate::{
+    flow::{Flow, Transport},
+    media::RealmId,
+};
 use std::{net::IpAddr, time::Instant};
 use tracing::warn;
 
@@ -59,7 +63,33 @@ impl Core {
     pub fn met(&mut self, realm: RealmId, flow: Flow, now: Instant) {
         if !self.is_known(realm, flow) {
             let most = self.config.limits.max_calls;
-            self.acquaintances.met(realm, flow, most, now);
+            let forgotten = self.tell_known(realm, flow, |core| core.acquaintances.met(realm, flow, most, now));
+            for (realm, flow) in forgotten {
+                // It may have registered meanwhile.
+                if !self.is_always_read(realm, flow) {
+                    self.tell(realm, flow, false);
+                }
+            }
+        }
+    }
+
+    /// Makes a change to who speaks over a flow, and says where that makes it one whose datagrams are always read.
+    pub(super) fn tell_known<R>(&mut self, realm: RealmId, flow: Flow, change: impl FnOnce(&mut Self) -> R) -> R {
+        let before = self.is_always_read(realm, flow);
+        let result = change(self);
+        if self.is_always_read(realm, flow) != before {
+            self.tell(realm, flow, !before);
+        }
+        result
+    }
+
+    fn is_always_read(&self, realm: RealmId, flow: Flow) -> bool {
+        self.terminals.at(realm, flow).next().is_some() || self.acquaintances.remembers(realm, flow)
+    }
+
+    fn tell(&mut self, realm: RealmId, flow: Flow, known: bool) {
+        if flow.transport == Transport::Udp {
+            self.outputs.push_back(Output::Known { realm, remote: flow.remote, known });
         }
     }
 

@@ -26,6 +26,7 @@ use crate::{
 };
 use anyhow::{Context as _, Result};
 pub use connections::{ConnectionStatistics, Connections};
+use filter::Filters;
 use serde::Serialize;
 use serde_json::{Value, json};
 use socket2::SockRef;
@@ -39,6 +40,7 @@ use throttle::Throttle;
 use tokio::{net::UdpSocket, signal::unix::Signal};
 
 mod connections;
+pub mod filter;
 pub mod sockets;
 mod throttle;
 mod watch;
@@ -133,6 +135,8 @@ pub struct Statistics {
     pub record_errors: u64,
     /// Tries to write the journal that failed.
     pub journal_errors: u64,
+    /// Terminals that the filter of their socket did not take.
+    pub filter_errors: u64,
     /// Messages received over connections.
     pub stream_received: u64,
     /// Messages handed to connections.
@@ -160,6 +164,7 @@ pub struct Loop<C, D> {
     unsent: Vec<(RealmId, Flow, Vec<u8>)>,
     /// By realm.
     sockets: Vec<UdpSocket>,
+    filters: Filters,
     connections: Option<Connections>,
     /// How many connections had been refused at the last look.
     refused: u64,
@@ -185,6 +190,7 @@ impl<C: Core, D: Datapath> Loop<C, D> {
             keeper: None,
             unsent: Vec::new(),
             sockets,
+            filters: Filters::none(),
             connections: None,
             refused: 0,
             reload: None,
@@ -195,6 +201,12 @@ impl<C: Core, D: Datapath> Loop<C, D> {
             operator: None,
             started: Instant::now(),
         }
+    }
+
+    /// Has filters on the sockets.
+    #[must_use]
+    pub fn with_filters(self, filters: Filters) -> Self {
+        Self { filters, ..self }
     }
 
     /// Keeps a journal.
@@ -367,10 +379,17 @@ impl<C: Core, D: Datapath> Loop<C, D> {
                     "load": load,
                     "engine": engine,
                     "signalling": self.statistics,
+                    "filter": self.filter_status(),
                     "journal": self.keeper.as_ref().map(|keeper| keeper.status(now)),
                 }))
             }
         }
+    }
+
+    /// What the filters of the sockets did, datagrams by what became of them.
+    fn filter_status(&self) -> Value {
+        let counters = self.filters.counters();
+        counters.map_or(Value::Null, |counters| counters.named().map(|(name, count)| (name, json!(count))).collect())
     }
 
     /// Hands the engine what waits in a realm's socket.
@@ -442,6 +461,12 @@ impl<C: Core, D: Datapath> Loop<C, D> {
     fn execute(&mut self, output: Output, now: Instant) {
         match output {
             Output::Send { realm, destination, bytes } => self.unsent.push((realm, destination, bytes)),
+            Output::Known { realm, remote, known } => {
+                if let Err(error) = self.filters.set_known(realm, remote, known) {
+                    self.statistics.filter_errors += 1;
+                    self.alarms.error(now, || format!("in a flood, messages of {remote} may be lost: {error:#}"));
+                }
+            }
             Output::Media(MediaCommand::Apply(spec)) => {
                 let stream = spec.id;
                 if let Err(error) = self.datapath.apply(spec, now) {

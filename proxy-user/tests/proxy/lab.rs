@@ -15,7 +15,7 @@ use proxy_user::{
     signalling::{Agent, agents},
 };
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     net::SocketAddr,
     sync::Arc,
     time::{Duration, Instant, UNIX_EPOCH},
@@ -99,6 +99,8 @@ pub(crate) struct Lab {
     pub(crate) softswitch: String,
     /// What a later process would find.
     pub(crate) journal: BTreeMap<(Table, String), Vec<u8>>,
+    /// Whose datagrams the filter of the socket always lets pass.
+    pub(crate) known: BTreeSet<(RealmId, SocketAddr)>,
     clock: Clock,
     config: Arc<Config>,
     agents: Agents,
@@ -160,6 +162,7 @@ impl Lab {
             proxy: Proxy::with_agents(core, agents(&config)),
             agents,
             journal: BTreeMap::new(),
+            known: BTreeSet::new(),
             clock: Clock::new(now, 1_000_000_000_000),
             config,
             starts: 0,
@@ -258,6 +261,7 @@ impl Lab {
         seed[..8].copy_from_slice(&self.starts.to_ne_bytes());
         let core = Core::new(Arc::clone(&self.config), wall, self.now, seed).unwrap();
         self.proxy = Proxy::with_agents(core, (self.agents)(&self.config));
+        self.known.clear();
         let entry = |((table, key), value): (&(Table, String), &Vec<u8>)| Entry {
             table: *table,
             key: key.clone(),
@@ -275,11 +279,21 @@ impl Lab {
     /// Carries out what the proxy wants done.
     pub(crate) fn settle(&mut self) {
         self.carry_out();
+        self.registered_are_known();
         for change in self.proxy.take_changes(&self.clock) {
             match change.value {
                 Some(value) => self.journal.insert((change.table, change.key), value),
                 None => self.journal.remove(&(change.table, change.key)),
             };
+        }
+    }
+
+    /// No flood keeps a registered terminal from being heard.
+    fn registered_are_known(&self) {
+        for registration in self.proxy.registrations() {
+            let flow = registration.flow;
+            let udp = flow.transport == Transport::Udp;
+            assert!(!udp || self.known.contains(&(ACCESS, flow.remote)), "{flow} of {} is unknown", registration.user);
         }
     }
 
@@ -298,6 +312,13 @@ impl Lab {
                     }
                     Output::Media(MediaCommand::Release(stream)) => self.datapath.release(stream, self.now),
                     Output::Record(cdr) => self.records.push(*cdr),
+                    Output::Known { realm, remote, known } => {
+                        let changed = match known {
+                            true => self.known.insert((realm, remote)),
+                            false => self.known.remove(&(realm, remote)),
+                        };
+                        assert!(changed, "{remote} was that already: {known}");
+                    }
                 }
             }
             self.datapath.poll_events(self.now, &mut events);

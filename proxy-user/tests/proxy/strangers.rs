@@ -4,7 +4,7 @@ use crate::{calls::*, lab::*, registrations::*};
 use proxy_user::{
     config::{Config, Strangers},
     flow::{ConnectionId, Flow, Transport},
-    signalling::sip::Message,
+    signalling::sip::{Message, Name},
 };
 use std::time::Duration;
 
@@ -132,6 +132,40 @@ fn who_was_in_an_answered_call_is_told_of_its_end_whenever_that_is() {
         repeated += lab.take().iter().filter(|sent| sent.kind() == "BYE").count();
     }
     assert!(repeated >= 8, "timer E: {repeated}");
+}
+
+#[test]
+fn the_filter_of_the_socket_knows_whoever_is_registered_or_in_an_answered_call() {
+    let mut config = config();
+    config.limits.max_calls = 1;
+    let known = |lab: &Lab| lab.known.iter().map(|(_, remote)| remote.to_string()).collect::<Vec<_>>();
+    let mut lab = Lab::new(config);
+    let call = answered(&mut lab);
+    assert_eq!(known(&lab), [ALICE], "a party of an answered call");
+    // It registers there as well, and is known for both reasons.
+    registered(&mut lab, "alice", ALICE);
+    assert_eq!(known(&lab), [ALICE]);
+    let leave = format!("Contact: <sip:alice@{PRIVATE}:5060;ob>;expires=0");
+    let request = only(&lab.access(ALICE, &register("alice", 2, &leave, "")), "REGISTER").clone();
+    lab.core(&answer(&request, "200 OK", "r", "", ""));
+    assert_eq!(known(&lab), [ALICE], "its call goes on");
+    lab.access(ALICE, &from_alice("BYE", &call.bob, BOBS_TAG, 2, "y1", "", ""));
+    // There is room for one party: that of a later call takes it once the first was silent for an hour.
+    lab.wait(Duration::from_secs(3_700));
+    lab.take();
+    registered(&mut lab, "bob", crate::lab::BOB);
+    let second = offer_of(2, 1);
+    let request = only(&lab.access("198.18.1.7:5060", &second), "INVITE").clone();
+    let sent = lab.core(&answer(&request, "200 OK", "b2", ROUTE, &sdp("10.9.0.30", 6000)));
+    let ack = from_alice("ACK", &sent[0].contact(), &format!("{BOB};tag=b2"), 1, "k2", "", "");
+    lab.access("198.18.1.7:5060", &ack.replace("call-1", "stranger-2"));
+    assert_eq!(known(&lab), ["198.18.1.7:5060", crate::lab::BOB]);
+    // A terminal moves, and is known where it is now.
+    let moved = register("bob", 2, &contact("bob"), "");
+    let request = only(&lab.access("198.51.100.2:41000", &moved), "REGISTER").clone();
+    let bound = format!("Contact: {};expires=600\n", request.header(Name::Contact));
+    lab.core(&answer(&request, "200 OK", "r", &bound, ""));
+    assert_eq!(known(&lab), ["198.18.1.7:5060", "198.51.100.2:41000"]);
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! The XDP program from its object file into the kernel and onto the interfaces.
 
-use super::{object::PROGRAM, pins::Pins};
+use super::pins::Pins;
 use crate::{
     config::{Config, Maps, Relay},
     datapath::{
@@ -13,6 +13,7 @@ use crate::{
         plane::{Mode, Plane},
     },
     netlink::Link,
+    objects::RELAY,
 };
 use anyhow::{Context as _, Result, anyhow, bail};
 use aya::{
@@ -191,10 +192,10 @@ fn mapped<V>(program: &mut Ebpf, name: &str) -> Result<MapData> {
 /// natively cannot be redirected to one whose driver knows nothing of XDP.
 fn attach(program: &mut Ebpf, interfaces: &[Link], relay: Relay, start: &StartMode) -> Result<(Vec<FdLink>, Mode)> {
     let xdp: &mut Xdp = program
-        .program_mut(PROGRAM)
-        .with_context(|| format!("the object has no program {PROGRAM}"))?
+        .program_mut(RELAY.program)
+        .with_context(|| format!("the object has no program {}", RELAY.program))?
         .try_into()
-        .with_context(|| format!("{PROGRAM} is no XDP program"))?;
+        .with_context(|| format!("{} is no XDP program", RELAY.program))?;
     xdp.load().context("the kernel refuses the XDP program")?;
     if let StartMode::Resume(pins, mode) = start {
         return Ok((replace_all(xdp, interfaces, pins)?, *mode));

@@ -3,8 +3,8 @@
 //!
 //! Links go first when all is removed: the program is off its interfaces before its maps lose their names.
 
-use super::object::PROGRAM;
 use crate::config::Maps;
+use crate::objects::RELAY;
 use anyhow::{Context as _, Result, anyhow, bail};
 use aya::maps::MapInfo;
 use nix::{
@@ -103,7 +103,7 @@ impl Pins {
         let mut differences = Vec::new();
         for (name, path) in self.maps() {
             let wanted = object.maps.get(name);
-            let wanted = wanted.ok_or_else(|| anyhow!("the program {PROGRAM} has no map {name}"))?;
+            let wanted = wanted.ok_or_else(|| anyhow!("the program {} has no map {name}", RELAY.program))?;
             let Ok(found) = MapInfo::from_pin(&path) else {
                 differences.push(format!("{name} is not there"));
                 continue;

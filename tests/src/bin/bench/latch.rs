@@ -8,11 +8,9 @@ use aya::programs::{ProgramFd, loaded_programs};
 use lab::{address, chain, leftovers::BpfObjects};
 use proxy_user::{
     config::{Config, PortRange, Realm, RealmPolicy, Side, Trust},
-    datapath::{
-        Datapath, MediaRelay, Mode,
-        kernel::{StartMode, object},
-    },
+    datapath::{Datapath, MediaRelay, Mode, kernel::StartMode},
     media::{LegPolicy, LegSpec, MediaEvent, RemoteMedia, StreamId, StreamSpec},
+    objects,
 };
 
 use crate::cases::{RELAY, STREAMS};
@@ -28,7 +26,7 @@ pub(crate) struct Relay {
 impl Relay {
     /// Loads the program and opens the streams, in the namespace of the calling thread.
     pub(crate) fn start() -> Result<Self> {
-        let (object, _) = object::find()?;
+        let (object, _) = objects::RELAY.find()?;
         let mut datapath = MediaRelay::start(&config(), &object, &StartMode::Process).context("Latch's datapath")?;
         ensure!(datapath.mode() == Mode::Native, "Latch's program is not in native mode");
         for number in 0..STREAMS {
