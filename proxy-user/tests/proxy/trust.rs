@@ -371,3 +371,34 @@ fn answers_to_a_caller_go_where_it_cancelled_from() {
     let sent = lab.core(&answer(&forwarded, "487 Request Terminated", "b1", "", ""));
     assert_eq!(only(&sent, "487").destination.to_string(), ALICES_NEIGHBOUR);
 }
+
+#[test]
+fn a_phone_that_publishes_its_calls_reveals_no_token() {
+    let mut lab = Lab::default();
+    registered(&mut lab, "alice", ALICE);
+    let call = answered(&mut lab);
+    let published = |target: &str| format!("<dialog-info><remote><target uri=\"{target}\"/></remote></dialog-info>");
+    let kind = "Content-Type: application/dialog-info+xml";
+    let publish = |lab: &mut Lab, branch: &str, body: &str| {
+        let publish =
+            from_alice("PUBLISH", "sip:alice@example.test", "<sip:alice@example.test>", 1, branch, kind, body);
+        let sent = lab.access(ALICE, &publish.replace("call-1", branch));
+        only(&sent, "PUBLISH").body()
+    };
+    let token = call.bob.split([':', '@']).nth(1).unwrap();
+    assert_eq!(token.len(), 13, "{}", call.bob);
+    // Under a name that the phone has for Latch.
+    let bob = format!("sip:{token}@latch.example.test");
+    let seen = publish(&mut lab, "p1", &published(&bob));
+    assert_eq!(seen, published(&bob).replace(token, "unnamed-party"));
+    // What is no token passes, and so does one that is of no call any more.
+    for other in ["sip:0123456789abc@h", "sip:a@b", "@", "sip:\u{e9}123456789ab@h.x", bob.as_str()] {
+        if other == bob {
+            lab.access(ALICE, &from_alice("BYE", &call.bob, BOBS_TAG, 2, "y1", "", ""));
+            lab.wait(Duration::from_secs(120));
+            lab.take();
+        }
+        let branch = format!("p-{}", other.len());
+        assert_eq!(publish(&mut lab, &branch, &published(other)), published(other));
+    }
+}

@@ -22,6 +22,9 @@ use std::{
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub(super) struct DialogId(pub(super) u64);
 
+/// Takes a token's place in a body, and is as long.
+const NO_TOKEN: &[u8; 13] = b"unnamed-party";
+
 /// All dialogs, and what finds them: the token of a party, a Call-ID, a call, a terminal.
 #[derive(Debug, Default)]
 pub(super) struct Dialogs {
@@ -75,6 +78,22 @@ impl Dialogs {
     /// The party whose token this is.
     pub(super) fn with_token(&self, token: &str) -> Option<(DialogId, Role)> {
         self.tokens.get(token).copied()
+    }
+
+    /// A body that names no token, where this one does: an endpoint that publishes the contacts of its calls (RFC 4235)
+    /// would give away what lets others act for it. The rest stays as it is, its length too.
+    pub(super) fn without_tokens(&self, body: &[u8]) -> Option<Vec<u8>> {
+        let mut clean: Option<Vec<u8>> = None;
+        for end in memchr::memchr_iter(b'@', body) {
+            let Some(token) = end.checked_sub(NO_TOKEN.len()).and_then(|start| body.get(start..end)) else { continue };
+            if std::str::from_utf8(token).is_ok_and(|token| self.tokens.contains_key(token)) {
+                let clean = clean.get_or_insert_with(|| body.to_vec());
+                if let Some(place) = clean.get_mut(end - NO_TOKEN.len()..end) {
+                    place.copy_from_slice(NO_TOKEN);
+                }
+            }
+        }
+        clean
     }
 
     pub(super) fn with_call_id(&self, call_id: &str) -> &[DialogId] {

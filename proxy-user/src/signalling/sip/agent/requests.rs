@@ -250,7 +250,9 @@ impl Turn<'_> {
             if body.is_empty() {
                 editor.remove(Name::ContentType);
             }
-            editor.body(None, body.clone());
+            editor.body(None, self.dialogs.without_tokens(body).unwrap_or_else(|| body.clone()));
+        } else if let Some(body) = self.dialogs.without_tokens(request.body()) {
+            editor.body(None, body);
         }
         if plan.destination.transport.is_reliable() {
             editor.state_length();

@@ -267,6 +267,8 @@ impl Turn<'_> {
             if body.is_empty() {
                 editor.remove(Name::ContentType);
             }
+            editor.body(None, self.dialogs.without_tokens(&body).unwrap_or(body));
+        } else if let Some(body) = self.dialogs.without_tokens(response.body()) {
             editor.body(None, body);
         }
         if entry.source.transport.is_reliable() {
