@@ -4,7 +4,7 @@ use super::{
     AdmissionLimits, CdrFile, Config, KeepAlive, Limits, Maps, Media, PortRange, Problem, Problems, Realm, RealmPolicy,
     Relay, Side, Sip, State, Strangers, Trust, VlanTag, check, reader::Section, report::Report, streams,
 };
-use crate::media::Carry;
+use crate::{media::Carry, signalling::sip::Name};
 use std::{
     net::{IpAddr, SocketAddr},
     path::{Path, PathBuf},
@@ -400,12 +400,26 @@ fn sip(mut section: Section<'_>, report: &mut Report<'_>) -> Sip {
         t1: section.millis("t1_ms", 10..=10_000, default.t1, report),
         t2: section.millis("t2_ms", 10..=60_000, default.t2, report),
         invite_timeout: section.seconds("invite_timeout_s", 5..=3_600, default.invite_timeout, report),
+        source_header: section.string("source_header", report),
     };
+    if let Some(name) = sip.source_header.as_deref().filter(|name| !is_free_header(name)) {
+        report.problem(
+            &section.path("source_header"),
+            format!("\"{name}\" is no header field of your own"),
+            "write a name that has no other meaning, such as \"X-Source\"",
+        );
+    }
     if sip.t2 < sip.t1 {
         report.problem(&section.path("t2_ms"), "is shorter than t1_ms", "make it at least as long");
     }
     section.finish(report);
     sip
+}
+
+/// Whether a name may be that of a header field (RFC 3261 §25.1, token) and has no meaning yet.
+fn is_free_header(name: &str) -> bool {
+    let is_token = |byte: u8| byte.is_ascii_alphanumeric() || b"-.!%*_+`'~".contains(&byte);
+    !name.is_empty() && name.bytes().all(is_token) && Name::of(name.as_bytes()) == Name::Other
 }
 
 fn cdr(mut section: Section<'_>, report: &mut Report<'_>) -> CdrFile {

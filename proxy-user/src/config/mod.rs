@@ -370,11 +370,18 @@ pub struct Sip {
     pub t2: Duration,
     /// Timer C: an INVITE without a final response for so long is cancelled (section 16.6, step 11).
     pub invite_timeout: Duration,
+    /// Tells the softswitch in a header field of this name from where each request of a terminal came.
+    pub source_header: Option<String>,
 }
 
 impl Default for Sip {
     fn default() -> Self {
-        Self { t1: Duration::from_millis(500), t2: Duration::from_secs(4), invite_timeout: Duration::from_secs(180) }
+        Self {
+            t1: Duration::from_millis(500),
+            t2: Duration::from_secs(4),
+            invite_timeout: Duration::from_secs(180),
+            source_header: None,
+        }
     }
 }
 

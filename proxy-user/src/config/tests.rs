@@ -273,6 +273,7 @@ relay = \"user\"
 t1_ms = 100
 t2_ms = 1_000
 invite_timeout_s = 60
+source_header = \"X-Source\"
 [cdr]
 file = \"/tmp/cdr.jsonl\"
 [maps]
@@ -297,6 +298,7 @@ messages_per_s = 500
     assert_eq!(config.media.hold_time, Duration::ZERO);
     assert_eq!(config.media.relay, Relay::UserSpace);
     assert_eq!(config.sip.t2, Duration::from_secs(1));
+    assert_eq!(config.sip.source_header.as_deref(), Some("X-Source"));
     assert_eq!(config.cdr.file.as_deref(), Some(Path::new("/tmp/cdr.jsonl")));
     assert_eq!(config.maps, Maps { max_legs: 32_768, max_next_hops: 16, events_bytes: 65_536, max_sources: 2_048 });
     let strangers = Strangers { percent: 40, network_percent: 20, source_percent: 10, messages_per_s: 500 };
@@ -404,6 +406,8 @@ fn other_sections_are_checked_too() {
         ("[maps]\nevents_bytes = 5000", (18, 16), "maps.events_bytes"),
         ("[maps]\nmax_next_hops = 65537", (18, 17), "maps.max_next_hops"),
         ("[sip]\nt2_ms = 400", (18, 9), "sip.t2_ms"),
+        ("[sip]\nsource_header = \"Via\"", (18, 17), "sip.source_header"),
+        ("[sip]\nsource_header = \"X Y\"", (18, 17), "sip.source_header"),
         ("[strangers]\npercent = 0", (18, 11), "strangers.percent"),
         ("[strangers]\nsource_percent = 60", (18, 18), "strangers.source_percent"),
         ("[medai]\nx = 1", (17, 2), "medai"),

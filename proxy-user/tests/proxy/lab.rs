@@ -334,7 +334,10 @@ impl Lab {
     fn send(&mut self, realm: RealmId, destination: Flow, bytes: Vec<u8>) {
         let text = String::from_utf8_lossy(&bytes).into_owned();
         if self.strict {
-            assert_hidden(realm, &text);
+            // But for what the softswitch is to be told.
+            let told = self.config.sip.source_header.as_deref().filter(|_| realm == CORE);
+            let lines = text.lines().filter(|line| told.is_none_or(|name| !line.starts_with(name)));
+            assert_hidden(realm, &lines.collect::<Vec<_>>().join("\n"));
         }
         if matches!(destination.transport, Transport::Tcp | Transport::Tls) {
             let mut framer = Framer::new(MAX_BYTES);

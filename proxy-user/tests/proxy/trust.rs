@@ -402,3 +402,28 @@ fn a_phone_that_publishes_its_calls_reveals_no_token() {
         assert_eq!(publish(&mut lab, &branch, &published(other)), published(other));
     }
 }
+
+#[test]
+fn the_softswitch_is_told_where_a_request_came_from_and_by_nobody_else() {
+    let mut config = config();
+    config.sip.source_header = Some("X-Source".into());
+    let mut lab = Lab::new(config);
+    let sources = |sent: &Sent| {
+        let lines = sent.text.split("\r\n\r\n").next().unwrap().lines();
+        lines.filter(|line| line.to_ascii_lowercase().starts_with("x-source")).map(str::to_owned).collect::<Vec<_>>()
+    };
+    // A terminal that claims to be elsewhere.
+    let claims = "X-SOURCE: 192.0.2.20:5060\nx-source : 192.0.2.1:1";
+    let sent = lab.access(ALICE, &register("alice", 1, &contact("alice"), claims));
+    assert_eq!(sources(only(&sent, "REGISTER")), [format!("X-Source: {ALICE}")]);
+    let call = answered(&mut lab);
+    assert_eq!(sources(&call.invite), [format!("X-Source: {ALICE}")]);
+    let sent = lab.access(ALICE, &from_alice("INFO", &call.bob, BOBS_TAG, 2, "i2", claims, ""));
+    assert_eq!(sources(only(&sent, "INFO")), [format!("X-Source: {ALICE}")]);
+    // What comes from the softswitch passes.
+    let sent = lab.core(&from_core("INFO", &call.alice, 7, "i7", "X-Source: some-host", ""));
+    assert_eq!(sources(only(&sent, "INFO")), ["X-Source: some-host"]);
+    // And without the setting, so does all.
+    let sent = Lab::default().access(ALICE, &register("alice", 1, &contact("alice"), "X-Source: a"));
+    assert_eq!(sources(only(&sent, "REGISTER")), ["X-Source: a"]);
+}

@@ -184,7 +184,7 @@ impl Turn<'_> {
         let cseq = request.cseq().ok()?.number;
         plan.body = self.ack_body(id, from, cseq, plan.realm, request, now);
         let branch = self.ack_branch(id, from, to, cseq)?;
-        let bytes = self.rewrite_request(realm, request, &plan, &branch)?;
+        let bytes = self.rewrite_request(realm, source, request, &plan, &branch)?;
         self.send(plan.realm, plan.destination, bytes);
         Some(())
     }

@@ -196,7 +196,7 @@ impl Turn<'_> {
         let Some(entry) = self.transactions.server(server) else {
             return self.core.inconsistent("no server transaction to forward");
         };
-        let Some(bytes) = self.rewrite_request(entry.key.realm, request, &plan, &branch) else { return };
+        let Some(bytes) = self.rewrite_request(entry.key.realm, entry.source, request, &plan, &branch) else { return };
         let method = request.method().unwrap_or_default().to_owned();
         let client = self.start_client(branch, method, &plan, bytes, Purpose::Forward(purpose), now);
         if let Some(entry) = self.transactions.server_mut(server) {
@@ -208,6 +208,7 @@ impl Turn<'_> {
     pub(super) fn rewrite_request(
         &self,
         from: RealmId,
+        source: Flow,
         request: &Message,
         plan: &ForwardPlan,
         branch: &str,
@@ -236,6 +237,10 @@ impl Turn<'_> {
             if let Some(values) = mapper.header(request, name) {
                 editor.replace(name, &values);
             }
+        }
+        // Nobody else may say it.
+        if let Some(name) = self.core.config.sip.source_header.as_deref().filter(|_| !self.core.is_core(from)) {
+            editor.remove(name).set(name, &source.remote.to_string());
         }
         let identity = Identity::new(&self.core.config, from, plan.realm)?;
         identity.filter(request, &mut editor);
