@@ -208,11 +208,22 @@ impl Budgets {
                 entry.message(share.messages_per_s, now);
             }
         }
+        self.credit(source, bytes);
+        Verdict::Accept
+    }
+
+    /// A message came that is read although its source sends too many: it may be answered.
+    pub fn received_exempt(&mut self, source: IpAddr, bytes: usize, now: Instant) {
+        if let Some((source, _)) = self.place(source, now) {
+            self.credit(source, bytes);
+        }
+    }
+
+    fn credit(&mut self, source: u32, bytes: usize) {
         if let Some(entry) = self.sources.get_mut(source) {
             let brings = u32::try_from(bytes).unwrap_or(u32::MAX).saturating_mul(AMPLIFICATION);
             entry.credit = entry.credit.saturating_add(brings).min(MOST_CREDIT);
         }
-        Verdict::Accept
     }
 
     /// Whether so many bytes may be sent to a stranger. If so, they count as sent. `keep` is credit that must be left

@@ -22,17 +22,26 @@ impl Core {
         self.is_core(realm) || self.terminals.at(realm, flow).next().is_some()
     }
 
-    /// A message came; returns whether to read it. Of strangers there may be too many; but `secret` says that it names what
-    /// no stranger knows, and what comes over a connection comes from where it says, within the limits of connections.
-    pub fn hears(&mut self, realm: RealmId, flow: Flow, bytes: usize, secret: bool, now: Instant) -> bool {
+    /// A message came; returns whether to read it. Strangers may send too many: then `exempt` is asked whether this one names
+    /// what no stranger knows. Over a connection it comes from where it says, and connections have limits of their own.
+    pub fn hears(
+        &mut self,
+        realm: RealmId,
+        flow: Flow,
+        bytes: usize,
+        exempt: impl FnOnce() -> bool,
+        now: Instant,
+    ) -> bool {
         let apart = flow.transport.is_reliable();
         if apart || self.is_known(realm, flow) || self.acquaintances.has(realm, flow, now) {
             return true;
         }
-        // What it brings is credit for what it gets back in any case.
         match self.budgets.received(flow.ip(), bytes, now) {
             Verdict::Accept => true,
-            Verdict::Drop(_) if secret => true,
+            Verdict::Drop(_) if exempt() => {
+                self.budgets.received_exempt(flow.ip(), bytes, now);
+                true
+            }
             Verdict::Drop(scope) => {
                 self.statistics.strangers_dropped += 1;
                 self.tell_of_strangers("messages", flow.ip(), scope, now);

@@ -5,6 +5,7 @@
 mod admission;
 mod attacker;
 mod calls;
+mod exemptions;
 mod garbage;
 mod hiding;
 mod identity;

@@ -215,7 +215,7 @@ fn a_flood_of_strangers_leaves_the_registered_their_service() {
 }
 
 /// A realm of 100 pairs of ports and room for few dialogs.
-fn scarce() -> Config {
+pub(crate) fn scarce() -> Config {
     let mut config = config();
     config.limits.max_calls = 40;
     config.limits.max_transactions = 400;

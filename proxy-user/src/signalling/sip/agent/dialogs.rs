@@ -3,19 +3,23 @@
 //! Each party is shown to the other as a contact of the proxy's own, with a token that names the dialog and the party:
 //! a request with that token in its Request-URI is for that party. Call-ID and tags pass unchanged.
 
-use super::{calls::Call, roles::Role};
+use super::{
+    calls::Call,
+    exemption::{Exempt, Exemption, Phase},
+    roles::Role,
+};
 use crate::{
     engine::{CallId, PerSide, Standing, TerminalId, budgets::Held, tracked::Tracked},
     flow::Flow,
     journal::moment,
     media::RealmId,
-    signalling::sip::NameAddr,
+    signalling::sip::{Message, NameAddr},
 };
 use serde::{Deserialize, Serialize};
 use std::{
     collections::{BTreeSet, HashMap},
     sync::Arc,
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 /// Names a dialog, and over restarts.
@@ -25,11 +29,26 @@ pub(super) struct DialogId(pub(super) u64);
 /// Takes a token's place in a body, and is as long.
 const NO_TOKEN: &[u8; 13] = b"unnamed-party";
 
+/// What a token stands for.
+#[derive(Debug)]
+struct TokenHolder {
+    /// The party that requests with it are for.
+    party: (DialogId, Role),
+    /// What these requests get beyond the share of strangers.
+    exemption: Exemption,
+}
+
+impl TokenHolder {
+    fn of(party: (DialogId, Role)) -> Self {
+        Self { party, exemption: Exemption::default() }
+    }
+}
+
 /// All dialogs, and what finds them: the token of a party, a Call-ID, a call, a terminal.
 #[derive(Debug, Default)]
 pub(super) struct Dialogs {
     dialogs: Tracked<DialogId, Dialog>,
-    tokens: HashMap<String, (DialogId, Role)>,
+    tokens: HashMap<String, TokenHolder>,
     /// A call that passes through twice has two with the same.
     by_call_id: HashMap<String, Vec<DialogId>>,
     by_call: HashMap<CallId, DialogId>,
@@ -77,7 +96,30 @@ impl Dialogs {
 
     /// The party whose token this is.
     pub(super) fn with_token(&self, token: &str) -> Option<(DialogId, Role)> {
-        self.tokens.get(token).copied()
+        self.tokens.get(token).map(|holder| holder.party)
+    }
+
+    /// Exempts a request for a party, which names it by its token, from the budgets of strangers. `lingers` is how long
+    /// subscriptions are kept after their end.
+    pub(super) fn exempt_request(
+        &mut self,
+        id: DialogId,
+        to: Role,
+        request: &Message,
+        lingers: Duration,
+        now: Instant,
+    ) -> Option<Exempt> {
+        let dialog = self.dialogs.get(&id)?;
+        let holder = self.tokens.get_mut(&dialog.party(to)?.token)?;
+        let is_bye = request.method() == Some("BYE");
+        holder.exemption.request(dialog.phase(lingers, now), is_bye, request.bytes().len())
+    }
+
+    /// Whether a message that names this token is exempt from the limit of strangers' messages.
+    pub(super) fn exempts_message(&mut self, token: &str, lingers: Duration, now: Instant) -> bool {
+        let Some(holder) = self.tokens.get_mut(token) else { return false };
+        let dialog = self.dialogs.get(&holder.party.0);
+        dialog.is_some_and(|dialog| holder.exemption.message(dialog.phase(lingers, now), now))
     }
 
     /// A body that names no token, where this one does: an endpoint that publishes the contacts of its calls (RFC 4235)
@@ -126,7 +168,7 @@ impl Dialogs {
         self.last = self.last.max(id.0);
         for role in dialog.roles() {
             let Some(party) = dialog.party(role) else { continue };
-            self.tokens.insert(party.token.clone(), (id, role));
+            self.tokens.insert(party.token.clone(), TokenHolder::of((id, role)));
             if let Some(terminal) = party.standing.terminal {
                 self.by_terminal.entry(terminal).or_default().insert(id);
             }
@@ -166,7 +208,7 @@ impl Dialogs {
         if index >= MOST {
             return None;
         }
-        self.tokens.insert(party.token.clone(), (id, Role::Answerer(index)));
+        self.tokens.insert(party.token.clone(), TokenHolder::of((id, Role::Answerer(index))));
         if let Some(terminal) = party.standing.terminal {
             self.by_terminal.entry(terminal).or_default().insert(id);
         }
@@ -292,6 +334,19 @@ impl Dialog {
     /// Its parties.
     pub(super) fn roles(&self) -> impl Iterator<Item = Role> + use<> {
         (0..self.answerers.len()).map(Role::Answerer).chain([Role::Originator])
+    }
+
+    /// How far it has come; `lingers` is how long a subscription is kept after its end.
+    fn phase(&self, lingers: Duration, now: Instant) -> Phase {
+        let ended = match &self.usage {
+            Usage::Call(_) => self.forget_at.is_some(),
+            Usage::Subscription { ends_at } => *ends_at <= now + lingers,
+        };
+        match (&self.held, ended) {
+            (Some(_), _) => Phase::Strangers,
+            (None, true) => Phase::Ended,
+            (None, false) => Phase::Live,
+        }
     }
 
     /// The realm that a party is in.

@@ -1,6 +1,7 @@
 //! What a datagram is: garbage, a retransmission, a new request, a response.
 
 use super::{
+    exemption::Exempt,
     state::{Timer, Token, Turn},
     transactions::{Due, Server, ServerKey, ServerState, ServerTxId},
 };
@@ -46,7 +47,9 @@ impl Turn<'_> {
         let expected = ourselves || config.softswitch.is_some_and(|softswitch| softswitch.ip() == source.ip());
         let stranger = config.side == Side::Core && !expected;
         self.connections.heard(source);
-        if !self.core.hears(realm, source, bytes.len(), self.begins_with_secret(bytes), now) {
+        let (dialogs, lingers) = (&mut *self.dialogs, 64 * self.timing.t1);
+        let exempt = || first_token(bytes).is_some_and(|token| dialogs.exempts_message(token, lingers, now));
+        if !self.core.hears(realm, source, bytes.len(), exempt, now) {
             return;
         }
         match Message::parse(bytes) {
@@ -107,7 +110,8 @@ impl Turn<'_> {
         }
         // A tenth more is for the softswitch, and for calls that are there: they must be able to end.
         let most = self.core.config.limits.max_transactions;
-        let reserve = self.core.is_core(realm) || self.names_secret(realm, &request);
+        let exempt = self.exempt(realm, &request, now);
+        let reserve = self.core.is_core(realm) || exempt.is_some();
         if self.transactions.len() >= if reserve { most.saturating_add(most / 10) } else { most } {
             self.core.limited("max_transactions", now);
             let headers = Some(("Retry-After", "5"));
@@ -117,8 +121,7 @@ impl Turn<'_> {
         // The request as it came and as it goes on, and its answer; and as many transactions.
         let bytes = 2 * request.bytes().len() + ROOM_FOR_RESPONSE;
         let amounts = Amounts { transactions: 2, bytes: bytes.try_into().unwrap_or(u32::MAX), ..Amounts::default() };
-        let held =
-            if self.names_secret(realm, &request) { Ok(None) } else { self.core.take(realm, source, amounts, now) };
+        let held = if exempt.is_some() { Ok(None) } else { self.core.take(realm, source, amounts, now) };
         let Ok(held) = held else {
             let headers = Some(("Retry-After", "5"));
             self.send(realm, source, plain_response(&request, 503, headers, source, None));
@@ -126,7 +129,7 @@ impl Turn<'_> {
         };
         let tag = self.core.random_token();
         let mut server = Server::new(key, source, request, tag);
-        server.held = held;
+        (server.held, server.exempt) = (held, exempt);
         let id = self.transactions.insert_server(server);
         if let Some(open) = self.connections.of(source).filter(|_| method == "INVITE") {
             open.invites.insert(id);
@@ -143,18 +146,14 @@ impl Turn<'_> {
         }
     }
 
-    /// Whether what may be a request begins with the token of a party, which strangers do not know: so much is seen without
-    /// reading it.
-    fn begins_with_secret(&self, bytes: &[u8]) -> bool {
-        let line = bytes.get(..bytes.len().min(128)).unwrap_or_default();
-        let word = line.split(|byte| *byte == b':').nth(1).and_then(|rest| rest.split(|byte| *byte == b'@').next());
-        let token = word.and_then(|word| std::str::from_utf8(word).ok());
-        token.is_some_and(|token| self.dialogs.with_token(token).is_some())
-    }
-
-    /// Whether a request is for a party of a dialog, by the token that only its other party was shown.
-    fn names_secret(&self, realm: RealmId, request: &Message) -> bool {
-        matches!(self.token_of(realm, request), Some((Token::Party(..), true)))
+    /// Exempts a request from the budgets of strangers, which names a party of a dialog by the token that only the other
+    /// party was shown, as far as that goes.
+    fn exempt(&mut self, realm: RealmId, request: &Message, now: Instant) -> Option<Exempt> {
+        if self.core.is_core(realm) {
+            return None;
+        }
+        let Some((Token::Party(dialog, to), true)) = self.token_of(realm, request) else { return None };
+        self.dialogs.exempt_request(dialog, to, request, 64 * self.timing.t1, now)
     }
 
     /// Answers a request with a response of our own.
@@ -246,6 +245,14 @@ impl Turn<'_> {
             self.timers.set(at, Timer::Server(id));
         }
     }
+}
+
+/// The user of the first URI in what may be a request, which may be the token of a party: so much is seen without reading
+/// it.
+fn first_token(bytes: &[u8]) -> Option<&str> {
+    let line = bytes.get(..bytes.len().min(128))?;
+    let word = line.split(|byte| *byte == b':').nth(1)?.split(|byte| *byte == b'@').next()?;
+    std::str::from_utf8(word).ok()
 }
 
 /// What makes a request that of a transaction: who sent it, from whatever port, as a NAT may give it another one; the

@@ -12,6 +12,7 @@
 //! | `plan` | where a request goes |
 //! | `reading` | what is read of a message in several places |
 //! | `requests` | where a request goes and what it looks like there |
+//! | `exemption` | what the token of a party gets beyond the share of strangers |
 //! | `in_dialog` | whether a request in a dialog is its party's, and what it does there |
 //! | `responses` | where a response goes and what it means |
 //! | `registrar` | REGISTER and its answers |
@@ -30,6 +31,7 @@ mod calls;
 mod connections;
 mod dialog_setup;
 mod dialogs;
+mod exemption;
 mod flows;
 mod identity;
 mod in_dialog;

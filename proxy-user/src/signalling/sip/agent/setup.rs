@@ -75,7 +75,7 @@ impl Turn<'_> {
         let Setup { realm: from, source, request, tag, response, forwarded } = setup;
         let Ok(request) = Message::parse(&request) else { return };
         // What an unproved address may still be sent was known to the earlier process only.
-        self.core.hears(from, source, request.bytes().len(), false, now);
+        self.core.hears(from, source, request.bytes().len(), || false, now);
         let key = server_key(from, source, &request, "INVITE");
         let mut server = Server::new(key, source, request, tag);
         server.response = response;

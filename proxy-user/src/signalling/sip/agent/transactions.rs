@@ -2,6 +2,7 @@
 //!
 //! The machines only keep state and time; what a message means is decided elsewhere.
 
+use super::exemption::Exempt;
 use crate::{
     engine::budgets::Held,
     flow::{Flow, Transport},
@@ -159,6 +160,9 @@ pub(super) struct Server {
     /// What it takes of the share of strangers.
     #[allow(dead_code, reason = "given back with the transaction")]
     pub(super) held: Option<Held>,
+    /// It takes nothing of that share, because it names the token of a party.
+    #[allow(dead_code, reason = "given back with the transaction")]
+    pub(super) exempt: Option<Exempt>,
     /// INVITE: the 2xx that were sent, by To tag.
     accepted: Vec<(String, Vec<u8>)>,
     interval: Duration,
@@ -185,6 +189,7 @@ impl Server {
             client: None,
             tag,
             held: None,
+            exempt: None,
             accepted: Vec::new(),
             interval: Duration::ZERO,
             retransmit_at: None,
