@@ -114,8 +114,8 @@ impl Proxy {
     }
 
     /// How much is going on.
-    pub fn load(&self) -> Load {
-        let mut load = self.core.load();
+    pub fn load(&self, now: Instant) -> Load {
+        let mut load = self.core.load(now);
         for agent in &self.agents {
             agent.add_load(&mut load);
         }

@@ -196,7 +196,7 @@ fn account(proxy: &Loop<Proxy, MediaRelay>) {
     tracing::info!("signalling: {:?}", proxy.statistics());
     tracing::info!("connections: {:?}", proxy.connection_statistics());
     tracing::info!("engine: {:?}", proxy.core().statistics());
-    tracing::info!("left: {:?}", proxy.core().load());
+    tracing::info!("left: {:?}", proxy.core().load(Instant::now()));
     tracing::info!("latches found late: {}", proxy.datapath().events_lost());
     match proxy.datapath().counters() {
         Ok(counters) => {

@@ -200,11 +200,11 @@ impl Core {
     }
 
     /// How much is going on in the core.
-    pub fn load(&self) -> Load {
+    pub fn load(&self, now: Instant) -> Load {
         Load {
             calls: self.counted,
             port_pairs: self.allocators.iter().map(PortAllocator::in_use).sum(),
-            resting_port_pairs: self.allocators.iter().map(PortAllocator::resting).sum(),
+            resting_port_pairs: self.allocators.iter().map(|allocator| allocator.resting(now)).sum(),
             alarms: self.timers.len(),
             ..Load::default()
         }

@@ -75,7 +75,7 @@ pub trait Core {
     /// Whether nothing is under way any more.
     fn is_idle(&self) -> bool;
     /// How it is going, for an operator: how much is under way, and what was counted.
-    fn status(&self) -> (Value, Value) {
+    fn status(&self, _now: Instant) -> (Value, Value) {
         (Value::Null, Value::Null)
     }
 }
@@ -113,8 +113,8 @@ impl Core for Proxy {
         self.is_idle()
     }
 
-    fn status(&self) -> (Value, Value) {
-        (json!(self.load()), json!(self.statistics()))
+    fn status(&self, now: Instant) -> (Value, Value) {
+        (json!(self.load(now)), json!(self.statistics()))
     }
 }
 
@@ -370,7 +370,7 @@ impl<C: Core, D: Datapath> Loop<C, D> {
     fn answer(&mut self, request: &Request, now: Instant) -> Answer {
         match request {
             Request::Status => {
-                let (load, engine) = self.core.status();
+                let (load, engine) = self.core.status(now);
                 Answer::Value(json!({
                     "version": env!("CARGO_PKG_VERSION"),
                     "pid": std::process::id(),

@@ -129,9 +129,9 @@ impl PortAllocator {
         self.in_use.len()
     }
 
-    /// How many pairs rest.
-    pub fn resting(&self) -> usize {
-        self.resting.len()
+    /// How many pairs still rest.
+    pub fn resting(&self, now: Instant) -> usize {
+        self.resting.len() - self.resting.partition_point(|(since, _)| self.is_rested(*since, now))
     }
 
     /// A pair is in use no more; its distance from the first.
@@ -143,10 +143,15 @@ impl PortAllocator {
         Ok(distance)
     }
 
+    /// Whether a pair that was released at `since` may be used again.
+    fn is_rested(&self, since: Instant, now: Instant) -> bool {
+        now.saturating_duration_since(since) >= self.hold_time
+    }
+
     /// Makes those free that have rested long enough.
     fn wake(&mut self, now: Instant) {
         while let Some(&(since, pair)) = self.resting.front()
-            && now.saturating_duration_since(since) >= self.hold_time
+            && self.is_rested(since, now)
         {
             self.resting.pop_front();
             self.free.push(pair);
@@ -225,9 +230,22 @@ mod tests {
         let mut allocator = allocator(30_000, 30_001).unwrap();
         let pair = allocator.allocate(0, start).unwrap();
         allocator.release(pair, start).unwrap();
-        let early = allocator.allocate(0, start + HOLD - Duration::from_millis(1)).unwrap_err();
-        assert_eq!((early.in_use, early.resting), (0, 1));
+        let just_before = start + HOLD - Duration::from_millis(1);
+        let early = allocator.allocate(0, just_before).unwrap_err();
+        assert_eq!((early.in_use, early.resting, allocator.resting(just_before)), (0, 1, 1));
         assert_eq!(allocator.allocate(0, start + HOLD), Ok(pair));
+    }
+
+    #[test]
+    fn a_pair_that_has_rested_is_not_counted_before_somebody_needs_it() {
+        let start = Instant::now();
+        let mut allocator = allocator(30_000, 30_005).unwrap();
+        let pairs: Vec<_> = (0..3).map(|_| allocator.allocate(0, start).unwrap()).collect();
+        for (pair, seconds) in pairs.into_iter().zip([0, 4, 4]) {
+            allocator.release(pair, start + Duration::from_secs(seconds)).unwrap();
+        }
+        let resting = [4, 9, 10, 13, 14, 99].map(|seconds| allocator.resting(start + Duration::from_secs(seconds)));
+        assert_eq!(resting, [3, 3, 2, 2, 0, 0]);
     }
 
     #[test]
@@ -237,7 +255,7 @@ mod tests {
         let pair = allocator.allocate(0, now).unwrap();
         assert_eq!(allocator.release_unused(pair), Ok(()));
         assert_eq!(allocator.release_unused(pair), Err(NotInUse(pair)), "once");
-        assert_eq!((allocator.in_use(), allocator.resting()), (0, 0));
+        assert_eq!((allocator.in_use(), allocator.resting(now)), (0, 0));
         assert_eq!(allocator.allocate(0, now), Ok(pair));
     }
 

@@ -67,7 +67,7 @@ fn calls_of_a_realm_are_counted() {
             let first = begins(&mut lab, ALICE, &invite("alice", 1, AUDIO)).unwrap();
             begins(&mut lab, BOB, &invite("bob", 2, AUDIO)).unwrap();
             assert_eq!(begins(&mut lab, ALICE, &invite("carol", 3, AUDIO)).unwrap_err(), code.to_string());
-            assert_eq!(lab.proxy.load().port_pairs, 4, "nothing was allocated for it");
+            assert_eq!(lab.load().port_pairs, 4, "nothing was allocated for it");
             assert_eq!(lab.proxy.statistics().not_admitted, 1);
             let record = &lab.records[0];
             assert_eq!((record.call_id.as_str(), record.final_code), ("call-3", Some(code)));

@@ -127,7 +127,7 @@ fn whole(world: &World) -> Whole {
     registrations.sort();
     Whole {
         streams: world.lab.datapath.streams.values().map(|spec| (spec.id.0, spec.clone())).collect(),
-        calls: world.lab.proxy.load().calls,
+        calls: world.lab.load().calls,
         records: world.lab.records.len(),
         registrations,
     }

@@ -145,7 +145,7 @@ fn a_terminal_calls_and_hangs_up() {
     assert_eq!(ack.header(Name::Route), "<sip:10.9.0.20;lr>");
     assert_eq!(ack.destination.to_string(), SOFTSWITCH);
     assert_eq!(lab.datapath.streams.len(), 1);
-    assert_eq!(lab.proxy.load().calls, 1);
+    assert_eq!(lab.load().calls, 1);
 
     let sent = lab.access(ALICE, &from_alice("BYE", &bob, BOBS_TAG, 2, "y1", "", ""));
     let bye = only(&sent, "BYE").clone();
@@ -266,7 +266,7 @@ fn a_failed_reinvite_restores_the_session() {
     let sent = lab.core(&answer(&invite, "488 Not Acceptable Here", "", "", ""));
     assert_eq!(kinds(&sent), ["core ACK", "access 488"]);
     assert_eq!(lab.datapath.streams, before);
-    assert_eq!(lab.proxy.load().port_pairs, 2);
+    assert_eq!(lab.load().port_pairs, 2);
     assert!(lab.records.is_empty());
 }
 
@@ -408,7 +408,7 @@ fn no_ports_no_call() {
     let sent = lab.access(ALICE, &second);
     assert_eq!(kinds(&sent), ["access 100", "access 503"]);
     assert!(only(&sent, "503").text.contains("Retry-After: "));
-    assert_eq!(lab.proxy.load().port_pairs, 2);
+    assert_eq!(lab.load().port_pairs, 2);
     assert_eq!(lab.records.len(), 1);
 }
 

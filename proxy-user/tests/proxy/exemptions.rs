@@ -32,7 +32,7 @@ fn a_party_has_few_transactions_beyond_the_share_of_strangers() {
     assert_eq!(count(&fill(&mut lab, 101), "access 503"), 1);
     let sent: Vec<_> = (0..100).flat_map(|n| from_anywhere(&mut lab, "INFO", &call.bob, n)).collect();
     assert_eq!((count(&sent, "core INFO"), count(&sent, "access 503")), (16, 84));
-    assert_eq!(lab.proxy.load().transactions, 200 + 2 * 16);
+    assert_eq!(lab.load().transactions, 200 + 2 * 16);
     // The call can end all the same, ...
     let bye = from_alice("BYE", &call.bob, BOBS_TAG, 300, "bye", "", "");
     let sent = lab.access(ALICE, &bye);
@@ -48,7 +48,7 @@ fn a_party_has_few_transactions_beyond_the_share_of_strangers() {
         .flat_map(|(method, n)| from_anywhere(&mut lab, method, &call.bob, n))
         .collect();
     assert_eq!(count(&sent, "access 503"), sent.len());
-    assert_eq!(lab.proxy.load().transactions, 200 + 2 * 16 + 2);
+    assert_eq!(lab.load().transactions, 200 + 2 * 16 + 2);
     lab.wait(Duration::from_secs(70));
     lab.take();
     lab.assert_empty();

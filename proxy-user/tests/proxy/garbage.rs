@@ -167,7 +167,7 @@ fn floods_stay_within_the_limits() {
             from_alice(method, uri, "<sip:bob@example.test>", 1, &format!("f{n}"), "", &sdp(PRIVATE, 4000))
                 .replace("call-1", &format!("call-{n}"))
         });
-        let load = lab.proxy.load();
+        let load = lab.load();
         assert!(
             load.calls <= 8 && load.dialogs <= 16 && load.transactions <= 66 && load.port_pairs <= 16,
             "{method}: {load:?}"
@@ -198,7 +198,7 @@ fn answers_of_many_forks_are_bounded() {
     for n in 0..500 {
         lab.core(&answer(&invite, "183 Session Progress", &format!("b{n}"), ROUTE, &sdp("10.9.0.30", 6000)));
     }
-    assert_eq!(lab.proxy.load().port_pairs, 2);
+    assert_eq!(lab.load().port_pairs, 2);
     lab.core(&answer(&invite, "486 Busy Here", "b0", "", ""));
     lab.assert_empty();
 }
@@ -213,7 +213,7 @@ fn moved_alarms_do_not_pile_up() {
         lab.core(&answer(&invite, "180 Ringing", "b1", &format!("X-Count: {n}\n"), ""));
         lab.wait(Duration::from_millis(10));
     }
-    assert!(lab.proxy.load().alarms < 10, "{:?}", lab.proxy.load());
+    assert!(lab.load().alarms < 10, "{:?}", lab.load());
 }
 
 /// RFC 4475: whatever each of them gets, it leaves nothing behind.

@@ -148,7 +148,7 @@ fn tokens_are_good_on_their_own_side_and_in_their_own_dialog_only() {
     ] {
         assert_eq!(kinds(&lab.core(&wrong(text, from, to))), ["core 481"]);
     }
-    assert_eq!(lab.proxy.load().calls, 1);
+    assert_eq!(lab.load().calls, 1);
 }
 
 #[test]

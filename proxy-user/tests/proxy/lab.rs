@@ -6,7 +6,7 @@ use proxy_user::{
     clock::Clock,
     config::{Config, PortRange, Realm, RealmPolicy, Side, Trust},
     datapath::{Datapath, DatapathError, fake::Fake},
-    engine::{Core, Input, Media, Output, Protocol, Restored},
+    engine::{Core, Input, Load, Media, Output, Protocol, Restored},
     flow::{Flow, Transport},
     journal::{Entry, Table},
     media::{MediaCommand, MediaEvent, RealmId},
@@ -347,10 +347,15 @@ impl Lab {
         self.sent.push_back(Sent { realm, destination, text });
     }
 
+    /// How much is going on.
+    pub(crate) fn load(&self) -> Load {
+        self.proxy.load(self.now)
+    }
+
     /// All is over: no call, no dialog, no transaction, no port is left.
     pub(crate) fn assert_empty(&mut self) {
         self.wait(Duration::from_secs(64));
-        let load = self.proxy.load();
+        let load = self.load();
         assert_eq!((load.calls, load.dialogs, load.transactions, load.port_pairs), (0, 0, 0, 0));
         assert!(self.datapath.streams.is_empty(), "{:?}", self.datapath.streams);
         assert!(self.proxy.is_idle());

@@ -44,7 +44,7 @@ fn a_refusal_after_the_end_changes_nothing() {
         lab.settle();
         lab.take();
         assert_eq!(kinds(&lab.core(&answer(&invite, status, "b1", "", ""))), ["core ACK"]);
-        assert_eq!((lab.proxy.load().calls, lab.records.len()), (0, 1));
+        assert_eq!((lab.load().calls, lab.records.len()), (0, 1));
         lab.assert_empty();
     }
 }
@@ -76,7 +76,7 @@ fn an_offer_for_a_call_that_ended_takes_no_ports() {
     lab.take();
     lab.core(&answer(&invite, "200 OK", "", ROUTE, &sdp("10.9.0.30", 6000)));
     lab.access(ALICE, &from_alice("ACK", &call.bob, BOBS_TAG, 2, "k2", "", &sdp(PRIVATE, 4000)));
-    assert_eq!(lab.proxy.load().port_pairs, 0);
+    assert_eq!(lab.load().port_pairs, 0);
     lab.assert_empty();
 }
 
@@ -103,11 +103,11 @@ fn media_that_the_answer_refuses_are_given_up() {
     let text = from_alice("INVITE", BOB_URI, "<sip:bob@example.test>", 1, "i1", "", &offer);
     let invite = only(&lab.access(ALICE, &text), "INVITE").clone();
     assert_eq!(invite.media(2).1, 0);
-    assert_eq!(lab.proxy.load().port_pairs, 4, "nothing for the port 0");
+    assert_eq!(lab.load().port_pairs, 4, "nothing for the port 0");
     let refused = sdp("10.9.0.30", 6000) + "m=video 0 RTP/AVP 96\nm=audio 0 RTP/AVP 0\n";
     let sent = lab.core(&answer(&invite, "200 OK", "b1", ROUTE, &refused));
     assert_eq!((only(&sent, "200").media(1).1, only(&sent, "200").media(2).1), (0, 0));
-    assert_eq!((lab.proxy.load().port_pairs, lab.datapath.streams.len()), (2, 1));
+    assert_eq!((lab.load().port_pairs, lab.datapath.streams.len()), (2, 1));
 }
 
 #[test]
@@ -125,7 +125,7 @@ fn a_reinvite_adds_and_removes_media() {
     let invite = only(&sent, "INVITE").clone();
     assert_eq!(lab.datapath.streams.len(), 2, "not before the answer");
     lab.core(&answer(&invite, "200 OK", "", ROUTE, &(sdp("10.9.0.30", 6000) + less)));
-    assert_eq!((lab.datapath.streams.len(), lab.proxy.load().port_pairs), (1, 2));
+    assert_eq!((lab.datapath.streams.len(), lab.load().port_pairs), (1, 2));
 }
 
 #[test]
@@ -280,7 +280,7 @@ fn a_subscription_ends_with_its_last_notify() {
     assert_eq!(subscribe.header(Name::Route), "<sip:10.9.0.20;lr>");
     lab.core(&answer(&subscribe, "200 OK", "", ROUTE, ""));
     lab.wait(Duration::from_secs(3000));
-    assert_eq!(lab.proxy.load().dialogs, 1, "refreshed");
+    assert_eq!(lab.load().dialogs, 1, "refreshed");
     let over = "Event: dialog\nSubscription-State: terminated;reason=timeout";
     let sent = lab.core(&from_core("NOTIFY", &alice, 2, "n2", over, ""));
     let notify = only(&sent, "NOTIFY").clone();
@@ -296,7 +296,7 @@ fn a_call_without_media_does_not_last_for_ever() {
     let sent = lab.core(&answer(&invite, "200 OK", "b1", ROUTE, ""));
     lab.access(ALICE, &from_alice("ACK", &only(&sent, "200").contact(), BOBS_TAG, 1, "k1", "", ""));
     lab.wait(Duration::from_secs(3500));
-    assert_eq!(lab.proxy.load().calls, 1);
+    assert_eq!(lab.load().calls, 1);
     lab.wait(Duration::from_secs(3800));
     lab.assert_empty();
     assert_eq!(lab.records.len(), 1);
@@ -315,7 +315,7 @@ fn a_held_call_may_be_silent_for_long() {
     for minute in 0..61 {
         lab.datapath.silence(stream);
         lab.settle();
-        assert_eq!(lab.proxy.load().calls, usize::from(minute < 60), "minute {minute}");
+        assert_eq!(lab.load().calls, usize::from(minute < 60), "minute {minute}");
         lab.wait(Duration::from_secs(60));
     }
     lab.assert_empty();
@@ -334,7 +334,7 @@ fn a_reinvite_that_fails_after_an_early_answer_restores_the_session() {
     assert_eq!(lab.datapath.streams.len(), 2);
     lab.core(&answer(&invite, "488 Not Acceptable Here", "", "", ""));
     assert_eq!(lab.datapath.streams, before);
-    assert_eq!(lab.proxy.load().port_pairs, 2);
+    assert_eq!(lab.load().port_pairs, 2);
 }
 
 #[test]

@@ -264,7 +264,7 @@ fn a_call_between_two_terminals() {
     let sent = lab.core(&pass(only(&sent, "INVITE"), Some(&bob), "h1"));
     let invite = only(&sent, "INVITE").clone();
     assert_eq!(invite.destination.to_string(), BOB);
-    assert_eq!(lab.proxy.load().calls, 2);
+    assert_eq!(lab.load().calls, 2);
     let contact = format!("Contact: <sip:bob@{PRIVATE}:5060>\n");
     let sent = lab.access(BOB, &answer(&invite, "200 OK", "b1", &contact, &sdp(PRIVATE, 4000)));
     let sent = lab.core(&back(only(&sent, "200")));

@@ -68,7 +68,7 @@ fn a_call_goes_on_and_ends_with_one_whole_record() {
         assert_eq!((restored.calls, restored.ended, restored.streams.len()), (1, 0, 1));
     }
     assert_eq!(lab.datapath.streams, before, "nothing of the stream changed");
-    assert_eq!(lab.proxy.load().port_pairs, 2);
+    assert_eq!(lab.load().port_pairs, 2);
     lab.datapath.count(id, [LegCounters { rtp_packets: 500, ..LegCounters::default() }, LegCounters::default()]);
     let sent = lab.access(ALICE, &in_dialog("BYE", &ok, 2, "k2"));
     let bye = only(&sent, "BYE");
@@ -282,7 +282,7 @@ fn where_the_media_are_gone_both_sides_are_told() {
     assert_eq!((restored.calls, restored.ended), (0, 1));
     assert_eq!(kinds(&lab.take()), ["access BYE", "core BYE"]);
     assert_eq!((lab.records.len(), lab.records[0].duration_ms), (1, 3_000));
-    assert_eq!(lab.proxy.load().port_pairs, 0);
+    assert_eq!(lab.load().port_pairs, 0);
 }
 
 #[test]
@@ -334,6 +334,6 @@ fn a_registered_terminal_can_be_called() {
     assert_eq!((options.destination.to_string().as_str(), options.uri()), (ALICE, format!("sip:alice@{PRIVATE}:5060")));
     // Its time goes on where it was.
     lab.wait(Duration::from_secs(36));
-    assert_eq!(lab.proxy.load().registrations, 0);
+    assert_eq!(lab.load().registrations, 0);
     assert!(lab.journal.is_empty());
 }

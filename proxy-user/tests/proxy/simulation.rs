@@ -362,7 +362,7 @@ fn simulate(seed: u64, restarts: usize, streams: bool) -> (usize, usize) {
     let ids: BTreeSet<_> = world.lab.records.iter().map(|record| record.id.0).collect();
     assert_eq!(ids.len(), world.lab.records.len());
     world.lab.assert_empty();
-    let load = world.lab.proxy.load();
+    let load = world.lab.load();
     assert_eq!((load.registrations, load.connections), (0, 0));
     let answered = world.lab.records.iter().filter(|record| record.answer.is_some()).count();
     (steps, answered)

@@ -248,15 +248,15 @@ fn what_strangers_hold_is_bounded_by_where_they_are_and_the_registered_have_the_
             lab.access(&source(n), &offer_of(n, streams));
         }
         // One pair in each realm; calls are 40 at most.
-        assert_eq!(lab.proxy.load().port_pairs, 2 * pairs, "{case}");
+        assert_eq!(lab.load().port_pairs, 2 * pairs, "{case}");
         assert!(lab.proxy.statistics().limited > 0, "{case}");
-        if lab.proxy.load().calls < 40 {
+        if lab.load().calls < 40 {
             assert_eq!(kinds(&lab.access(ALICE, &invite("mine", ""))), ["access 100", "core INVITE"], "{case}");
         }
         let renewed = register("alice", 2, &crate::registrations::contact("alice"), "");
         assert_eq!(kinds(&lab.access(ALICE, &renewed)), ["core REGISTER"], "{case}");
         lab.wait(Duration::from_secs(300));
-        assert_eq!(lab.proxy.load().port_pairs, 0, "{case}");
+        assert_eq!(lab.load().port_pairs, 0, "{case}");
     }
 }
 
@@ -275,7 +275,7 @@ fn stray_requests_leave_transactions_to_the_registered() {
         refused += lab.access(&source, &text).iter().filter(|sent| sent.kind() == "503").count();
     }
     // Half of all for strangers, two for each request.
-    assert_eq!((refused, lab.proxy.load().transactions), (900, 200));
+    assert_eq!((refused, lab.load().transactions), (900, 200));
     assert_eq!(kinds(&lab.access(ALICE, &invite("mine", ""))), ["access 100", "core INVITE"]);
 }
 
@@ -301,14 +301,14 @@ fn ports_that_no_answer_opened_do_not_rest() {
     let mut lab = Lab::default();
     let sent = lab.access(ALICE, &offer_of(1, 3));
     let request = only(&sent, "INVITE").clone();
-    assert_eq!((lab.proxy.load().port_pairs, lab.proxy.load().resting_port_pairs), (6, 0));
+    assert_eq!((lab.load().port_pairs, lab.load().resting_port_pairs), (6, 0));
     lab.core(&answer(&request, "407 Proxy Authentication Required", "b1", CHALLENGE, ""));
-    assert_eq!((lab.proxy.load().port_pairs, lab.proxy.load().resting_port_pairs), (0, 0));
+    assert_eq!((lab.load().port_pairs, lab.load().resting_port_pairs), (0, 0));
     // Those of a call do: its late packets are not to reach another one.
     let call = answered(&mut lab);
     let sent = lab.access(ALICE, &from_alice("BYE", &call.bob, BOBS_TAG, 2, "y2", "", ""));
     lab.core(&answer(only(&sent, "BYE"), "200 OK", "", "", ""));
-    assert_eq!((lab.proxy.load().port_pairs, lab.proxy.load().resting_port_pairs), (0, 2));
+    assert_eq!((lab.load().port_pairs, lab.load().resting_port_pairs), (0, 2));
 }
 
 #[test]

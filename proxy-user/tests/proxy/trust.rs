@@ -211,7 +211,7 @@ fn a_transaction_follows_a_terminal_to_another_port() {
     let sent = lab.access(ALICES_NEIGHBOUR, &invite);
     assert_eq!(kinds(&sent), ["access 180"], "no second call");
     assert_eq!(sent[0].destination.to_string(), ALICES_NEIGHBOUR);
-    assert_eq!(lab.proxy.load().calls, 1);
+    assert_eq!(lab.load().calls, 1);
     // From another address it is none of its business.
     let cancel = from_alice("CANCEL", ADDRESS_OF_BOB, "<sip:bob@example.test>", 1, "i1", "", "");
     assert_eq!(kinds(&lab.access(MALLORY, &cancel)), ["access 481"]);
@@ -318,7 +318,7 @@ fn what_is_registered_or_called_after_a_restart_is_nothing_that_was_there_before
     let streams = lab.datapath.streams.clone();
     let sent = lab.access(ALICE, &from_alice("BYE", &call.bob, BOBS_TAG, 10, "bye10", "", ""));
     assert_eq!(kinds(&sent), ["access 200"], "it was over");
-    assert_eq!((lab.proxy.load().calls, &lab.datapath.streams), (1, &streams));
+    assert_eq!((lab.load().calls, &lab.datapath.streams), (1, &streams));
     lab.wait(Duration::from_secs(40));
     lab.proxy.shutdown(lab.now);
     lab.settle();
