@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use lab::{
-    Baresip, Capture, Counters, Direction, KamailioConfig, Lab, LabConfig, LatchConfig, NatConfig, Scene, address,
-    lab_test, wait_until,
+    Baresip, Capture, Counters, Direction, KamailioConfig, Lab, LabConfig, LatchConfig, NatConfig, Scenario, Scene,
+    Sipp, SippConfig, address, lab_test, wait_until,
 };
 
 /// How long anything may take that has to happen: much longer than it does.
@@ -155,5 +155,36 @@ fn a_stranger_who_has_read_all_of_a_call_changes_nothing_of_it() {
         alice.hang_up()?;
         bob.wait_for("CALL_CLOSED", TIMEOUT)?;
         scene.finish(2).map(drop)
+    });
+}
+
+#[test]
+fn who_guesses_a_password_is_named_in_the_log_and_to_the_softswitch() {
+    lab_test(LabConfig::default(), |lab| {
+        let digest = KamailioConfig { digest: true, ..KamailioConfig::default() };
+        let latch = LatchConfig { extra: "[sip]\nsource_header = \"X-Source\"\n".into(), ..LatchConfig::default() };
+        let scene = Scene::start(lab, &digest, &latch)?;
+        scene.register(1, "alice")?;
+        let guessing = scene.sipp(Scenario::Register, "alice", address::PHONE).password("a guess");
+        let guessing = SippConfig { calls: 20, rate: 20, ..guessing };
+        let guessing = Sipp::start(lab, "guessing", lab.phone(2)?, &guessing)?;
+        wait_until("all guesses are refused", TIMEOUT, || {
+            Ok(scene.latch.status(lab)?["engine"]["credentials_refused"] == 20)
+        })?;
+        drop(guessing);
+        let output = scene.latch.peer.output();
+        let named: Vec<_> = output.lines().filter(|line| line.contains("the softswitch refused a terminal")).collect();
+        ensure!((1..=5).contains(&named.len()), "{} lines tell of it, one a second at most: {named:?}", named.len());
+        let source = format!("{}:", lab.nat(2)?.public());
+        for line in &named {
+            let clean = line.contains("alice") && !line.contains("a guess");
+            ensure!(line.contains(&format!("source={source}")) && clean, "{line}");
+        }
+        let told = scene.kamailio.peer.output();
+        let told =
+            told.lines().filter(|line| line.contains(&format!("wrong password for alice from {source}"))).count();
+        ensure!(told == 20, "the softswitch was told {told} times");
+        ensure!(scene.kamailio.contacts_of("alice")?.len() == 1, "alice is where she was");
+        scene.latch.stop(lab).map(drop)
     });
 }
