@@ -11,6 +11,7 @@ use proxy_user::{
     ctl::Server,
     datapath::{MediaRelay, Mode, kernel::Pins},
     io::{Connections, Loop, Stop, filter::Filters, sockets},
+    media::PerRealm,
     objects::{RELAY, SIGNALLING},
     proxy::Proxy,
 };
@@ -142,7 +143,7 @@ fn announce_datapath(datapath: &MediaRelay, origin: &str) {
 }
 
 /// A filter on each socket that strangers reach. Whoever relays in user space may be without the rights for one.
-fn filters(config: &Config, sockets: &[UdpSocket]) -> Result<Filters> {
+fn filters(config: &Config, sockets: &PerRealm<UdpSocket>) -> Result<Filters> {
     let attached = SIGNALLING.find().and_then(|(object, _)| Filters::attach(&object, config, sockets));
     match attached {
         Err(error) if config.media.relay == Relay::UserSpace => {

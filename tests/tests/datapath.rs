@@ -5,7 +5,7 @@ use lab::{LabConfig, address, lab_test, leftovers, rtp, wait_until};
 use proxy_user::{
     config::{Config, PortRange, Realm, RealmPolicy, Side, Trust},
     datapath::{Datapath, MediaRelay, kernel::StartMode},
-    media::{LegCounters, LegPolicy, LegSpec, MediaEvent, RemoteMedia, StreamId, StreamSpec},
+    media::{LegCounters, LegPolicy, LegSpec, MediaEvent, RealmId, RemoteMedia, StreamId, StreamSpec},
     objects,
 };
 use serde_json::Value;
@@ -158,7 +158,7 @@ fn realms() -> Vec<Realm> {
 fn spec() -> StreamSpec {
     let remote = |rtp: SocketAddrV4| RemoteMedia { rtp: rtp.into(), rtcp: above(rtp).into() };
     let access = LegSpec {
-        realm: 0,
+        realm: RealmId::new(0),
         local: ACCESS.into(),
         open: true,
         epoch: 0,
@@ -170,7 +170,7 @@ fn spec() -> StreamSpec {
         policy: LegPolicy::default(),
     };
     let core = LegSpec {
-        realm: 1,
+        realm: RealmId::new(1),
         local: CORE.into(),
         remote: Some(remote(SOFTSWITCH)),
         signalling: None,

@@ -1,7 +1,7 @@
 //! Rules between fields: what the realms are to each other and to the maps.
 
 use super::{Config, Realm, Side, report::Report};
-use crate::flow::Transport;
+use crate::{flow::Transport, media::RealmId};
 use std::{
     net::{IpAddr, SocketAddr},
     ops::RangeInclusive,
@@ -17,11 +17,11 @@ pub(super) const SOURCES: RangeInclusive<u32> = 1_024..=4_194_304;
 
 pub(super) fn check(config: &Config, report: &mut Report<'_>) {
     number_of_realms(config, report);
-    for (index, realm) in config.realms.iter().enumerate() {
-        one_realm(index, realm, report);
-        transports(index, realm, report);
-        for (earlier, other) in config.realms.iter().enumerate().take(index) {
-            two_realms(index, realm, earlier, other, report);
+    for (id, realm) in config.realms.with_ids() {
+        one_realm(id, realm, report);
+        transports(id, realm, report);
+        for (earlier, other) in config.realms.with_ids().take_while(|(earlier, _)| *earlier < id) {
+            two_realms(id, realm, earlier, other, report);
         }
     }
     softswitches(config, report);
@@ -30,7 +30,7 @@ pub(super) fn check(config: &Config, report: &mut Report<'_>) {
 
 fn number_of_realms(config: &Config, report: &mut Report<'_>) {
     for (side, name) in [(Side::Access, "access"), (Side::Core, "core")] {
-        let mut of_side = config.realms.iter().enumerate().filter(|(_, realm)| realm.side == side);
+        let mut of_side = config.realms.with_ids().filter(|(_, realm)| realm.side == side);
         if of_side.next().is_none() {
             report.problem(
                 "realm",
@@ -38,9 +38,9 @@ fn number_of_realms(config: &Config, report: &mut Report<'_>) {
                 format!("add a [[realm]] with side = \"{name}\": Latch stands between one access and one core realm"),
             );
         }
-        for (index, _) in of_side {
+        for (id, _) in of_side {
             report.problem(
-                &format!("realm[{index}].side"),
+                &format!("realm[{id}].side"),
                 format!("this is a second {name} realm"),
                 "keep exactly one access and one core realm: this version supports one pair",
             );
@@ -48,8 +48,8 @@ fn number_of_realms(config: &Config, report: &mut Report<'_>) {
     }
 }
 
-fn one_realm(index: usize, realm: &Realm, report: &mut Report<'_>) {
-    let field = |name: &str| format!("realm[{index}].{name}");
+fn one_realm(id: RealmId, realm: &Realm, report: &mut Report<'_>) {
+    let field = |name: &str| format!("realm[{id}].{name}");
     if realm.name.is_empty() || realm.name.chars().any(char::is_control) {
         report.problem(&field("name"), "is empty or has control characters", "give the realm a name for the logs");
     }
@@ -110,8 +110,8 @@ fn one_realm(index: usize, realm: &Realm, report: &mut Report<'_>) {
 }
 
 /// What a realm says of its transports.
-fn transports(index: usize, realm: &Realm, report: &mut Report<'_>) {
-    let field = |name: &str| format!("realm[{index}].{name}");
+fn transports(id: RealmId, realm: &Realm, report: &mut Report<'_>) {
+    let field = |name: &str| format!("realm[{id}].{name}");
     let streams = &realm.streams;
     let core = realm.side == Side::Core;
     for name in ["ws_port", "wss_port", "transport", "server_ca", "server_name"] {
@@ -176,8 +176,8 @@ fn transports(index: usize, realm: &Realm, report: &mut Report<'_>) {
     }
 }
 
-fn two_realms(index: usize, realm: &Realm, earlier: usize, other: &Realm, report: &mut Report<'_>) {
-    let field = |name: &str| format!("realm[{index}].{name}");
+fn two_realms(id: RealmId, realm: &Realm, earlier: RealmId, other: &Realm, report: &mut Report<'_>) {
+    let field = |name: &str| format!("realm[{id}].{name}");
     if realm.name == other.name {
         let message = format!("\"{}\" is the name of realm[{earlier}] too", realm.name);
         report.problem(&field("name"), message, "give each realm a name of its own");
@@ -206,11 +206,11 @@ fn two_realms(index: usize, realm: &Realm, earlier: usize, other: &Realm, report
 }
 
 fn softswitches(config: &Config, report: &mut Report<'_>) {
-    for (index, realm) in config.realms.iter().enumerate() {
+    for (id, realm) in config.realms.with_ids() {
         let Some(softswitch) = realm.softswitch else { continue };
         if config.realms.iter().any(|own| own.signalling == softswitch) {
             report.problem(
-                &format!("realm[{index}].softswitch"),
+                &format!("realm[{id}].softswitch"),
                 format!("{softswitch} is Latch's own signalling address"),
                 "write the softswitch's address: requests would go in a circle",
             );

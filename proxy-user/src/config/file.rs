@@ -103,7 +103,8 @@ fn read(text: &str, overrides: Overrides, report: &mut Report<'_>) -> Option<Con
     root.finish(report);
     // What the realms are to each other can only be told when each is whole.
     let realms = realms.into_iter().collect::<Option<Vec<_>>>()?;
-    let config = Config { realms, keepalive, media, sip, connections, cdr, state, maps, limits, strangers };
+    let config =
+        Config { realms: realms.into(), keepalive, media, sip, connections, cdr, state, maps, limits, strangers };
     check::check(&config, report);
     Some(config)
 }

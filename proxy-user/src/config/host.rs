@@ -27,8 +27,8 @@ pub fn check(config: &Config) -> io::Result<Findings> {
     let ephemeral = std::fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").unwrap_or_default();
     let reserved = std::fs::read_to_string("/proc/sys/net/ipv4/ip_local_reserved_ports").unwrap_or_default();
     let mut findings = Findings::default();
-    for (index, realm) in config.realms.iter().enumerate() {
-        let field = |name: &str| format!("realm[{index}].{name}");
+    for (id, realm) in config.realms.with_ids() {
+        let field = |name: &str| format!("realm[{id}].{name}");
         interface(&field("interface"), realm, &links, &mut findings);
         for (name, address) in [("signalling", realm.signalling.ip()), ("media", realm.media)] {
             own_address(&field(name), realm, address, &links, &addresses, &mut findings);
@@ -102,12 +102,12 @@ fn own_address(
 /// after the relay has counted it.
 fn mtu(config: &Config, links: &[Link]) -> Option<Problem> {
     let of = |realm: &Realm| links.iter().find(|link| link.name == realm.interface);
-    let known = config.realms.iter().enumerate().filter_map(|(index, realm)| Some((index, of(realm)?)));
-    let (index, smallest) = known.clone().min_by_key(|(_, link)| link.mtu)?;
+    let known = config.realms.with_ids().filter_map(|(id, realm)| Some((id, of(realm)?)));
+    let (id, smallest) = known.clone().min_by_key(|(_, link)| link.mtu)?;
     let (_, largest) = known.max_by_key(|(_, link)| link.mtu)?;
     (smallest.mtu < largest.mtu).then(|| {
         problem(
-            &format!("realm[{index}].interface"),
+            &format!("realm[{id}].interface"),
             format!(
                 "{} has an MTU of {}, {} of {}: media packets between them that are larger are lost",
                 smallest.name, smallest.mtu, largest.name, largest.mtu

@@ -9,7 +9,7 @@
 
 use crate::{
     flow::{Flow, Transport},
-    media::{Carry, LegPolicy, Rate},
+    media::{Carry, LegPolicy, PerRealm, Rate},
 };
 use std::{
     net::{IpAddr, SocketAddr},
@@ -33,8 +33,8 @@ pub use streams::{Certificate, Connections, Streams};
 /// Everything that can be set. Build one by hand with [`Config::new`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
-    /// The networks that Latch has a foot in; [`crate::media::RealmId`] is the index.
-    pub realms: Vec<Realm>,
+    /// The networks that Latch has a foot in.
+    pub realms: PerRealm<Realm>,
     /// Keeping the NAT mappings of terminals alive.
     pub keepalive: KeepAlive,
     /// Streams and their ports.
@@ -57,9 +57,9 @@ pub struct Config {
 
 impl Config {
     /// These realms, and the default of everything else.
-    pub fn new(realms: Vec<Realm>) -> Self {
+    pub fn new(realms: impl Into<PerRealm<Realm>>) -> Self {
         Self {
-            realms,
+            realms: realms.into(),
             keepalive: KeepAlive::default(),
             media: Media::default(),
             sip: Sip::default(),

@@ -194,7 +194,7 @@ mod tests {
                     message_timeout_s = 2\nidle_timeout_s = 60\nconnect_timeout_s = 4\n";
         let config = parse(&access, &core, rest).unwrap();
         let certificate = Some(Certificate { chain: "/a/c.pem".into(), key: "/a/k.pem".into() });
-        let [access, core] = config.realms.as_slice() else { panic!() };
+        let [access, core] = config.realms.iter().collect::<Vec<_>>()[..] else { panic!() };
         let expected = Streams {
             tcp: Some(5060),
             tls: Some(5061),

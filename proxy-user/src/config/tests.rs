@@ -1,5 +1,9 @@
 use super::*;
+use crate::media::RealmId;
 use std::path::Path;
+
+const ACCESS: RealmId = RealmId::new(0);
+const CORE: RealmId = RealmId::new(1);
 
 const GOOD: &str = r#"[[realm]]
 name = "access"
@@ -34,7 +38,7 @@ fn realms_are_enough() {
     let config = parse(GOOD).unwrap();
     assert_eq!(config, Config::new(config.realms.clone()));
     assert_eq!(config.port_pairs(), 10_000);
-    let core = &config.realms[1];
+    let core = config.realms.get(CORE).unwrap();
     assert_eq!((core.side, core.ports), (Side::Core, PortRange { first: 30_000, last: 39_999 }));
     assert_eq!(core.softswitch, Some("10.9.0.20:5060".parse().unwrap()));
 }
@@ -50,8 +54,8 @@ fn the_example_that_is_shipped_is_right() {
 #[test]
 fn the_example_with_every_transport_is_right() {
     let config = parse(include_str!("../../../deploy/latch-tls.toml")).unwrap();
-    assert_eq!(config.realms[0].streams.listening().count(), 4);
-    assert_eq!(config.realms[1].softswitch_flow().unwrap().transport, crate::flow::Transport::Tls);
+    assert_eq!(config.realms.get(ACCESS).unwrap().streams.listening().count(), 4);
+    assert_eq!(config.realms.get(CORE).unwrap().softswitch_flow().unwrap().transport, crate::flow::Transport::Tls);
 }
 
 #[test]
@@ -90,7 +94,7 @@ refuse_with = 486",
         1,
     );
     let config = parse(&text).unwrap();
-    let realm = &config.realms[0];
+    let realm = config.realms.get(ACCESS).unwrap();
     assert_eq!(realm.vlan, [VlanTag { id: 100, priority: 5 }, VlanTag { id: 7, priority: 0 }]);
     let expected = RealmPolicy {
         dscp: [Some(46), None, Some(0)],
@@ -111,7 +115,7 @@ refuse_with = 486",
         },
     };
     assert_eq!(realm.policy, expected);
-    assert_eq!(config.realms[1].policy, RealmPolicy::default());
+    assert_eq!(config.realms.get(CORE).unwrap().policy, RealmPolicy::default());
     let marks = ["audio", "video", "image"].map(|kind| realm.policy.of_leg(kind, None).dscp);
     assert_eq!(marks, [Some(46), None, Some(0)]);
 }
@@ -125,7 +129,9 @@ fn a_core_realm_is_trusted_and_an_access_realm_is_not_unless_they_say_otherwise(
             1,
         );
         let config = parse(&text).unwrap();
-        [0, 1].map(|realm: usize| (config.realms[realm].trust.trusted, config.realms[realm].trust.media_counts()))
+        [ACCESS, CORE].map(|realm| {
+            (config.realms.get(realm).unwrap().trust.trusted, config.realms.get(realm).unwrap().trust.media_counts())
+        })
     };
     assert_eq!(trust("", ""), [(false, false), (true, true)]);
     assert_eq!(trust("trusted = true", "trusted = false"), [(true, true), (false, false)]);
@@ -138,10 +144,13 @@ fn a_core_realm_is_trusted_and_an_access_realm_is_not_unless_they_say_otherwise(
 #[test]
 fn a_realm_says_which_identities_pass() {
     let text = "side = \"access\"\nidentity_in = \"kept\"\nidentity_out = \"never\"";
-    let trust = parse(&GOOD.replacen("side = \"access\"", text, 1)).unwrap().realms[0].trust;
+    let trust = parse(&GOOD.replacen("side = \"access\"", text, 1)).unwrap().realms.get(ACCESS).unwrap().trust;
     assert!(trust.may_assert() && !trust.shows_identity && !trust.trusted);
     let text = "side = \"access\"\nidentity_in = \"removed\"\nidentity_out = \"unless-private\"";
-    assert_eq!(parse(&GOOD.replacen("side = \"access\"", text, 1)).unwrap().realms[0].trust, Trust::of(Side::Access));
+    assert_eq!(
+        parse(&GOOD.replacen("side = \"access\"", text, 1)).unwrap().realms.get(ACCESS).unwrap().trust,
+        Trust::of(Side::Access)
+    );
 }
 
 #[test]
@@ -182,7 +191,7 @@ fn marks_have_names() {
         ("0", Some(0)),
     ] {
         let text = GOOD.replacen("side = \"access\"", &format!("side = \"access\"\ndscp = {{ audio = {mark} }}"), 1);
-        assert_eq!(parse(&text).unwrap().realms[0].policy.dscp[0], expected, "{mark}");
+        assert_eq!(parse(&text).unwrap().realms.get(ACCESS).unwrap().policy.dscp[0], expected, "{mark}");
     }
 }
 
@@ -253,7 +262,7 @@ fn realms_may_be_of_different_ip_versions() {
     let text =
         GOOD.replace("203.0.113.10:5060", "[2001:db8:1::10]:5060").replace("\"203.0.113.10\"", "\"2001:db8:1::10\"");
     let config = parse(&text).unwrap();
-    assert!(config.realms[0].media.is_ipv6() && config.realms[1].media.is_ipv4());
+    assert!(config.realms.get(ACCESS).unwrap().media.is_ipv6() && config.realms.get(CORE).unwrap().media.is_ipv4());
 }
 
 #[test]

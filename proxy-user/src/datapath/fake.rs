@@ -89,11 +89,11 @@ impl Datapath for Fake {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::media::{LegPolicy, LegSpec, PayloadTypes};
+    use crate::media::{LegPolicy, LegSpec, PayloadTypes, RealmId};
 
     fn spec(id: u64, ports: [u16; 2]) -> StreamSpec {
         let leg = |realm, port| LegSpec {
-            realm,
+            realm: RealmId::new(realm),
             local: SocketAddr::from(([10, 0, 0, 1], port)),
             open: true,
             epoch: 0,

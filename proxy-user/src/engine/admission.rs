@@ -9,7 +9,7 @@ use super::{
 };
 use crate::{
     config::{AdmissionLimits, Realm},
-    media::RealmId,
+    media::{PerRealm, RealmId},
 };
 use serde::{Deserialize, Serialize};
 use std::{collections::HashMap, time::Instant};
@@ -66,7 +66,7 @@ impl Admission {
     /// Whether a call may be counted with this from now on. What does not grow may stay, whatever the limits are.
     pub(super) fn check(
         &self,
-        realms: &[Realm],
+        realms: &PerRealm<Realm>,
         charge: &Charge,
         calls: u32,
         media: PerSide<Flows>,

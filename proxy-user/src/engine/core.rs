@@ -18,7 +18,7 @@ use crate::{
     config::{Config, Side, Trust},
     flow::{Flow, Transport},
     media::{
-        RealmId, StreamId,
+        PerRealm, RealmId, StreamId,
         allocator::{PortAllocator, UnusableRange},
     },
 };
@@ -45,8 +45,8 @@ pub struct Core {
     pub(super) counted: usize,
     pub(super) last_call: u64,
     pub(super) terminals: Terminals,
-    pub(super) allocators: Vec<PortAllocator>,
-    pub(super) media_addresses: Vec<IpAddr>,
+    pub(super) allocators: PerRealm<PortAllocator>,
+    pub(super) media_addresses: PerRealm<IpAddr>,
     pub(super) last_stream: u64,
     pub(super) streams: HashMap<StreamId, CallId>,
     pub(super) admission: Admission,
@@ -173,7 +173,7 @@ impl Core {
 
     /// The core realm that an access realm is paired with, and its softswitch.
     pub fn core_of(&self, _access: RealmId) -> Option<(RealmId, Flow)> {
-        let core = self.config.realms.iter().enumerate().find(|(_, realm)| realm.side == Side::Core);
+        let core = self.config.realms.with_ids().find(|(_, realm)| realm.side == Side::Core);
         core.and_then(|(id, realm)| Some((id, realm.softswitch_flow()?)))
     }
 

@@ -9,14 +9,18 @@ use super::{
     core::Core,
     journalled::{NotRestored, read},
     session::LONGEST_HOLD,
+    sides::PerSide,
 };
 use crate::{
     accounting::{EndCause, RecordId},
     clock::Clock,
     journal::{Change, Entry, Table},
-    media::{MediaCommand, StreamSpec, allocator::PortPair},
+    media::{MediaCommand, RealmId, StreamSpec, allocator::PortPair},
 };
-use std::{collections::HashSet, time::Instant};
+use std::{
+    collections::{BTreeMap, HashSet},
+    time::Instant,
+};
 
 /// Whether the datapath still has the calls' streams.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -69,8 +73,8 @@ impl Core {
         for entry in entries.iter().filter(|entry| entry.table == Table::Calls) {
             let id = CallId(entry.key.parse().map_err(|_| entry.refused("its key is no number"))?);
             let mut call: Call = read(entry, clock)?;
-            let realms = self.config.realms.len();
-            if call.realms.caller.max(call.realms.callee) >= realms || call.realms.caller == call.realms.callee {
+            let known = call.realms.map(|realm| self.config.realms.has(realm)) == PerSide::new(true, true);
+            if !known || call.realms.caller == call.realms.callee {
                 return Err(entry.refused("it is not of these realms"));
             }
             if recorded.contains(&RecordId(call.record)) {
@@ -94,14 +98,12 @@ impl Core {
 
     /// The ports of all calls are in use.
     fn claim_ports(&mut self) -> Result<(), NotRestored> {
-        let mut wanted: Vec<Vec<PortPair>> = vec![Vec::new(); self.allocators.len()];
-        for call in self.calls.values() {
-            for (realm, pair) in call.media.ports() {
-                wanted.get_mut(realm).into_iter().for_each(|pairs| pairs.push(pair));
-            }
+        let mut wanted: BTreeMap<RealmId, Vec<PortPair>> = BTreeMap::new();
+        for (realm, pair) in self.calls.values().flat_map(|call| call.media.ports()) {
+            wanted.entry(realm).or_default().push(pair);
         }
-        for (realm, (allocator, pairs)) in self.allocators.iter_mut().zip(&wanted).enumerate() {
-            if allocator.claim(pairs) != 0 {
+        for (realm, pairs) in wanted {
+            if self.allocators.get_mut(realm).is_none_or(|allocator| allocator.claim(&pairs) != 0) {
                 let problem = format!("{} ports of realm {realm} are not free or not of its range", pairs.len());
                 return Err(NotRestored { table: Table::Calls, key: String::new(), problem });
             }

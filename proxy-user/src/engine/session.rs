@@ -11,8 +11,8 @@ use super::{
 use crate::{
     config::Realm,
     media::{
-        Description, LegCounters, MediaCommand, MediaPlan, RealmId, StreamId, StreamSpec, allocator::PortPair,
-        bandwidth::Estimate,
+        Description, LegCounters, MediaCommand, MediaPlan, PerRealm, RealmId, StreamId, StreamSpec,
+        allocator::PortPair, bandwidth::Estimate,
     },
 };
 use serde::{Deserialize, Serialize};
@@ -198,17 +198,17 @@ impl MediaSession {
     }
 
     /// Media of each side, bytes a second of IP packets, as [`Flows`]; those that an open offer asks for are among them.
-    pub(super) fn demand(&self, realms: &[Realm]) -> PerSide<Flows> {
+    pub(super) fn demand(&self, realms: &PerRealm<Realm>) -> PerSide<Flows> {
         let offer = self.offer.as_ref().filter(|offer| !offer.answered && !offer.orphan);
         self.demand_beside(offer.map_or(&[], |offer| &offer.media), realms)
     }
 
     /// The same, if this offer were taken.
-    pub(super) fn demand_with(&self, media: &[Description], realms: &[Realm]) -> PerSide<Flows> {
+    pub(super) fn demand_with(&self, media: &[Description], realms: &PerRealm<Realm>) -> PerSide<Flows> {
         self.demand_beside(media, realms)
     }
 
-    fn demand_beside(&self, offered: &[Description], realms: &[Realm]) -> PerSide<Flows> {
+    fn demand_beside(&self, offered: &[Description], realms: &PerRealm<Realm>) -> PerSide<Flows> {
         let mut demand = PerSide::<Flows>::default();
         for index in 0..self.slots.len().max(offered.len()) {
             let slot = self.slots.get(index).and_then(Option::as_ref);

@@ -8,8 +8,8 @@ use crate::{
     config::Realm,
     journal::moment,
     media::{
-        Carry, Description, LegCounters, LegPolicy, LegSpec, MediaCommand, MediaPlan, RealmId, RemoteMedia, StreamId,
-        StreamSpec,
+        Carry, Description, LegCounters, LegPolicy, LegSpec, MediaCommand, MediaPlan, PerRealm, RealmId, RemoteMedia,
+        StreamId, StreamSpec,
         allocator::{PortAllocator, PortPair},
         bandwidth::Codec,
     },
@@ -22,12 +22,11 @@ use std::{
 
 /// What a session needs from the engine around it.
 pub(super) struct Resources<'a> {
-    /// One for each realm.
-    pub(super) allocators: &'a mut [PortAllocator],
-    /// The media address of each realm.
-    pub(super) addresses: &'a [IpAddr],
+    pub(super) allocators: &'a mut PerRealm<PortAllocator>,
+    /// For media.
+    pub(super) addresses: &'a PerRealm<IpAddr>,
     /// What each realm says of its legs.
-    pub(super) realms: &'a [Realm],
+    pub(super) realms: &'a PerRealm<Realm>,
     pub(super) next_stream: &'a mut u64,
     pub(super) random: &'a mut dyn FnMut() -> u64,
     pub(super) commands: &'a mut Vec<MediaCommand>,

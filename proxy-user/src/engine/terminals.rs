@@ -98,7 +98,12 @@ mod tests {
     use super::*;
 
     fn terminal(user: &str, flow: &str) -> Terminal {
-        Terminal { user: user.into(), realm: 0, core: 1, flow: Flow::udp(flow.parse().unwrap()) }
+        Terminal {
+            user: user.into(),
+            realm: RealmId::new(0),
+            core: RealmId::new(1),
+            flow: Flow::udp(flow.parse().unwrap()),
+        }
     }
 
     #[test]
@@ -107,7 +112,8 @@ mod tests {
         let [here, there] = ["203.0.113.7:5060", "203.0.113.8:5060"].map(|flow| Flow::udp(flow.parse().unwrap()));
         let alice = terminals.bind(terminal("alice", "203.0.113.7:5060"));
         let bob = terminals.bind(terminal("bob", "203.0.113.7:5060"));
-        let at = |terminals: &Terminals, flow| terminals.at(0, flow).map(|(id, _)| id).collect::<Vec<_>>();
+        let at =
+            |terminals: &Terminals, flow| terminals.at(RealmId::new(0), flow).map(|(id, _)| id).collect::<Vec<_>>();
         assert_eq!(at(&terminals, here), [alice, bob]);
         assert!(terminals.rebind(alice, there));
         assert!(!terminals.rebind(alice, there), "it was there already");

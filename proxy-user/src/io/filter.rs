@@ -5,7 +5,11 @@
 //! the filter lets several times as much pass in the long run ([`HEADROOM`]), and as much at once: the engine must still
 //! see the messages that name a call's token, whatever network they come from.
 
-use crate::{config::Config, media::RealmId, objects::SIGNALLING};
+use crate::{
+    config::Config,
+    media::{PerRealm, RealmId},
+    objects::SIGNALLING,
+};
 use anyhow::{Context as _, Result, anyhow};
 use aya::{
     Ebpf, EbpfLoader,
@@ -99,10 +103,10 @@ impl Filter {
     }
 }
 
-/// The filters of a process, by realm.
+/// The filters of a process.
 #[derive(Default)]
 pub struct Filters {
-    by_realm: Vec<Option<Filter>>,
+    of: PerRealm<Option<Filter>>,
 }
 
 impl Filters {
@@ -111,18 +115,18 @@ impl Filters {
         Self::default()
     }
 
-    /// One for every access realm; `sockets` are by realm.
+    /// One for every access realm.
     ///
     /// # Errors
     ///
     /// See [`Filter::attach`].
-    pub fn attach(object: &[u8], config: &Config, sockets: &[impl AsFd]) -> Result<Self> {
+    pub fn attach(object: &[u8], config: &Config, sockets: &PerRealm<impl AsFd>) -> Result<Self> {
         let attach = |(realm, socket): (&crate::config::Realm, _)| match realm.side {
             crate::config::Side::Access => Filter::attach(object, config, socket).map(Some),
             // Servers are known anyway.
             crate::config::Side::Core => Ok(None),
         };
-        Ok(Self { by_realm: config.realms.iter().zip(sockets).map(attach).collect::<Result<_>>()? })
+        Ok(Self { of: config.realms.iter().zip(sockets).map(attach).collect::<Result<_>>()? })
     }
 
     /// See [`Filter::set_known`].
@@ -131,7 +135,7 @@ impl Filters {
     ///
     /// The kernel has no room for it.
     pub fn set_known(&mut self, realm: RealmId, remote: SocketAddr, known: bool) -> Result<()> {
-        match self.by_realm.get_mut(realm) {
+        match self.of.get_mut(realm) {
             Some(Some(filter)) => filter.set_known(remote, known),
             _ => Ok(()),
         }
@@ -139,7 +143,7 @@ impl Filters {
 
     /// What became of datagrams so far, of all realms together; `None` without a filter.
     pub fn counters(&self) -> Option<Counters> {
-        let all: Vec<_> = self.by_realm.iter().flatten().collect();
+        let all: Vec<_> = self.of.iter().flatten().collect();
         let mut sum = Counters::default();
         all.iter().filter_map(|filter| filter.counters().ok()).for_each(|counters| sum.add(&counters));
         (!all.is_empty()).then_some(sum)

@@ -20,7 +20,7 @@ use crate::{
     engine::{Input, Output},
     flow::{Flow, Transport},
     journal::{Change, Keeper},
-    media::{MediaCommand, MediaEvent, RealmId},
+    media::{MediaCommand, MediaEvent, PerRealm, RealmId},
     proxy::Proxy,
     signalling::sip::PROTOCOL,
 };
@@ -162,8 +162,7 @@ pub struct Loop<C, D> {
     keeper: Option<Keeper>,
     /// Messages of this turn.
     unsent: Vec<(RealmId, Flow, Vec<u8>)>,
-    /// By realm.
-    sockets: Vec<UdpSocket>,
+    sockets: PerRealm<UdpSocket>,
     filters: Filters,
     connections: Option<Connections>,
     /// How many connections had been refused at the last look.
@@ -181,8 +180,8 @@ pub struct Loop<C, D> {
 }
 
 impl<C: Core, D: Datapath> Loop<C, D> {
-    /// `sockets` are by realm, as [`sockets::bind`] makes them.
-    pub fn new(core: C, datapath: D, records: Option<CdrSink>, sockets: Vec<UdpSocket>) -> Self {
+    /// `sockets` are as [`sockets::bind`] makes them.
+    pub fn new(core: C, datapath: D, records: Option<CdrSink>, sockets: PerRealm<UdpSocket>) -> Self {
         Self {
             core,
             datapath,
@@ -303,7 +302,7 @@ impl<C: Core, D: Datapath> Loop<C, D> {
                     {
                         woken.stop = Some(stop);
                     }
-                    for (realm, socket) in self.sockets.iter().enumerate() {
+                    for (realm, socket) in self.sockets.with_ids() {
                         if socket.poll_recv_ready(context).is_ready() {
                             woken.realms.push(realm);
                         }

@@ -1,6 +1,6 @@
 //! The signalling sockets.
 
-use crate::config::Config;
+use crate::{config::Config, media::PerRealm};
 use anyhow::{Context as _, Result};
 use nix::sys::socket::{
     setsockopt,
@@ -22,7 +22,7 @@ const SEND_BUFFER: usize = 64 << 20;
 /// # Errors
 ///
 /// An address is not the host's or is in use.
-pub fn bind(config: &Config) -> Result<Vec<UdpSocket>> {
+pub fn bind(config: &Config) -> Result<PerRealm<UdpSocket>> {
     config.realms.iter().map(|realm| bind_one(realm.signalling)).collect()
 }
 

@@ -73,7 +73,7 @@ impl Core for Echo {
 
 fn spec() -> StreamSpec {
     let leg = |realm, port| LegSpec {
-        realm,
+        realm: RealmId::new(realm),
         local: SocketAddr::from(([10, 0, 0, 1], port)),
         open: true,
         epoch: 0,
@@ -87,10 +87,10 @@ fn spec() -> StreamSpec {
     StreamSpec { id: StreamId(1), legs: [leg(0, 4000), leg(1, 4002)] }
 }
 
-async fn pair() -> (Vec<UdpSocket>, Vec<SocketAddr>) {
+async fn pair() -> (PerRealm<UdpSocket>, Vec<SocketAddr>) {
     let sockets = vec![UdpSocket::bind("127.0.0.1:0").await.unwrap(), UdpSocket::bind("127.0.0.1:0").await.unwrap()];
     let addresses = sockets.iter().map(|socket| socket.local_addr().unwrap()).collect();
-    (sockets, addresses)
+    (sockets.into(), addresses)
 }
 
 async fn receive(socket: &UdpSocket) -> (Vec<u8>, SocketAddr) {
@@ -178,7 +178,7 @@ async fn the_network_cannot_silence_the_alarms() {
     run.datapath.full = true;
     let now = Instant::now();
     // A port that no datagram can be sent to.
-    run.send(0, Flow::udp(SocketAddr::from(([127, 0, 0, 1], 0))), b"x".to_vec(), now);
+    run.send(RealmId::new(0), Flow::udp(SocketAddr::from(([127, 0, 0, 1], 0))), b"x".to_vec(), now);
     assert_eq!(run.statistics().send_errors, 1);
     assert_eq!(run.throttle.admit(now), None, "the warning had its turn");
     run.core.outputs.push_back(Output::Media(MediaCommand::Apply(spec())));

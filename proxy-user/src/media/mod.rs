@@ -13,11 +13,10 @@ pub mod bandwidth;
 mod description;
 pub mod payload_types;
 pub mod quality;
+mod realms;
 pub use description::{Description, MediaPlan};
 pub use payload_types::PayloadTypes;
-
-/// Index of a realm in the configuration.
-pub type RealmId = usize;
+pub use realms::{PerRealm, RealmId};
 
 /// Names a stream for the life of the process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]

@@ -3,6 +3,7 @@ use super::{
     worker::{Fact, Question, Worker},
     *,
 };
+use crate::media::RealmId;
 use nix::sched::{CloneFlags, unshare};
 use std::{
     net::{Ipv4Addr, Ipv6Addr},
@@ -190,7 +191,7 @@ fn the_worker_answers_everything_and_passes_on_what_changes() {
         let (source, many) = (IpAddr::from([192, 0, 2, 1]), 1_000u32);
         worker.ask([Question::Links]);
         worker.ask((0..many).map(|_| Question::Route {
-            realm: 3,
+            realm: RealmId::new(3),
             destination: NEIGHBOUR,
             source,
             interface,
@@ -211,7 +212,7 @@ fn the_worker_answers_everything_and_passes_on_what_changes() {
                         links += 1;
                     }
                     Fact::Route { realm, destination, route } => {
-                        assert_eq!((realm, destination), (3, NEIGHBOUR));
+                        assert_eq!((realm, destination), (RealmId::new(3), NEIGHBOUR));
                         assert_eq!(route.unwrap(), Some(Route { interface, neighbour: NEIGHBOUR }));
                         routes += 1;
                     }
@@ -225,7 +226,7 @@ fn the_worker_answers_everything_and_passes_on_what_changes() {
             }
         }
         let destination = IpAddr::from([192, 0, 2, 79]);
-        worker.ask([Question::Route { realm: 0, destination, source, interface, waiting: true }]);
+        worker.ask([Question::Route { realm: RealmId::new(0), destination, source, interface, waiting: true }]);
         while !neighbours_shown(destination).contains("INCOMPLETE") {
             assert!(Instant::now() < end, "nobody looks for {destination}");
             std::thread::sleep(Duration::from_millis(1));

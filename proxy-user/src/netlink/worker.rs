@@ -7,6 +7,7 @@ use super::{
     Link, Neighbour, Netlink, Route,
     monitor::{Event, Monitor},
 };
+use crate::media::RealmId;
 use nix::{
     errno::Errno,
     poll::{PollFd, PollFlags, PollTimeout, poll},
@@ -35,7 +36,7 @@ pub enum Question {
     /// The way of packets.
     Route {
         /// Given back with the answer.
-        realm: usize,
+        realm: RealmId,
         /// Where they go.
         destination: IpAddr,
         /// Where they come from.
@@ -64,7 +65,7 @@ pub enum Fact {
     /// The answer to [`Question::Route`].
     Route {
         /// Of the question.
-        realm: usize,
+        realm: RealmId,
         /// Of the question.
         destination: IpAddr,
         /// The way, if there is one.

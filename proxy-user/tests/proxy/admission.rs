@@ -5,13 +5,14 @@ use proxy_user::{
     accounting::EndCause,
     config::{AdmissionLimits, Config},
     engine::Media,
+    media::RealmId,
     signalling::sip::Name,
 };
 
 /// The limits of one realm.
-fn limited(realm: usize, limits: AdmissionLimits) -> Config {
+fn limited(realm: RealmId, limits: AdmissionLimits) -> Config {
     let mut config = config();
-    config.realms[realm].policy.admission = limits;
+    config.realms.get_mut(realm).unwrap().policy.admission = limits;
     config
 }
 

@@ -399,7 +399,7 @@ fn shutdown_ends_every_call() {
 #[test]
 fn no_ports_no_call() {
     let mut config = config();
-    config.realms[CORE].ports.last = config.realms[CORE].ports.first + 1;
+    config.realms.get_mut(CORE).unwrap().ports.last = config.realms.get(CORE).unwrap().ports.first + 1;
     let mut lab = Lab::new(config);
     answered(&mut lab);
     let second =
@@ -439,8 +439,8 @@ fn requests_that_do_not_use_the_contact_find_their_dialog_by_its_tags() {
 fn an_orderly_stop_of_many_calls_is_paced_and_complete() {
     const CALLS: u16 = 60;
     let mut config = config();
-    config.realms[ACCESS].ports.last = 30_999;
-    config.realms[CORE].ports.last = 30_999;
+    config.realms.get_mut(ACCESS).unwrap().ports.last = 30_999;
+    config.realms.get_mut(CORE).unwrap().ports.last = 30_999;
     let mut lab = Lab::new(config);
     let invite = |number: u16| {
         let text = from_alice(

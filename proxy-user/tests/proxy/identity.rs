@@ -81,7 +81,7 @@ impl Row {
 
 fn with(access: Trust) -> Config {
     let mut config = config();
-    config.realms[ACCESS].trust = access;
+    config.realms.get_mut(ACCESS).unwrap().trust = access;
     config
 }
 
@@ -122,7 +122,7 @@ fn assert_passes(passes: bool, with: &str, without: &str, row: &Row, case: &str)
 
 #[test]
 fn what_an_untrusted_realm_asserts_never_reaches_a_trusted_one() {
-    let access = config().realms[ACCESS].trust;
+    let access = config().realms.get(ACCESS).unwrap().trust;
     let cases = [
         ("an access realm", access, false),
         ("one that is believed", Trust { believes_identity: true, ..access }, true),
@@ -143,7 +143,7 @@ fn what_an_untrusted_realm_asserts_never_reaches_a_trusted_one() {
 
 #[test]
 fn what_the_trusted_network_asserts_reaches_others_as_far_as_privacy_lets_it() {
-    let access = config().realms[ACCESS].trust;
+    let access = config().realms.get(ACCESS).unwrap().trust;
     let never = Trust { shows_identity: false, ..access };
     let trusted = Trust { trusted: true, ..access };
     for (case, trust, privacy, names) in [

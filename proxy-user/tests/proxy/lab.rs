@@ -21,8 +21,8 @@ use std::{
     time::{Duration, Instant, UNIX_EPOCH},
 };
 
-pub(crate) const ACCESS: RealmId = 0;
-pub(crate) const CORE: RealmId = 1;
+pub(crate) const ACCESS: RealmId = RealmId::new(0);
+pub(crate) const CORE: RealmId = RealmId::new(1);
 pub(crate) const OWN_ACCESS: &str = "203.0.113.10";
 pub(crate) const OWN_CORE: &str = "10.9.0.10";
 pub(crate) const SOFTSWITCH: &str = "10.9.0.20:5060";
@@ -155,7 +155,7 @@ impl Lab {
     /// A lab in which these protocols are spoken.
     pub(crate) fn of(config: Config, seed: u8, agents: Agents) -> Self {
         let now = Instant::now();
-        let softswitch = config.realms[CORE].softswitch.unwrap().to_string();
+        let softswitch = config.realms.get(CORE).unwrap().softswitch.unwrap().to_string();
         let config = Arc::new(config);
         let core = Core::new(Arc::clone(&config), UNIX_EPOCH + SINCE_1970, now, [seed; 32]).unwrap();
         Self {
@@ -232,7 +232,7 @@ impl Lab {
 
     /// The proxy's own address in the access realm.
     pub(crate) fn own_access(&self) -> String {
-        self.config.realms[ACCESS].signalling.ip().to_string()
+        self.config.realms.get(ACCESS).unwrap().signalling.ip().to_string()
     }
 
     /// What was sent since the last look.
@@ -385,7 +385,8 @@ pub(crate) fn only<'a>(sent: &'a [Sent], kind: &str) -> &'a Sent {
 }
 
 pub(crate) fn kinds(sent: &[Sent]) -> Vec<String> {
-    sent.iter().map(|sent| format!("{} {}", ["access", "core"][sent.realm], sent.kind())).collect()
+    let realm = |sent: &Sent| if sent.realm == ACCESS { "access" } else { "core" };
+    sent.iter().map(|sent| format!("{} {}", realm(sent), sent.kind())).collect()
 }
 
 /// A message written with plain line ends, the body after an empty line; Content-Length is added.

@@ -227,7 +227,7 @@ fn its_calls_have_media_and_a_record() {
 #[test]
 fn its_calls_count_for_limits() {
     let mut limited = config();
-    limited.realms[ACCESS].policy.admission =
+    limited.realms.get_mut(ACCESS).unwrap().policy.admission =
         AdmissionLimits { max_calls_per_user: Some(1), ..AdmissionLimits::default() };
     let mut lab = lab(limited);
     answered(&mut lab, "one");

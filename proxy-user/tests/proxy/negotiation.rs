@@ -161,13 +161,14 @@ fn kinds_of_media_say_what_is_carried() {
 #[test]
 fn a_realm_says_what_else_is_carried() {
     let mut config = config();
-    config.realms[ACCESS].policy.carry = Carry { stun: true, zrtp: true, ..Carry::default() };
+    config.realms.get_mut(ACCESS).unwrap().policy.carry = Carry { stun: true, zrtp: true, ..Carry::default() };
     let mut lab = Lab::new(config);
     let dtls = "m=audio 4000 UDP/TLS/RTP/SAVP 0\na=ice-ufrag:abcd\n";
     let outcome = call(&mut lab, dtls, dtls);
     let of_both = Carry { dtls: true, ..Carry::default() };
-    assert_eq!(outcome.legs[ACCESS].policy.carry, Carry { stun: true, zrtp: true, ..of_both });
-    assert_eq!(outcome.legs[CORE].policy.carry, of_both);
+    let [access, core] = &outcome.legs;
+    assert_eq!(access.policy.carry, Carry { stun: true, zrtp: true, ..of_both });
+    assert_eq!(core.policy.carry, of_both);
     assert!(!outcome.offer.contains("ice-"));
 }
 
@@ -223,15 +224,15 @@ fn a_leg_lets_in_what_was_negotiated() {
         assert_eq!(rates(config(), offer, answered), expected, "{offer}");
     }
     let mut off = config();
-    off.realms[CORE].policy.negotiated_rate = false;
+    off.realms.get_mut(CORE).unwrap().policy.negotiated_rate = false;
     assert_eq!(rates(off, g711, g711), [Some(80), None]);
 }
 
 #[test]
 fn what_leaves_is_marked_as_its_realm_says() {
     let mut config = config();
-    config.realms[ACCESS].policy.dscp = [Some(46), Some(34), Some(8)];
-    config.realms[CORE].policy.dscp = [None, None, Some(0)];
+    config.realms.get_mut(ACCESS).unwrap().policy.dscp = [Some(46), Some(34), Some(8)];
+    config.realms.get_mut(CORE).unwrap().policy.dscp = [None, None, Some(0)];
     for (media, expected) in [
         ("m=audio 4000 RTP/AVP 0\n", [Some(46), None]),
         ("m=video 4000 RTP/AVP 31\n", [Some(34), None]),

@@ -1,14 +1,16 @@
 //! A process is killed and another one goes on from the journal.
 
-use crate::{calls::LIKE_A_PHONE, lab::*};
+use crate::{calls::LIKE_A_PHONE, lab::*, registrations::registered};
 use proxy_user::{
     accounting::{EndCause, Timestamp},
     engine::Media,
     flow::{ConnectionId, Flow, Transport},
+    journal::Table,
     media::{LegCounters, StreamId},
     signalling::sip::Name,
 };
-use std::time::Duration;
+use serde_json::Value;
+use std::{collections::BTreeSet, time::Duration};
 
 /// Alice, registered, has called and the softswitch has answered: her side's and the core's contact of the other.
 fn established(lab: &mut Lab) -> (Sent, Sent) {
@@ -82,6 +84,38 @@ fn a_call_goes_on_and_ends_with_one_whole_record() {
     let flow = &record.streams[0].access_to_core;
     assert_eq!(flow.rtp_packets, 500);
     assert_eq!(flow.rtp_source.unwrap().address, "198.51.100.1:40100".parse().unwrap());
+}
+
+/// Everything that stands under these names in a record of the journal.
+fn named(value: &Value, names: &[&str], found: &mut BTreeSet<String>) {
+    match value {
+        Value::Array(values) => values.iter().for_each(|value| named(value, names, found)),
+        Value::Object(fields) => fields.iter().for_each(|(name, value)| {
+            if names.contains(&name.as_str()) {
+                found.insert(format!("{name}: {value}"));
+            }
+            named(value, names, found);
+        }),
+        _ => {}
+    }
+}
+
+#[test]
+fn records_name_a_realm_by_its_place_in_the_configuration() {
+    let mut lab = Lab::default();
+    registered(&mut lab, "alice", ALICE);
+    established(&mut lab);
+    for (table, expected) in [
+        (Table::Registrations, &["core: 1", "realm: 0"][..]),
+        (Table::Dialogs, &["realm: 0", "realm: 1", "realms: {\"callee\":1,\"caller\":0}"]),
+        (Table::Calls, &["realm: 0", "realm: 1", "realms: {\"callee\":1,\"caller\":0}"]),
+    ] {
+        let mut found = BTreeSet::new();
+        for (_, record) in lab.journal.iter().filter(|((of, _), _)| *of == table) {
+            named(&serde_json::from_slice(record).unwrap(), &["realm", "realms", "core"], &mut found);
+        }
+        assert_eq!(found.iter().map(String::as_str).collect::<Vec<_>>(), expected, "{table:?}");
+    }
 }
 
 #[test]
@@ -233,7 +267,7 @@ fn a_call_that_rings_ends_on_both_sides_where_its_media_are_gone() {
 #[test]
 fn nobody_rings_for_a_caller_whose_connection_ended_with_the_process() {
     let mut config = config();
-    config.realms[ACCESS].streams.tcp = Some(5060);
+    config.realms.get_mut(ACCESS).unwrap().streams.tcp = Some(5060);
     let mut lab = Lab::new(config);
     let flow = Flow { connection: Some(ConnectionId(1)), ..Flow::to(Transport::Tcp, ALICE.parse().unwrap()) };
     let invite = crate::calls::from_alice(

@@ -70,7 +70,7 @@ impl World {
         let mut config = networks(access, core, softswitch);
         config.sip.invite_timeout = Duration::from_secs(40);
         config.keepalive.period = Some(Duration::from_secs(25));
-        config.realms[ACCESS].streams.tcp = Some(5060);
+        config.realms.get_mut(ACCESS).unwrap().streams.tcp = Some(5060);
         let mut random = StdRng::seed_from_u64(seed);
         let names = ["alice", "bob", "carol"];
         let phones = (0..3).map(|n| {

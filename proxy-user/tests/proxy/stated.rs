@@ -3,7 +3,7 @@
 use crate::{calls::*, lab::*};
 use proxy_user::{
     config::{Config, Side, Trust},
-    media::LegSpec,
+    media::{LegSpec, RealmId},
 };
 use std::net::SocketAddr;
 
@@ -15,9 +15,9 @@ const STRANGER: &str = "203.0.113.66";
 const SWITCH: &str = "10.9.0.20";
 const GATEWAY: &str = "10.9.0.30";
 
-fn trusting(realm: usize, trust: Trust) -> Config {
+fn trusting(realm: RealmId, trust: Trust) -> Config {
     let mut config = config();
-    config.realms[realm].trust = trust;
+    config.realms.get_mut(realm).unwrap().trust = trust;
     config
 }
 
@@ -54,7 +54,7 @@ fn a_media_address_counts_where_its_realm_is_trusted_or_its_signalling_comes_fro
     ] {
         let (alice, bob) = if realm == ACCESS { (address, GATEWAY) } else { (NAT, address) };
         let legs = legs(trusting(realm, trust), &stated(alice, ""), &stated(bob, ""));
-        let leg = &legs[realm];
+        let leg = legs.iter().find(|leg| leg.realm == realm).unwrap();
         let remote = leg.remote.map(|remote| [remote.rtp, remote.rtcp]);
         let expected = [4000, 4001].map(|port| SocketAddr::new(address.parse().unwrap(), port));
         assert_eq!(remote, counts.then_some(expected), "{case}");
@@ -65,7 +65,7 @@ fn a_media_address_counts_where_its_realm_is_trusted_or_its_signalling_comes_fro
 
 #[test]
 fn an_rtcp_address_that_does_not_count_is_the_port_beside_rtp() {
-    let default = |realm: usize| config().realms[realm].trust;
+    let default = |realm: RealmId| config().realms.get(realm).unwrap().trust;
     for (case, realm, address, rtcp, expected) in [
         ("a stranger's", ACCESS, NAT, format!("a=rtcp:5555 IN IP4 {STRANGER}\n"), format!("{NAT}:4001")),
         ("of the other IP version", ACCESS, NAT, "a=rtcp:5555 IN IP6 2001:db8::10\n".into(), format!("{NAT}:4001")),
@@ -84,7 +84,8 @@ fn an_rtcp_address_that_does_not_count_is_the_port_beside_rtp() {
             _ => (stated(NAT, ""), stated(address, &rtcp)),
         };
         let legs = legs(trusting(realm, default(realm)), &alice, &bob);
-        assert_eq!(legs[realm].remote.unwrap().rtcp.to_string(), expected, "{case}");
+        let leg = legs.iter().find(|leg| leg.realm == realm).unwrap();
+        assert_eq!(leg.remote.unwrap().rtcp.to_string(), expected, "{case}");
     }
 }
 

@@ -20,9 +20,9 @@ fn flow(transport: Transport, address: &str, connection: u64) -> Flow {
 /// Every transport in the access realm; `softswitch` towards the core, which listens for it.
 fn config_with(softswitch: Transport) -> Config {
     let mut config = config();
-    let streams = &mut config.realms[ACCESS].streams;
+    let streams = &mut config.realms.get_mut(ACCESS).unwrap().streams;
     (streams.tcp, streams.tls, streams.ws, streams.wss) = (Some(5060), Some(5061), Some(80), Some(443));
-    let streams = &mut config.realms[CORE].streams;
+    let streams = &mut config.realms.get_mut(CORE).unwrap().streams;
     (streams.tcp, streams.tls, streams.softswitch) = (Some(5060), Some(5061), softswitch);
     config
 }
@@ -340,7 +340,7 @@ fn a_large_request_goes_over_a_stream_and_as_a_datagram_where_there_is_none() {
 
     // Where the core does not listen for TCP, nothing changes.
     let mut config = config_with(Transport::Udp);
-    config.realms[CORE].streams.tcp = None;
+    config.realms.get_mut(CORE).unwrap().streams.tcp = None;
     let sent = Lab::new(config).access(ALICE, &large);
     over(&sent, "REGISTER", Flow::udp(SOFTSWITCH.parse().unwrap()));
 }
@@ -420,7 +420,7 @@ fn nobody_rings_for_a_caller_whose_connection_is_gone() {
 #[test]
 fn ipv6_is_spoken_over_connections_too() {
     let mut config = networks("2001:db8:a::10", OWN_CORE, SOFTSWITCH);
-    config.realms[ACCESS].streams.tls = Some(5061);
+    config.realms.get_mut(ACCESS).unwrap().streams.tls = Some(5061);
     let mut lab = Lab::new(config);
     let alice = flow(Transport::Tls, "[2001:db8:a:1::1]:40000", 1);
     let known = registers(&mut lab, "alice", 1, alice, "Contact: <sip:alice@[2001:db8:a:1::1]:40000;transport=tls>");

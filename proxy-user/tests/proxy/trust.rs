@@ -99,7 +99,7 @@ fn a_device_that_ignores_contact_may_act_from_where_it_is() {
 #[test]
 fn so_may_one_over_its_own_connection_and_nobody_over_another() {
     let mut config = config();
-    config.realms[ACCESS].streams.tcp = Some(5060);
+    config.realms.get_mut(ACCESS).unwrap().streams.tcp = Some(5060);
     let mut lab = Lab::new(config);
     let over = |number, address: &str| Flow {
         connection: Some(ConnectionId(number)),
@@ -262,7 +262,7 @@ fn a_registrar_that_lists_nothing_has_bound_what_it_was_asked_to() {
 #[test]
 fn a_name_that_is_only_claimed_uses_up_nobodys_limit() {
     let mut config = config();
-    config.realms[ACCESS].policy.admission =
+    config.realms.get_mut(ACCESS).unwrap().policy.admission =
         AdmissionLimits { max_calls_per_user: Some(1), ..AdmissionLimits::default() };
     let mut lab = Lab::new(config);
     registered(&mut lab, "alice", ALICE);

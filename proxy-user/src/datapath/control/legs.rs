@@ -3,7 +3,7 @@
 use crate::{
     config::Config,
     datapath::DatapathError,
-    media::{LegSpec, StreamSpec},
+    media::{LegSpec, PerRealm, StreamSpec},
 };
 use proxy_common::{
     address::Address,
@@ -16,7 +16,7 @@ use std::net::IpAddr;
 /// The relay's own addresses, and where the entries of their ports begin.
 #[derive(Clone, Debug)]
 pub(in crate::datapath) struct Locals {
-    realms: Vec<(IpAddr, Local)>,
+    realms: PerRealm<(IpAddr, Local)>,
     /// The program's read-only `LOCALS_SEED`.
     pub(in crate::datapath) seed: u32,
 }
@@ -43,7 +43,7 @@ impl Locals {
         }
         let folded: Vec<_> = realms.iter().map(|(own, _)| address(*own).fold()).collect();
         let seed = locals::find_seed(&folded).ok_or(DatapathError::Full("LOCALS"))?;
-        Ok(Self { realms, seed })
+        Ok(Self { realms: realms.into(), seed })
     }
 
     /// The map `LOCALS`: slot and value. `interfaces` are the indexes of the realms' interfaces, in their order.
@@ -201,7 +201,7 @@ mod tests {
     use super::*;
     use crate::{
         config::{PortRange, Realm, RealmPolicy, Side, Trust},
-        media::{Carry, LegPolicy, RemoteMedia, StreamId},
+        media::{Carry, LegPolicy, RealmId, RemoteMedia, StreamId},
     };
     use std::net::SocketAddr;
 
@@ -228,7 +228,7 @@ mod tests {
 
     fn leg(realm: usize, local: &str) -> LegSpec {
         LegSpec {
-            realm,
+            realm: RealmId::new(realm),
             local: local.parse().unwrap(),
             open: true,
             epoch: 0,

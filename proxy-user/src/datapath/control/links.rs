@@ -3,6 +3,7 @@
 use super::next_hops::{Egress, Tags};
 use crate::{
     config::Config,
+    media::PerRealm,
     netlink::{Link, Netlink},
 };
 use anyhow::{Context as _, Result};
@@ -12,8 +13,7 @@ use std::net::IpAddr;
 pub(in crate::datapath) struct Links {
     /// The interfaces of the realms, each once; the position is the slot in `DEVICES`.
     pub(in crate::datapath) interfaces: Vec<Link>,
-    /// By realm.
-    pub(in crate::datapath) egress: Vec<Egress>,
+    pub(in crate::datapath) egress: PerRealm<Egress>,
 }
 
 impl Links {
@@ -39,7 +39,7 @@ pub(in crate::datapath) fn interfaces(config: &Config, links: &[Link]) -> Result
 }
 
 /// How packets leave for each realm. `addresses` are those of the host, with the index of their interface.
-fn egress(config: &Config, interfaces: &[Link], addresses: &[(u32, IpAddr)]) -> Result<Vec<Egress>> {
+fn egress(config: &Config, interfaces: &[Link], addresses: &[(u32, IpAddr)]) -> Result<PerRealm<Egress>> {
     let one = |realm: &crate::config::Realm| {
         let found = (0u32..).zip(interfaces).find(|(_, link)| link.name == realm.interface);
         let (device, link) = found.with_context(|| format!("there is no interface {}", realm.interface))?;

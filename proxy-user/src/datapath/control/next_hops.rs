@@ -10,6 +10,7 @@ use super::legs::Locals;
 use crate::{
     config::VlanTag,
     datapath::DatapathError,
+    media::PerRealm,
     netlink::{
         Link, Mac, Neighbour,
         monitor::Event,
@@ -79,7 +80,7 @@ impl Tags {
 /// The table. What is to be done is collected in [`NextHops::take_writes`] and [`NextHops::take_questions`].
 pub(in crate::datapath) struct NextHops {
     locals: Locals,
-    egress: Vec<Egress>,
+    egress: PerRealm<Egress>,
     /// Whether interfaces are up and have a carrier, as far as they matter and it is known.
     links: HashMap<u32, (bool, bool)>,
     /// Index 0 is [`UNRESOLVED`] and holds nothing.
@@ -125,8 +126,8 @@ struct Routed {
 }
 
 impl NextHops {
-    /// `egress` is by realm; `max` is the number of entries of the map.
-    pub(in crate::datapath) fn new(locals: Locals, egress: Vec<Egress>, max: u32) -> Self {
+    /// `max` is the number of entries of the map.
+    pub(in crate::datapath) fn new(locals: Locals, egress: PerRealm<Egress>, max: u32) -> Self {
         let max = u16::try_from(max.saturating_sub(1)).unwrap_or(u16::MAX);
         let entries = std::iter::repeat_with(|| None).take(usize::from(max) + 1).collect();
         Self {

@@ -4,7 +4,7 @@
 //! stranger with ICMP; at one of these it drops them without a word.
 
 use super::{filter, packets};
-use crate::config::Realm;
+use crate::{config::Realm, media::PerRealm};
 use anyhow::{Context as _, Result, bail};
 use socket2::{Domain, Protocol, Socket, Type};
 use std::{io, net::SocketAddr};
@@ -18,7 +18,7 @@ pub(super) struct Ports {
 }
 
 impl Ports {
-    pub(super) fn take(realms: &[Realm]) -> Result<Self> {
+    pub(super) fn take(realms: &PerRealm<Realm>) -> Result<Self> {
         let needed: u64 = realms.iter().map(|realm| u64::from(realm.ports.pairs()) * 2).sum();
         raise_limit(needed + OTHERS)?;
         let mut sockets = Vec::new();

@@ -22,7 +22,7 @@ use crate::{
     config::{Config, Connections as ConnectionLimits, Side},
     engine::Input,
     flow::{ConnectionId, Flow, Transport},
-    media::RealmId,
+    media::{PerRealm, RealmId},
     signalling::sip::PROTOCOL,
     tls::Tls,
 };
@@ -77,8 +77,7 @@ pub struct Connections {
     /// Connections at once: as configured, or as many as the operating system lets.
     max: usize,
     listeners: Vec<Listener>,
-    /// By realm.
-    tls: Vec<Tls>,
+    tls: PerRealm<Tls>,
     open: HashMap<ConnectionId, Open>,
     per_source: HashMap<IpAddr, usize>,
     /// Those that were made, by where to.
@@ -108,7 +107,7 @@ impl Connections {
     pub fn open(config: Arc<Config>) -> Result<Self> {
         let mut listeners = Vec::new();
         let mut tls = Vec::new();
-        for (realm, settings) in config.realms.iter().enumerate() {
+        for (realm, settings) in config.realms.with_ids() {
             let loaded = Tls::load(settings).map_err(anyhow::Error::from);
             tls.push(loaded.with_context(|| format!("TLS of realm {}", settings.name))?);
             for (transport, port) in settings.streams.listening() {
@@ -123,7 +122,7 @@ impl Connections {
             max: if reliable { listen::make_room(wanted) } else { wanted },
             config,
             listeners,
-            tls,
+            tls: tls.into(),
             open: HashMap::new(),
             per_source: HashMap::new(),
             pool: HashMap::new(),
@@ -138,7 +137,7 @@ impl Connections {
     /// Reads the files of TLS again: what is connected stays as it is, new connections have the new ones. Where one
     /// cannot be used, its realm's old ones stay.
     pub fn reload(&mut self) {
-        for (settings, tls) in self.config.realms.iter().zip(&mut self.tls) {
+        for (settings, tls) in self.config.realms.iter().zip(self.tls.iter_mut()) {
             if settings.streams.certificate.is_none() && settings.streams.server_ca.is_none() {
                 continue;
             }

@@ -21,8 +21,8 @@ use tokio_tungstenite::{
     tungstenite::{Message as Frame, client::IntoClientRequest as _, http::HeaderValue},
 };
 
-const ACCESS: RealmId = 0;
-const CORE: RealmId = 1;
+const ACCESS: RealmId = RealmId::new(0);
+const CORE: RealmId = RealmId::new(1);
 const OPTIONS: &str = "OPTIONS sip:a@b SIP/2.0\r\nVia: SIP/2.0/TCP c;branch=z9hG4bK1\r\nContent-Length: 0\r\n\r\n";
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -51,7 +51,7 @@ fn open(
     let mut config = Config::new(vec![realm(Side::Access), realm(Side::Core)]);
     config.connections = limits;
     for transport in transports {
-        let settings = &mut config.realms[ACCESS].streams;
+        let settings = &mut config.realms.get_mut(ACCESS).unwrap().streams;
         let port = match transport {
             Transport::Tcp => &mut settings.tcp,
             Transport::Tls => &mut settings.tls,
@@ -147,7 +147,8 @@ async fn messages_come_whole_and_answers_go_back_over_the_same_connection() {
 #[tokio::test]
 async fn one_address_has_only_its_share_and_all_together_theirs() {
     let limits = ConnectionLimits { max: 3, max_per_source: 2, ..ConnectionLimits::default() };
-    let (mut connections, at) = open(&[Transport::Tcp], limits, |config| config.realms[CORE].softswitch = None);
+    let (mut connections, at) =
+        open(&[Transport::Tcp], limits, |config| config.realms.get_mut(CORE).unwrap().softswitch = None);
     let mut phones = Vec::new();
     for from in ["127.0.0.2", "127.0.0.2", "127.0.0.2", "127.0.0.3", "127.0.0.4"] {
         let socket = tokio::net::TcpSocket::new_v4().unwrap();
@@ -334,7 +335,7 @@ async fn certificates_are_shown_and_read_again_without_a_restart() {
     let authority = Authority::new("server");
     let certificate = authority.issue("latch", "old.example.test");
     let (mut connections, at) = open(&[Transport::Tls], ConnectionLimits::default(), |config| {
-        config.realms[ACCESS].streams.certificate = Some(certificate.clone());
+        config.realms.get_mut(ACCESS).unwrap().streams.certificate = Some(certificate.clone());
     });
     let connector = client(&authority.ca(), None);
     let connect = async |name| {
@@ -370,7 +371,7 @@ async fn whoever_has_to_prove_itself_and_cannot_is_not_let_in() {
     let (authority, other) = (Authority::new("mine"), Authority::new("other"));
     let certificate = authority.issue("latch", "latch.example.test");
     let (mut connections, at) = open(&[Transport::Tls], ConnectionLimits::default(), |config| {
-        let settings = &mut config.realms[ACCESS].streams;
+        let settings = &mut config.realms.get_mut(ACCESS).unwrap().streams;
         (settings.certificate, settings.client_ca) = (Some(certificate), Some(authority.ca()));
     });
     let good = authority.issue("phone", "phone.example.test");
@@ -399,13 +400,13 @@ async fn the_softswitch_has_to_be_who_it_is() {
         // A Latch that listens stands for the softswitch.
         let certificate = issuer.issue("switch", &format!("{subject}.example.test"));
         let (mut softswitch, at) = open(&[Transport::Tls], ConnectionLimits::default(), |config| {
-            config.realms[ACCESS].streams.certificate = Some(certificate);
+            config.realms.get_mut(ACCESS).unwrap().streams.certificate = Some(certificate);
         });
         let (mut connections, _) = open(&[], ConnectionLimits::default(), |config| {
-            let settings = &mut config.realms[CORE].streams;
+            let settings = &mut config.realms.get_mut(CORE).unwrap().streams;
             (settings.softswitch, settings.server_ca) = (Transport::Tls, Some(authority.ca()));
             settings.server_name = Some("switch.example.test".into());
-            config.realms[CORE].softswitch = Some(at[0]);
+            config.realms.get_mut(CORE).unwrap().softswitch = Some(at[0]);
         });
         let there = Flow::to(Transport::Tls, at[0]);
         assert!(connections.send(CORE, there, OPTIONS.as_bytes().to_vec()));
@@ -425,7 +426,7 @@ async fn a_websocket_carries_a_message_each_way() {
     let authority = Authority::new("wss");
     let certificate = authority.issue("latch", "latch.example.test");
     let (mut connections, at) = open(&[Transport::Ws, Transport::Wss], ConnectionLimits::default(), |config| {
-        config.realms[ACCESS].streams.certificate = Some(certificate);
+        config.realms.get_mut(ACCESS).unwrap().streams.certificate = Some(certificate);
     });
     let request = || {
         let mut request = "ws://latch.example.test/".into_client_request().unwrap();

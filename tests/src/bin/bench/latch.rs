@@ -9,7 +9,7 @@ use lab::{address, chain, leftovers::BpfObjects};
 use proxy_user::{
     config::{Config, PortRange, Realm, RealmPolicy, Side, Trust},
     datapath::{Datapath, MediaRelay, Mode, kernel::StartMode},
-    media::{LegPolicy, LegSpec, MediaEvent, RemoteMedia, StreamId, StreamSpec},
+    media::{LegPolicy, LegSpec, MediaEvent, RealmId, RemoteMedia, StreamId, StreamSpec},
     objects,
 };
 
@@ -91,7 +91,7 @@ fn config() -> Config {
 fn stream(number: u16) -> StreamSpec {
     let remote = |rtp: SocketAddrV4| RemoteMedia { rtp: rtp.into(), rtcp: above(rtp, 1).into() };
     let access = LegSpec {
-        realm: 0,
+        realm: RealmId::new(0),
         local: above(RELAY, 2 * number).into(),
         open: true,
         epoch: 0,
@@ -103,7 +103,7 @@ fn stream(number: u16) -> StreamSpec {
         policy: LegPolicy::default(),
     };
     let core = LegSpec {
-        realm: 1,
+        realm: RealmId::new(1),
         local: above(CORE, 2 * number).into(),
         remote: Some(remote(chain::SINK)),
         signalling: None,

@@ -1,10 +1,11 @@
 //! What an entry of `NEXT_HOPS` is looked up by.
 
+use crate::media::RealmId;
 use serde::{Deserialize, Serialize};
 use std::net::IpAddr;
 
 /// A destination in a realm.
-pub(in super::super) type Destination = (usize, IpAddr);
+pub(in super::super) type Destination = (RealmId, IpAddr);
 
 /// What an entry is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]

@@ -4,10 +4,13 @@ use super::{
 };
 use crate::{
     config::{Config, PortRange, Realm, RealmPolicy, Side, Trust},
+    media::RealmId,
     netlink::Route,
 };
 use std::{cell::RefCell, collections::BTreeMap, net::SocketAddr, rc::Rc};
 
+pub(in super::super) const ACCESS: RealmId = RealmId::new(0);
+pub(in super::super) const CORE: RealmId = RealmId::new(1);
 pub(in super::super) const GATEWAY: IpAddr = v4([203, 0, 113, 1]);
 pub(in super::super) const GATEWAY_MAC: Mac = [2, 0, 0, 0, 0, 1];
 const OTHER: IpAddr = v4([203, 0, 113, 2]);
@@ -109,7 +112,7 @@ pub(in super::super) fn config() -> Config {
     ])
 }
 
-pub(in super::super) fn egress() -> Vec<Egress> {
+pub(in super::super) fn egress() -> PerRealm<Egress> {
     [(7, v4([203, 0, 113, 10])), (8, v4([10, 9, 0, 10]))]
         .into_iter()
         .enumerate()
@@ -144,7 +147,7 @@ fn acquire(hops: &mut NextHops, kernel: &FakeKernel, destination: Destination, n
 }
 
 fn through_gateway(mac: Mac) -> NextHop {
-    let source_mac = egress()[0].mac;
+    let source_mac = egress().get(ACCESS).unwrap().mac;
     NextHop {
         kind: next_hop_kind::NEIGHBOUR,
         interface: 7,
@@ -179,16 +182,16 @@ fn pass(hops: &mut NextHops, kernel: &FakeKernel, end: Instant) {
 fn destinations_behind_one_gateway_share_its_entry() {
     let (now, kernel, mut hops) = (Instant::now(), kernel(), next_hops(8));
     let mut table = BTreeMap::new();
-    let index = acquire(&mut hops, &kernel, (0, FAR), now);
-    assert_eq!(hops.take_moved(), [(0, FAR)]);
-    assert_eq!(acquire(&mut hops, &kernel, (0, FURTHER), now), index);
-    assert_ne!(acquire(&mut hops, &kernel, (1, FAR), now), index, "another interface");
+    let index = acquire(&mut hops, &kernel, (ACCESS, FAR), now);
+    assert_eq!(hops.take_moved(), [(ACCESS, FAR)]);
+    assert_eq!(acquire(&mut hops, &kernel, (ACCESS, FURTHER), now), index);
+    assert_ne!(acquire(&mut hops, &kernel, (CORE, FAR), now), index, "another interface");
     written(&mut hops, &mut table);
     assert_eq!(table[&index], through_gateway(GATEWAY_MAC));
-    hops.release((0, FAR));
+    hops.release((ACCESS, FAR));
     assert_eq!(hops.len(), 2);
-    hops.release((0, FURTHER));
-    hops.release((1, FAR));
+    hops.release((ACCESS, FURTHER));
+    hops.release((CORE, FAR));
     assert_eq!(hops.len(), 0);
     written(&mut hops, &mut table);
     assert!(table.values().all(|value| *value == NextHop::default()));
@@ -199,8 +202,8 @@ fn destinations_behind_one_gateway_share_its_entry() {
 #[test]
 fn a_known_destination_needs_no_answer() {
     let (now, kernel, mut hops) = (Instant::now(), kernel(), next_hops(8));
-    let index = acquire(&mut hops, &kernel, (0, FAR), now);
-    assert_eq!(hops.acquire((0, FAR), now), Ok(index));
+    let index = acquire(&mut hops, &kernel, (ACCESS, FAR), now);
+    assert_eq!(hops.acquire((ACCESS, FAR), now), Ok(index));
     assert_eq!(hops.take_questions(), []);
 }
 
@@ -210,9 +213,9 @@ fn both_families_have_ways_out_also_through_each_other() {
     let gateway: IpAddr = "fe80::9".parse().unwrap();
     kernel.0.borrow_mut().gateway = Some(gateway);
     kernel.0.borrow_mut().neighbours.insert(gateway, Neighbour { mac: OTHER_MAC, confirmed: true });
-    let six = acquire(&mut hops, &kernel, (0, "2001:db8:1::7".parse().unwrap()), now);
+    let six = acquire(&mut hops, &kernel, (ACCESS, "2001:db8:1::7".parse().unwrap()), now);
     assert_ne!(six, UNRESOLVED);
-    assert_eq!(acquire(&mut hops, &kernel, (0, FAR), now), six, "the same gateway");
+    assert_eq!(acquire(&mut hops, &kernel, (ACCESS, FAR), now), six, "the same gateway");
     assert_eq!(hops.take_writes().last(), Some(&(six, through_gateway(OTHER_MAC))));
 }
 
@@ -220,7 +223,7 @@ fn both_families_have_ways_out_also_through_each_other() {
 fn an_unknown_neighbour_is_looked_for_until_it_answers() {
     let (now, kernel, mut hops) = (Instant::now(), kernel(), next_hops(8));
     kernel.0.borrow_mut().neighbours.clear();
-    let index = acquire(&mut hops, &kernel, (0, FAR), now);
+    let index = acquire(&mut hops, &kernel, (ACCESS, FAR), now);
     assert_eq!(kernel.0.borrow().used, [GATEWAY]);
     assert_eq!(hops.take_writes(), [(index, NextHop::default())]);
     // The kernel gives up, and says so.
@@ -237,7 +240,7 @@ fn an_unknown_neighbour_is_looked_for_until_it_answers() {
 #[test]
 fn a_neighbour_that_changes_is_followed_at_once_and_kept_from_being_forgotten() {
     let (now, kernel, mut hops) = (Instant::now(), kernel(), next_hops(8));
-    let index = acquire(&mut hops, &kernel, (0, FAR), now);
+    let index = acquire(&mut hops, &kernel, (ACCESS, FAR), now);
     hops.take_writes();
     kernel.tell(&mut hops, GATEWAY, Some(Neighbour { mac: OTHER_MAC, confirmed: false }), now);
     assert_eq!(hops.take_writes(), [(index, through_gateway(OTHER_MAC))]);
@@ -249,7 +252,7 @@ fn a_neighbour_that_changes_is_followed_at_once_and_kept_from_being_forgotten() 
 #[test]
 fn a_neighbour_that_is_lost_keeps_its_address_while_it_is_looked_for() {
     let (now, kernel, mut hops) = (Instant::now(), kernel(), next_hops(8));
-    let index = acquire(&mut hops, &kernel, (0, FAR), now);
+    let index = acquire(&mut hops, &kernel, (ACCESS, FAR), now);
     hops.take_writes();
     kernel.tell(&mut hops, GATEWAY, None, now);
     assert_eq!(kernel.0.borrow().used, [GATEWAY]);
@@ -269,25 +272,25 @@ fn a_neighbour_that_is_lost_keeps_its_address_while_it_is_looked_for() {
 fn a_route_that_comes_changes_or_goes_is_followed() {
     let (now, kernel, mut hops) = (Instant::now(), kernel(), next_hops(8));
     kernel.0.borrow_mut().gateway = None;
-    assert_eq!(acquire(&mut hops, &kernel, (0, FAR), now), UNRESOLVED);
+    assert_eq!(acquire(&mut hops, &kernel, (ACCESS, FAR), now), UNRESOLVED);
     kernel.reroute(&mut hops, Some(GATEWAY), now);
-    let index = hops.of((0, FAR));
+    let index = hops.of((ACCESS, FAR));
     assert_ne!(index, UNRESOLVED);
     kernel.0.borrow_mut().neighbours.insert(OTHER, Neighbour { mac: OTHER_MAC, confirmed: true });
     kernel.reroute(&mut hops, Some(OTHER), now);
-    assert_eq!(hops.of((0, FAR)), index, "too soon after the last time");
+    assert_eq!(hops.of((ACCESS, FAR)), index, "too soon after the last time");
     pass(&mut hops, &kernel, now + PAUSE);
-    assert_ne!(hops.of((0, FAR)), index);
+    assert_ne!(hops.of((ACCESS, FAR)), index);
     assert_eq!(hops.len(), 1, "the entry of the old gateway is free");
     kernel.reroute(&mut hops, None, now + 2 * PAUSE);
-    assert_eq!(hops.of((0, FAR)), UNRESOLVED);
+    assert_eq!(hops.of((ACCESS, FAR)), UNRESOLVED);
     assert_eq!(hops.len(), 0);
 }
 
 #[test]
 fn a_change_that_was_not_told_is_found_in_the_end() {
     let (now, kernel, mut hops) = (Instant::now(), kernel(), next_hops(8));
-    let index = acquire(&mut hops, &kernel, (0, FAR), now);
+    let index = acquire(&mut hops, &kernel, (ACCESS, FAR), now);
     hops.take_writes();
     kernel.0.borrow_mut().neighbours.insert(GATEWAY, Neighbour { mac: OTHER_MAC, confirmed: true });
     pass(&mut hops, &kernel, now + PERIOD);
@@ -303,10 +306,10 @@ fn a_change_that_was_not_told_is_found_in_the_end() {
 #[test]
 fn a_question_that_fails_is_asked_again() {
     let (now, kernel, mut hops) = (Instant::now(), kernel(), next_hops(8));
-    hops.acquire((0, FAR), now).unwrap();
+    hops.acquire((ACCESS, FAR), now).unwrap();
     hops.take_questions();
     let failed = || std::io::Error::from(std::io::ErrorKind::TimedOut);
-    hops.learn(Fact::Route { realm: 0, destination: FAR, route: Err(failed()) }, now);
+    hops.learn(Fact::Route { realm: ACCESS, destination: FAR, route: Err(failed()) }, now);
     let (at, mut asked) = (hops.poll_timeout().unwrap(), Vec::new());
     assert!(at <= now + RETRY.0);
     hops.poll(at);
@@ -324,16 +327,16 @@ fn a_question_that_fails_is_asked_again() {
 fn the_old_way_is_used_until_the_new_neighbour_is_known() {
     let (now, kernel, mut hops) = (Instant::now(), kernel(), next_hops(8));
     let mut table = BTreeMap::new();
-    let index = acquire(&mut hops, &kernel, (0, FAR), now);
+    let index = acquire(&mut hops, &kernel, (ACCESS, FAR), now);
     kernel.reroute(&mut hops, Some(OTHER), now);
     written(&mut hops, &mut table);
-    assert_eq!((hops.of((0, FAR)), table[&index]), (index, through_gateway(GATEWAY_MAC)));
+    assert_eq!((hops.of((ACCESS, FAR)), table[&index]), (index, through_gateway(GATEWAY_MAC)));
     kernel.tell(&mut hops, OTHER, confirmed(OTHER_MAC), now);
-    let after = hops.of((0, FAR));
+    let after = hops.of((ACCESS, FAR));
     assert_ne!(after, index);
     // First there is somewhere to go, then all go there, then the old entry is cleared.
     assert_eq!(hops.take_writes(), [(after, through_gateway(OTHER_MAC))]);
-    assert_eq!(hops.take_moved(), [(0, FAR)]);
+    assert_eq!(hops.take_moved(), [(ACCESS, FAR)]);
     assert_eq!(hops.take_writes(), [(index, NextHop::default())]);
     assert_eq!(hops.len(), 1);
 }
@@ -341,24 +344,24 @@ fn the_old_way_is_used_until_the_new_neighbour_is_known() {
 #[test]
 fn a_new_neighbour_that_never_answers_is_obeyed_in_the_end_and_one_that_was_a_mistake_is_forgotten() {
     let (now, kernel, mut hops) = (Instant::now(), kernel(), next_hops(8));
-    let index = acquire(&mut hops, &kernel, (0, FAR), now);
+    let index = acquire(&mut hops, &kernel, (ACCESS, FAR), now);
     kernel.reroute(&mut hops, Some(OTHER), now);
     assert_eq!(hops.len(), 2);
     pass(&mut hops, &kernel, now + PAUSE);
     kernel.reroute(&mut hops, Some(GATEWAY), now + PAUSE);
-    assert_eq!((hops.of((0, FAR)), hops.len()), (index, 1));
+    assert_eq!((hops.of((ACCESS, FAR)), hops.len()), (index, 1));
     kernel.reroute(&mut hops, Some(OTHER), now + 2 * PAUSE);
     pass(&mut hops, &kernel, now + 3 * HOLD);
-    assert_ne!(hops.of((0, FAR)), index);
-    hops.release((0, FAR));
+    assert_ne!(hops.of((ACCESS, FAR)), index);
+    hops.release((ACCESS, FAR));
     assert_eq!((hops.len(), hops.due.len()), (0, 0));
 }
 
 #[test]
 fn another_hardware_address_of_an_interface_is_taken_over() {
     let (now, kernel, mut hops) = (Instant::now(), kernel(), next_hops(8));
-    let index = acquire(&mut hops, &kernel, (0, FAR), now);
-    let other = acquire(&mut hops, &kernel, (1, FAR), now);
+    let index = acquire(&mut hops, &kernel, (ACCESS, FAR), now);
+    let other = acquire(&mut hops, &kernel, (CORE, FAR), now);
     hops.take_writes();
     let mac = [2, 0, 0, 0, 1, 9];
     hops.learn(Fact::Event(Event::Link(link(7, mac, true))), now);
@@ -370,29 +373,29 @@ fn another_hardware_address_of_an_interface_is_taken_over() {
     assert_eq!(hops.take_writes(), []);
     kernel.0.borrow_mut().on_link.push(FURTHER);
     kernel.0.borrow_mut().neighbours.insert(FURTHER, Neighbour { mac: OTHER_MAC, confirmed: true });
-    acquire(&mut hops, &kernel, (0, FURTHER), now);
+    acquire(&mut hops, &kernel, (ACCESS, FURTHER), now);
     assert_eq!(hops.take_writes().last().map(|(_, hop)| hop.source_mac), Some(mac), "nor the one of the start");
 }
 
 #[test]
 fn an_interface_that_goes_down_and_up_takes_its_routes_along() {
     let (now, kernel, mut hops) = (Instant::now(), kernel(), next_hops(8));
-    hops.learn(Fact::Links(Ok(vec![link(7, egress()[0].mac, true)])), now);
-    acquire(&mut hops, &kernel, (0, FAR), now);
+    hops.learn(Fact::Links(Ok(vec![link(7, egress().get(ACCESS).unwrap().mac, true)])), now);
+    acquire(&mut hops, &kernel, (ACCESS, FAR), now);
     for (round, up) in [false, true, false, true].into_iter().enumerate() {
         let now = now + PERIOD / 8 * (round as u32 + 1);
         // The kernel tells of no route.
         kernel.0.borrow_mut().gateway = up.then_some(GATEWAY);
-        hops.learn(Fact::Event(Event::Link(link(7, egress()[0].mac, up))), now);
+        hops.learn(Fact::Event(Event::Link(link(7, egress().get(ACCESS).unwrap().mac, up))), now);
         kernel.answer(&mut hops, now);
-        assert_eq!(hops.of((0, FAR)) != UNRESOLVED, up);
+        assert_eq!(hops.of((ACCESS, FAR)) != UNRESOLVED, up);
     }
 }
 
 #[test]
 fn own_addresses_are_handled_inside() {
     let (now, kernel, mut hops) = (Instant::now(), kernel(), next_hops(8));
-    let index = hops.acquire((1, v4([10, 9, 0, 10])), now).unwrap();
+    let index = hops.acquire((CORE, v4([10, 9, 0, 10])), now).unwrap();
     assert_eq!(hops.take_writes(), [(index, NextHop { kind: next_hop_kind::LOCAL, ..NextHop::default() })]);
     pass(&mut hops, &kernel, now + PERIOD);
     assert_eq!((hops.take_questions(), kernel.0.borrow().routes_asked), (Vec::new(), 0));
@@ -401,18 +404,18 @@ fn own_addresses_are_handled_inside() {
 #[test]
 fn a_full_table_refuses_and_what_became_free_is_used() {
     let (now, kernel, mut hops) = (Instant::now(), kernel(), next_hops(2));
-    assert_eq!(acquire(&mut hops, &kernel, (0, FAR), now), 1);
-    assert_eq!(acquire(&mut hops, &kernel, (0, FURTHER), now), 1, "behind the same gateway");
-    assert_eq!(acquire(&mut hops, &kernel, (1, FAR), now), UNRESOLVED);
-    assert_eq!(hops.take_refused(), [(1, FAR)]);
-    assert_eq!(hops.acquire((1, v4([10, 9, 0, 10])), now), Err(FULL), "this is known at once");
-    hops.release((1, FAR));
-    hops.release((0, FAR));
-    assert_eq!(acquire(&mut hops, &kernel, (1, FAR), now), UNRESOLVED, "it has another user");
-    hops.release((1, FAR));
-    hops.release((0, FURTHER));
+    assert_eq!(acquire(&mut hops, &kernel, (ACCESS, FAR), now), 1);
+    assert_eq!(acquire(&mut hops, &kernel, (ACCESS, FURTHER), now), 1, "behind the same gateway");
+    assert_eq!(acquire(&mut hops, &kernel, (CORE, FAR), now), UNRESOLVED);
+    assert_eq!(hops.take_refused(), [(CORE, FAR)]);
+    assert_eq!(hops.acquire((CORE, v4([10, 9, 0, 10])), now), Err(FULL), "this is known at once");
+    hops.release((CORE, FAR));
+    hops.release((ACCESS, FAR));
+    assert_eq!(acquire(&mut hops, &kernel, (CORE, FAR), now), UNRESOLVED, "it has another user");
+    hops.release((CORE, FAR));
+    hops.release((ACCESS, FURTHER));
     // Whose entry is used again before it was cleared: it is not cleared any more.
-    assert_eq!(acquire(&mut hops, &kernel, (1, FAR), now), 1);
+    assert_eq!(acquire(&mut hops, &kernel, (CORE, FAR), now), 1);
     let mut table = BTreeMap::new();
     written(&mut hops, &mut table);
     assert_eq!(table[&1].interface, 8);
@@ -422,14 +425,14 @@ fn a_full_table_refuses_and_what_became_free_is_used() {
 fn a_change_of_all_routes_leaves_room_for_the_questions_of_a_new_call() {
     let (now, kernel, mut hops) = (Instant::now(), kernel(), next_hops(8));
     for last in 0..20_000 {
-        hops.acquire((1, IpAddr::from(std::net::Ipv4Addr::from(0x0a00_0000 + last))), now).unwrap();
+        hops.acquire((CORE, IpAddr::from(std::net::Ipv4Addr::from(0x0a00_0000 + last))), now).unwrap();
     }
     kernel.answer(&mut hops, now);
     let later = now + PAUSE;
     for _ in 0..100 {
         hops.learn(Fact::Event(Event::Routes), later);
     }
-    hops.acquire((0, FAR), later).unwrap();
+    hops.acquire((ACCESS, FAR), later).unwrap();
     let open = hops.take_questions();
     assert_eq!(open.len(), OPEN + 1);
     let before = kernel.0.borrow().routes_asked;
@@ -438,7 +441,7 @@ fn a_change_of_all_routes_leaves_room_for_the_questions_of_a_new_call() {
         hops.learn(fact, later);
     }
     kernel.answer(&mut hops, later);
-    assert_ne!(hops.of((0, FAR)), UNRESOLVED);
+    assert_ne!(hops.of((ACCESS, FAR)), UNRESOLVED);
     assert_eq!(kernel.0.borrow().routes_asked - before, 20_000 + 1, "everybody once");
 }
 
@@ -446,11 +449,13 @@ fn a_change_of_all_routes_leaves_room_for_the_questions_of_a_new_call() {
 fn frames_of_a_vlan_have_its_tags_and_the_kernel_is_asked_on_its_device() {
     let (now, kernel) = (Instant::now(), kernel());
     let tags = Tags::new(&[VlanTag { id: 100, priority: 5 }, VlanTag { id: 7, priority: 0 }]);
-    let tagged = Egress { neighbour_interface: 70, vlan: tags, mtu: 1_400, ..egress()[0] };
-    let mut hops = NextHops::new(Locals::new(&config()).unwrap(), vec![egress()[0], tagged], 8);
-    let plain = acquire(&mut hops, &kernel, (0, FAR), now);
+    let egress = egress();
+    let plain = egress.get(ACCESS).unwrap();
+    let tagged = Egress { neighbour_interface: 70, vlan: tags, mtu: 1_400, ..*plain };
+    let mut hops = NextHops::new(Locals::new(&config()).unwrap(), vec![*plain, tagged].into(), 8);
+    let plain = acquire(&mut hops, &kernel, (ACCESS, FAR), now);
     hops.take_writes();
-    let index = acquire(&mut hops, &kernel, (1, FAR), now);
+    let index = acquire(&mut hops, &kernel, (CORE, FAR), now);
     assert_ne!(index, plain, "the same gateway in another VLAN is another one");
     let expected = NextHop {
         tags: 2,

@@ -1,5 +1,7 @@
 use super::{
-    super::next_hops::tests::{FakeKernel, GATEWAY_MAC, config, egress, kernel},
+    super::next_hops::tests::{
+        ACCESS as ACCESS_REALM, CORE as CORE_REALM, FakeKernel, GATEWAY_MAC, config, egress, kernel,
+    },
     *,
 };
 use crate::media::{LegPolicy, RemoteMedia};
@@ -23,7 +25,7 @@ fn remote(address: &str) -> Option<RemoteMedia> {
 /// A call whose offer came from the access side and has been sent on to the core side.
 fn offered() -> StreamSpec {
     let access = LegSpec {
-        realm: 0,
+        realm: ACCESS_REALM,
         local: "203.0.113.10:30002".parse().unwrap(),
         open: false,
         epoch: 0,
@@ -35,7 +37,7 @@ fn offered() -> StreamSpec {
         policy: LegPolicy::default(),
     };
     let core = LegSpec {
-        realm: 1,
+        realm: CORE_REALM,
         local: "10.9.0.10:30004".parse().unwrap(),
         open: true,
         remote: None,
@@ -79,8 +81,8 @@ fn a_leg_opens_when_its_address_is_sent_out() {
     assert_ne!(access.generation, 0);
     assert_eq!((access.peer, core.peer), (CORE, ACCESS));
     assert_eq!((access.peer_generation, core.peer_generation), (core.generation, access.generation));
-    assert_eq!(access.next_hop_remote, control.hops.of((1, "10.9.0.30".parse().unwrap())));
-    assert_eq!(core.next_hop_signalling, control.hops.of((0, "198.51.100.7".parse().unwrap())));
+    assert_eq!(access.next_hop_remote, control.hops.of((CORE_REALM, "10.9.0.30".parse().unwrap())));
+    assert_eq!(core.next_hop_signalling, control.hops.of((ACCESS_REALM, "198.51.100.7".parse().unwrap())));
     assert_ne!(core.next_hop_signalling, UNRESOLVED);
     assert!(control.hops.take_writes().iter().any(|(_, hop)| hop.destination_mac == GATEWAY_MAC));
 }

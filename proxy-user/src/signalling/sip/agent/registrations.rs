@@ -202,7 +202,12 @@ mod tests {
     fn binding(terminals: &mut Terminals, contact: &str, source: &str, call_id: &str) -> Binding {
         let flow = Flow::udp(source.parse().unwrap());
         Binding {
-            terminal: terminals.bind(Terminal { user: ALICE.into(), realm: 0, core: 1, flow }),
+            terminal: terminals.bind(Terminal {
+                user: ALICE.into(),
+                realm: RealmId::new(0),
+                core: RealmId::new(1),
+                flow,
+            }),
             aor: ALICE.into(),
             token: "t".into(),
             contact: contact.into(),

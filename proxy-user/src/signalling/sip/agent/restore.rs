@@ -83,7 +83,7 @@ impl Sip {
         let number = number.ok_or_else(|| entry.refused("its key is no number"))?;
         let Registered { binding, terminal } = read(entry, clock)?;
         let (mut binding, terminal) = (binding.into_owned(), terminal.into_owned());
-        if terminal.realm.max(terminal.core) >= core.config.realms.len() {
+        if [terminal.realm, terminal.core].iter().any(|realm| !core.config.realms.has(*realm)) {
             return Err(entry.refused("there is no such realm"));
         }
         if binding.expires_at <= now {
