@@ -9,7 +9,7 @@ use super::{
     reading::{contact_uri, route_set},
     state::{InDialog, Timer, Turn},
     topology::AddressMapper,
-    transactions::ServerTxId,
+    transactions::{Server, ServerTxId},
 };
 use crate::{
     config::Side,
@@ -141,7 +141,7 @@ impl Turn<'_> {
         if code < 200 || self.dialogs.call(place.id).is_some() {
             return;
         }
-        let Some(request) = self.transactions.server(server).map(|entry| &entry.request) else { return };
+        let Some(request) = self.transactions.server(server).map(Server::request) else { return };
         let lasts = |seconds: Option<u32>| {
             seconds.map_or(SUBSCRIPTION, |seconds| Duration::from_secs(u64::from(seconds.min(86_400))))
         };

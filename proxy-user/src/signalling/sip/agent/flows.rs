@@ -7,7 +7,7 @@
 use super::{
     reading::route_flow,
     state::{Purpose, Timer, Turn},
-    transactions::{Client, ClientState, ClientTxId},
+    transactions::{Client, ClientTxId, Server},
 };
 use crate::{
     config::Side,
@@ -106,7 +106,7 @@ impl Turn<'_> {
             }
             // To the caller its call has failed: nobody is to ring for it.
             for server in open.invites {
-                if let Some(client) = self.transactions.server(server).and_then(|server| server.client) {
+                if let Some(client) = self.transactions.server(server).and_then(Server::client) {
                     self.cancel_client(client, now);
                 }
             }
@@ -116,29 +116,27 @@ impl Turn<'_> {
         // it by its branch.
         let lost = |client: &Client<Purpose>| {
             let pooled = Flow { connection: None, ..flow };
-            let there = client.destination == flow || client.destination == pooled;
-            client.realm == realm && client.state == ClientState::Calling && there
+            let there = client.destination() == flow || client.destination() == pooled;
+            client.realm() == realm && client.is_unheard() && there
         };
         let mut again: Vec<_> =
             self.transactions.clients().filter(|(_, client)| lost(client)).map(|(id, _)| id).collect();
         again.sort_unstable();
         for id in again {
-            let Some(client) = self.transactions.client_mut(id) else { continue };
-            if std::mem::replace(&mut client.sent_again, true) {
+            if self.transactions.take_second_try(id) {
+                self.send_again(id);
+            } else {
                 // Whoever closes every connection is not asked for ever.
                 self.lose(id, now);
-                continue;
             }
-            let (destination, bytes) = (client.destination, client.request.clone());
-            self.core.statistics.retransmissions_sent += 1;
-            self.send(realm, destination, bytes);
         }
     }
 
     /// No connection could be made: what waits for an answer from there waits in vain.
     pub(super) fn unreachable(&mut self, realm: RealmId, flow: Flow, now: Instant) {
-        let waits =
-            |client: &Client<Purpose>| client.realm == realm && self.route_out(realm, client.destination) == Some(flow);
+        let waits = |client: &Client<Purpose>| {
+            client.realm() == realm && self.route_out(realm, client.destination()) == Some(flow)
+        };
         let mut ids: Vec<_> =
             self.transactions.clients().filter(|(_, client)| waits(client)).map(|(id, _)| id).collect();
         ids.sort_unstable();
@@ -149,22 +147,35 @@ impl Turn<'_> {
 
     /// A request has no way to its destination: its transaction ends at the next turn, if it still waits.
     pub(super) fn lose(&mut self, id: ClientTxId, now: Instant) {
-        let Some(client) = self.transactions.client(id) else { return };
-        if client.udp_fallback_allowed && client.state == ClientState::Calling {
-            let (realm, branch) = (client.realm, client.branch.clone());
-            let destination = Flow::udp(client.destination.remote);
-            if let Some(request) = self.with_transport(realm, Transport::Udp, &branch, &client.request) {
+        if let Some(client) = self.transactions.client(id).filter(|client| client.may_fall_back_to_udp()) {
+            let (realm, destination) = (client.realm(), Flow::udp(client.destination().remote));
+            let request = self.with_transport(realm, Transport::Udp, client.branch(), client.request());
+            if let Some(request) = request {
                 debug!(%destination, "no stream for a large request: it goes as a datagram");
-                let timing = self.timing;
-                let Some(client) = self.transactions.client_mut(id) else { return };
-                client.fall_back_to_udp(request.clone(), destination, timing, now);
-                self.timers.set(client.next(), Timer::Client(id));
+                self.transactions.fall_back_to_udp(id, request.clone(), destination, now);
+                self.wake_client(id);
                 return self.send(realm, destination, request);
             }
         }
-        let Some(client) = self.transactions.client_mut(id) else { return };
-        if client.lose(client.unreachable_status, now) {
-            self.timers.set(now, Timer::Client(id));
+        if self.transactions.lose(id, now) {
+            self.wake_client(id);
+        }
+    }
+
+    /// What was sent goes once more.
+    pub(super) fn send_again(&mut self, id: ClientTxId) {
+        let Some(client) = self.transactions.client(id) else {
+            return self.core.inconsistent("nothing to send again");
+        };
+        let (realm, destination, bytes) = (client.realm(), client.destination(), client.request().to_vec());
+        self.core.statistics.retransmissions_sent += 1;
+        self.send(realm, destination, bytes);
+    }
+
+    /// Sees to a client transaction when it next wants that.
+    pub(super) fn wake_client(&mut self, id: ClientTxId) {
+        if let Some(client) = self.transactions.client(id) {
+            self.timers.set(client.next(), Timer::Client(id));
         }
     }
 

@@ -8,7 +8,7 @@ use super::{
     reading::{address_of_record, contact_uri},
     roles::Role,
     state::{InDialog, MediaPhase, Token, Turn},
-    transactions::ServerTxId,
+    transactions::{Server, ServerTxId},
 };
 use crate::{
     config::Side,
@@ -59,7 +59,7 @@ impl Turn<'_> {
         secret: bool,
         now: Instant,
     ) {
-        let Some(source) = self.transactions.server(server).map(|entry| entry.source) else {
+        let Some(source) = self.transactions.server(server).map(Server::source) else {
             return self.core.inconsistent("no server transaction for a request in a dialog");
         };
         let Some((from, verdict)) = self.sender_in_dialog(request, (id, to), secret, source, now) else {

@@ -3,7 +3,7 @@
 use super::{
     exemption::Exempt,
     state::{Timer, Token, Turn},
-    transactions::{Due, Server, ServerKey, ServerState, ServerTxId},
+    transactions::{Server, ServerDue, ServerKey, ServerTxId},
 };
 use crate::{
     config::Side,
@@ -74,10 +74,7 @@ impl Turn<'_> {
     fn is_of_a_dialog(&self, realm: RealmId, source: Flow, message: &Message) -> bool {
         match message.method() {
             Some(_) => matches!(self.token_of(realm, message), Some((Token::Party(..), _))),
-            None => {
-                let client = self.client_of(message).and_then(|id| self.transactions.client(id));
-                client.is_some_and(|client| client.destination.ip() == source.ip())
-            }
+            None => self.client_of(message).is_some_and(|(_, client)| client.destination().ip() == source.ip()),
         }
     }
 
@@ -87,12 +84,9 @@ impl Turn<'_> {
         if method == "ACK" {
             return self.ack(key, source, request, now);
         }
-        if let Some(id) = self.transactions.server_with_key(&key) {
+        if let Some((id, server)) = self.transactions.server_with_key(&key) {
             self.core.statistics.retransmissions_received += 1;
-            let Some(server) = self.transactions.server_mut(id) else {
-                return self.core.inconsistent("a key of no server transaction");
-            };
-            let response = server.response.clone();
+            let response = server.response().to_vec();
             // The sender's NAT may have given it another port meanwhile: answers go where it is now.
             self.invite_moved(id, source);
             if !response.is_empty() {
@@ -128,9 +122,10 @@ impl Turn<'_> {
             return;
         };
         let tag = self.core.random_token();
-        let mut server = Server::new(key, source, request, tag);
-        (server.held, server.exempt) = (held, exempt);
-        let id = self.transactions.insert_server(server);
+        let server = Server::new(key, source, request, tag).with_share(held, exempt);
+        let Some(id) = self.transactions.open_server(server) else {
+            return self.core.inconsistent("two requests with one key");
+        };
         if let Some(open) = self.connections.of(source).filter(|_| method == "INVITE") {
             open.invites.insert(id);
         }
@@ -140,7 +135,7 @@ impl Turn<'_> {
             self.route(id, now)
         }
         // What could neither be answered nor sent on has no one to end it.
-        let idle = |server: &Server| server.state == ServerState::Proceeding && server.client.is_none();
+        let idle = |server: &Server| !server.is_answered() && server.client().is_none();
         if self.transactions.server(id).is_some_and(idle) {
             self.drop_server(id);
         }
@@ -159,20 +154,22 @@ impl Turn<'_> {
     /// Answers a request with a response of our own.
     pub(super) fn reply(&mut self, server: ServerTxId, code: u16, header: Option<(&str, &str)>, now: Instant) {
         let Some(entry) = self.transactions.server(server) else { return };
-        let tag = (code > 100).then_some(entry.tag.as_str());
-        let bytes = plain_response(&entry.request, code, header, entry.source, tag);
+        let tag = (code > 100).then_some(entry.tag());
+        let bytes = plain_response(entry.request(), code, header, entry.source(), tag);
         self.respond(server, code, bytes, now);
     }
 
     /// Sends a response to a request and lets its transaction know. Nothing happens where the request had its final
     /// response already.
     pub(super) fn respond(&mut self, server: ServerTxId, code: u16, bytes: Vec<u8>, now: Instant) {
-        let Some(entry) = self.transactions.server_mut(server).filter(|entry| entry.takes(code)) else { return };
-        entry.respond(code, &bytes, self.timing, now);
-        let (realm, source) = (entry.key.realm, entry.source);
-        if let Some(at) = entry.next() {
-            self.timers.set(at, Timer::Server(server));
+        if !self.transactions.respond(server, code, &bytes, now) {
+            return;
         }
+        let Some(entry) = self.transactions.server(server) else {
+            return self.core.inconsistent("a response ended its transaction");
+        };
+        let (realm, source) = (entry.realm(), entry.source());
+        self.wake_server(server);
         if code >= 200 {
             self.untrack_invite(source, server);
         }
@@ -185,32 +182,30 @@ impl Turn<'_> {
     /// PRACK answers is not held back: the PRACK brings credit and proves the address.
     fn kept_for_final(&self, id: ServerTxId) -> usize {
         let Some(server) = self.transactions.server(id).filter(|server| !server.is_answered()) else { return 0 };
-        if self.core.is_known(server.key.realm, server.source) || is_reliable(&server.response) {
+        if self.core.is_known(server.realm(), server.source()) || is_reliable(server.response()) {
             return 0;
         }
         let headers =
-            plain_response(&server.request, 200, None, server.source, Some(&server.tag)).len() + FINAL_HEADERS;
-        let description = match server.request.body().len() {
-            _ if !server.is_invite() => 0,
+            plain_response(server.request(), 200, None, server.source(), Some(server.tag())).len() + FINAL_HEADERS;
+        let description = match server.request().body().len() {
+            _ if !server.is_ringing() => 0,
             0 => OFFER_IN_FINAL,
             offer => offer + ANSWER_BEYOND_OFFER,
         };
-        let ringing = if server.response.starts_with(b"SIP/2.0 100") { headers } else { 0 };
+        let ringing = if server.response().starts_with(b"SIP/2.0 100") { headers } else { 0 };
         ringing + headers + description
     }
 
     pub(super) fn drop_server(&mut self, id: ServerTxId) {
-        if let Some(server) = self.transactions.remove_server(id) {
-            self.untrack_invite(server.source, id);
+        if let Some(server) = self.transactions.close_server(id) {
+            self.untrack_invite(server.source(), id);
         }
     }
 
     /// Who sent a request is in another place now: its answers go there.
     pub(super) fn invite_moved(&mut self, id: ServerTxId, to: Flow) {
-        let Some(server) = self.transactions.server_mut(id) else { return };
-        let before = std::mem::replace(&mut server.source, to);
-        let waits = server.is_invite() && !server.is_answered();
-        if before != to && waits {
+        let Some(before) = self.transactions.move_server(id, to) else { return };
+        if before != to && self.transactions.server(id).is_some_and(Server::is_ringing) {
             self.untrack_invite(before, id);
             if let Some(open) = self.connections.of(to) {
                 open.invites.insert(id);
@@ -226,21 +221,28 @@ impl Turn<'_> {
     }
 
     pub(super) fn server_due(&mut self, id: ServerTxId, now: Instant) {
-        let Some(server) = self.transactions.server_mut(id) else { return };
-        match server.due(self.timing, now) {
-            Due::End => {
-                if server.state == ServerState::Completed && server.is_invite() {
+        match self.transactions.server_due(id, now) {
+            ServerDue::End(server) => {
+                if server.is_unacknowledged() {
                     debug!("no ACK for a refused INVITE");
                 }
-                return self.drop_server(id);
+                return self.untrack_invite(server.source(), id);
             }
-            Due::Retransmit => {
-                let (realm, source, bytes) = (server.key.realm, server.source, server.response.clone());
+            ServerDue::Retransmit => {
+                let Some(server) = self.transactions.server(id) else {
+                    return self.core.inconsistent("no response to send again");
+                };
+                let (realm, source, bytes) = (server.realm(), server.source(), server.response().to_vec());
                 self.core.statistics.retransmissions_sent += 1;
                 self.send(realm, source, bytes);
             }
-            Due::Nothing => {}
+            ServerDue::Nothing => {}
         }
+        self.wake_server(id);
+    }
+
+    /// Sees to a server transaction when it next wants that.
+    pub(super) fn wake_server(&mut self, id: ServerTxId) {
         if let Some(at) = self.transactions.server(id).and_then(Server::next) {
             self.timers.set(at, Timer::Server(id));
         }

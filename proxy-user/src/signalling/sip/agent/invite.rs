@@ -7,7 +7,7 @@ use super::{
     reading::{Refused, address_of_record, contact_uri},
     roles::Role,
     state::{Forward, InDialog, MediaPhase, PROTOCOL, Purpose, Timer, Token, Turn},
-    transactions::{Cancel, ClientState, ClientTxId, ServerKey, ServerState, ServerTxId},
+    transactions::{ClientTxId, Server, ServerKey, ServerTxId},
 };
 use crate::{
     accounting::{EndCause, Terminal},
@@ -30,7 +30,7 @@ impl Turn<'_> {
         source: Flow,
         now: Instant,
     ) {
-        let Some(realm) = self.transactions.server(server).map(|entry| entry.key.realm) else {
+        let Some(realm) = self.transactions.server(server).map(Server::realm) else {
             return self.core.inconsistent("no server transaction for an INVITE");
         };
         if !self.has_room_for_dialog(true, now) {
@@ -150,20 +150,16 @@ impl Turn<'_> {
 
     /// The ACK of a non-2xx ends here; that of a 2xx goes from end to end.
     pub(super) fn ack(&mut self, key: ServerKey, source: Flow, request: Message, now: Instant) {
-        if let Some(id) = self.transactions.invite_of(&key)
-            && let Some(server) = self.transactions.server_mut(id)
-            && server.state != ServerState::Accepted
+        if let Some(id) = self.transactions.invite_of(&key).map(|(id, _)| id)
+            && self.transactions.acknowledge(id, now)
         {
-            server.acknowledged(now);
+            let response = self.transactions.server(id).and_then(|server| Message::parse(server.response()).ok());
+            let tag = response.as_ref().and_then(Message::to_tag);
             // Who was not sent the response cannot know its tag.
-            let tag = Message::parse(&server.response).ok().and_then(|response| response.to_tag().map(Into::into));
-            if tag.is_some_and(|tag: String| request.to_tag().is_some_and(|stated| stated == tag)) {
+            if tag.is_some_and(|tag| request.to_tag().is_some_and(|stated| stated == tag)) {
                 self.core.proved(key.realm, source, now);
             }
-            if let Some(at) = server.next() {
-                self.timers.set(at, Timer::Server(id));
-            }
-            return;
+            return self.wake_server(id);
         }
         if self.ack_in_dialog(key.realm, source, &request, now).is_none() {
             self.core.statistics.stray_acks += 1;
@@ -206,39 +202,39 @@ impl Turn<'_> {
         let Some(entry) = self.transactions.server(server) else {
             return self.core.inconsistent("no server transaction for a CANCEL");
         };
-        let Some(invite) = self.transactions.invite_of(&entry.key) else { return self.reply(server, 481, None, now) };
-        let source = entry.source;
+        let source = entry.source();
+        let Some((invite, _)) = self.transactions.invite_of(entry.key()) else {
+            return self.reply(server, 481, None, now);
+        };
         self.reply(server, 200, None, now);
         self.invite_moved(invite, source);
-        let proceeding = self.transactions.server(invite).filter(|entry| entry.state == ServerState::Proceeding);
-        if let Some(client) = proceeding.and_then(|entry| entry.client) {
+        let ringing = self.transactions.server(invite).filter(|entry| entry.is_ringing());
+        if let Some(client) = ringing.and_then(Server::client) {
             self.cancel_client(client, now);
         }
     }
 
     pub(super) fn cancel_client(&mut self, id: ClientTxId, now: Instant) {
-        let Some(client) = self.transactions.client_mut(id) else { return };
-        if let Purpose::Forward(Forward { dialog: Some(place), .. }) = &client.purpose
+        let Some(client) = self.transactions.client(id) else { return };
+        if let Purpose::Forward(Forward { dialog: Some(place), .. }) = client.purpose()
             && let (Some(call), None) = (self.dialogs.call_mut(place.id), place.to)
         {
             call.cancelled = true;
         }
-        match client.state {
-            ClientState::Calling => client.cancel = Cancel::Wanted,
-            ClientState::Proceeding if client.cancel != Cancel::Sent => self.send_cancel(id, now),
-            _ => {}
+        if self.transactions.cancel(id, now) {
+            self.wake_client(id);
+            self.send_cancel(id, now);
         }
     }
 
+    /// The CANCEL of an INVITE of ours, whose transaction says that it is time.
     pub(super) fn send_cancel(&mut self, id: ClientTxId, now: Instant) {
-        let Some(client) = self.transactions.client_mut(id) else {
+        let Some(client) = self.transactions.client(id) else {
             return self.core.inconsistent("no INVITE to cancel");
         };
-        client.cancelled(self.timing, now);
-        self.timers.set(client.next(), Timer::Client(id));
-        let plan = ForwardPlan::to(client.realm, client.destination, String::new());
-        let branch = client.branch.clone();
-        let Ok(cancel) = Message::parse(&client.request).map(|invite| cancel_for(&invite)) else {
+        let plan = ForwardPlan::to(client.realm(), client.destination(), String::new());
+        let branch = client.branch().to_owned();
+        let Ok(cancel) = Message::parse(client.request()).map(|invite| cancel_for(&invite)) else {
             return self.core.inconsistent("an INVITE of ours that cannot be read");
         };
         self.start_client(branch, "CANCEL".into(), &plan, cancel, Purpose::Hangup, now);
@@ -367,8 +363,7 @@ impl Turn<'_> {
         let Some(call) = self.dialogs.call(id).filter(|call| self.core.is_live(call.id)) else { return };
         if !call.answered {
             if let Some(server) = call.invite {
-                let client = self.transactions.server(server).and_then(|entry| entry.client);
-                if let Some(client) = client {
+                if let Some(client) = self.transactions.server(server).and_then(Server::client) {
                     self.cancel_client(client, now);
                 }
                 self.reply(server, 503, None, now);

@@ -72,7 +72,7 @@ impl Turn<'_> {
         code: u16,
         now: Instant,
     ) -> Option<Vec<u8>> {
-        let upstream = self.transactions.server(forward.server)?.key.realm;
+        let upstream = self.transactions.server(forward.server)?.realm();
         let session = match session_of(response) {
             Ok(session) => session?,
             // What cannot be read cannot be passed on: it may name addresses.
@@ -172,15 +172,14 @@ impl Turn<'_> {
     }
 
     pub(super) fn media_phase(&self, client: ClientTxId) -> Option<MediaPhase> {
-        match &self.transactions.client(client)?.purpose {
+        match self.transactions.client(client)?.purpose() {
             Purpose::Forward(forward) => Some(forward.media),
             _ => None,
         }
     }
 
     fn set_media_phase(&mut self, client: ClientTxId, phase: MediaPhase) {
-        if let Some(Purpose::Forward(forward)) = self.transactions.client_mut(client).map(|client| &mut client.purpose)
-        {
+        if let Some(Purpose::Forward(forward)) = self.transactions.purpose_mut(client) {
             forward.media = phase;
         }
     }

@@ -54,7 +54,7 @@ impl Agent for Sip {
     }
 
     fn is_idle(&self) -> bool {
-        !self.transactions.clients().any(|(_, client)| client.waits() && matches!(client.purpose, Purpose::Hangup))
+        !self.transactions.clients().any(|(_, client)| client.waits() && matches!(client.purpose(), Purpose::Hangup))
     }
 
     fn take_changes(&mut self, core: &Core, clock: &Clock) -> Vec<Change> {

@@ -28,7 +28,7 @@ impl Turn<'_> {
         let Some(entry) = self.transactions.server(server) else {
             return self.core.inconsistent("no server transaction for a REGISTER");
         };
-        let (realm, source) = (entry.key.realm, entry.source);
+        let (realm, source) = (entry.realm(), entry.source());
         let Some(aor) = address_of_record(request, Name::To) else { return self.reply(server, 400, None, now) };
         let call_id = request.call_id().unwrap_or_default().into_owned();
         let stated: Vec<String> = request.values(Name::Contact).map(|value| value.into_owned()).collect();
@@ -79,10 +79,7 @@ impl Turn<'_> {
         code: u16,
         now: Instant,
     ) -> Option<Vec<String>> {
-        let Some(Purpose::Forward(forward)) = self.transactions.client_mut(client).map(|client| &mut client.purpose)
-        else {
-            return None;
-        };
+        let Some(Purpose::Forward(forward)) = self.transactions.purpose_mut(client) else { return None };
         if !(200..300).contains(&code) {
             return None;
         }

@@ -11,9 +11,9 @@ use super::{
     reading::{Refused, session_of},
     registrations::BindingId,
     roles::Role,
-    state::{Forward, InDialog, MediaPhase, Purpose, Timer, Token, Turn},
+    state::{Forward, InDialog, MediaPhase, Purpose, Token, Turn},
     topology::{AddressMapper, INTERNAL_HEADERS, URI_HEADERS},
-    transactions::{Client, ClientTxId, Due, ServerTxId},
+    transactions::{ClientDue, ClientTxId, Outgoing, Server, ServerTxId},
 };
 use crate::{
     addresses::literal,
@@ -23,6 +23,7 @@ use crate::{
     signalling::sip::{Message, Name, NameAddr, Uri},
 };
 use std::time::Instant;
+use tracing::debug;
 
 /// Methods that Latch answers for itself about.
 pub(super) const ALLOW: &str =
@@ -37,8 +38,8 @@ impl Turn<'_> {
         let Some(entry) = self.transactions.server(server) else {
             return self.core.inconsistent("no server transaction to route");
         };
-        let realm = entry.key.realm;
-        let request = entry.request.clone();
+        let realm = entry.realm();
+        let request = entry.request().clone();
         let Some(side) = self.core.side(realm) else {
             return self.core.inconsistent("a request in no realm");
         };
@@ -72,7 +73,7 @@ impl Turn<'_> {
         let Some(entry) = self.transactions.server(server) else {
             return self.core.inconsistent("no server transaction for a request to the softswitch");
         };
-        let (realm, source) = (entry.key.realm, entry.source);
+        let (realm, source) = (entry.realm(), entry.source());
         let Some((core, softswitch)) = self.core.core_of(realm) else {
             return self.reply(server, 503, None, now);
         };
@@ -102,7 +103,7 @@ impl Turn<'_> {
         let Some(entry) = self.transactions.server(server) else {
             return self.core.inconsistent("no server transaction for a request to a terminal");
         };
-        let source = entry.source;
+        let source = entry.source();
         if request.method() == Some("REGISTER") {
             return self.reply(server, 403, None, now);
         }
@@ -123,7 +124,7 @@ impl Turn<'_> {
         match request.method() {
             Some("INVITE") => self.invite(server, request, plan, source, now),
             Some("SUBSCRIBE" | "REFER") => {
-                let Some(realm) = self.transactions.server(server).map(|entry| entry.key.realm) else {
+                let Some(realm) = self.transactions.server(server).map(Server::realm) else {
                     return self.core.inconsistent("no server transaction for a subscription");
                 };
                 if !self.has_room_for_dialog(false, now) {
@@ -196,11 +197,10 @@ impl Turn<'_> {
         let Some(entry) = self.transactions.server(server) else {
             return self.core.inconsistent("no server transaction to forward");
         };
-        let Some(bytes) = self.rewrite_request(entry.key.realm, entry.source, request, &plan, &branch) else { return };
+        let Some(bytes) = self.rewrite_request(entry.realm(), entry.source(), request, &plan, &branch) else { return };
         let method = request.method().unwrap_or_default().to_owned();
-        let client = self.start_client(branch, method, &plan, bytes, Purpose::Forward(purpose), now);
-        if let Some(entry) = self.transactions.server_mut(server) {
-            entry.client = Some(client);
+        if let Some(client) = self.start_client(branch, method, &plan, bytes, Purpose::Forward(purpose), now) {
+            self.transactions.sent_on(server, client);
         }
     }
 
@@ -273,16 +273,25 @@ impl Turn<'_> {
         bytes: Vec<u8>,
         purpose: Purpose,
         now: Instant,
-    ) -> ClientTxId {
+    ) -> Option<ClientTxId> {
         let by_stream = self.by_stream(plan.realm, plan.destination, &branch, &bytes);
         let udp_fallback_allowed = by_stream.is_some();
         let (destination, bytes) = by_stream.unwrap_or((plan.destination, bytes));
-        let mut client = Client::new(branch, method, plan.realm, destination, bytes.clone(), purpose, self.timing, now);
-        client.unreachable_status = plan.unreachable_status;
-        client.udp_fallback_allowed = udp_fallback_allowed;
-        let next = client.next();
-        let id = self.transactions.insert_client(client);
-        self.timers.set(next, Timer::Client(id));
+        let outgoing = Outgoing {
+            branch,
+            method,
+            realm: plan.realm,
+            destination,
+            request: bytes.clone(),
+            purpose,
+            unreachable_status: plan.unreachable_status,
+            udp_fallback_allowed,
+        };
+        let Some(id) = self.transactions.open_client(outgoing, now) else {
+            self.core.inconsistent("two requests with one branch");
+            return None;
+        };
+        self.wake_client(id);
         if let Some(open) = self.connections.of(destination) {
             open.clients.insert(id);
         }
@@ -291,23 +300,20 @@ impl Turn<'_> {
         } else {
             self.lose(id, now);
         }
-        id
+        Some(id)
     }
 
     pub(super) fn client_due(&mut self, id: ClientTxId, now: Instant) {
-        let Some(client) = self.transactions.client_mut(id) else { return };
-        match client.due(self.timing, now) {
-            Due::End => return self.client_ends(id, now),
-            Due::Retransmit => {
-                let (realm, destination, bytes) = (client.realm, client.destination, client.request.clone());
-                self.core.statistics.retransmissions_sent += 1;
-                self.send(realm, destination, bytes);
+        match self.transactions.client_due(id, now) {
+            ClientDue::End((client, ending)) => return self.client_ended(id, client, ending, now),
+            ClientDue::Retransmit => self.send_again(id),
+            ClientDue::Cancel => {
+                debug!("no final response to an INVITE in time");
+                self.send_cancel(id, now);
             }
-            Due::Nothing => {}
+            ClientDue::Nothing => {}
         }
-        if let Some(client) = self.transactions.client(id) {
-            self.timers.set(client.next(), Timer::Client(id));
-        }
+        self.wake_client(id);
     }
 
     /// Contact of a message from one party of a dialog, as the other side sees it.

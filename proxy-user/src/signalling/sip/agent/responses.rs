@@ -8,7 +8,7 @@ use super::{
     roles::Role,
     state::{Forward, InDialog, MediaPhase, Purpose, Timer, Turn},
     topology::{AddressMapper, INTERNAL_HEADERS, URI_HEADERS},
-    transactions::{Cancel, ClientState, ClientTxId, ServerState, ServerTxId},
+    transactions::{Client, ClientTxId, Ending, ServerTxId},
 };
 use crate::{
     accounting::EndCause,
@@ -17,45 +17,30 @@ use crate::{
     signalling::sip::{Message, Name, ack_for, check_response},
 };
 use std::time::Instant;
-use tracing::debug;
 
 impl Turn<'_> {
     pub(super) fn response(&mut self, realm: RealmId, source: Flow, response: Message, now: Instant) {
         let Some(code) = response.code() else { return };
-        let Some(id) = self.client_of(&response).filter(|_| check_response(&response).is_ok()) else {
+        let answered = self.client_of(&response).filter(|(_, client)| client.realm() == realm).map(|(id, _)| id);
+        let Some(id) = answered.filter(|_| check_response(&response).is_ok()) else {
             self.core.statistics.stray_responses += 1;
             return;
         };
-        let Some(client) = self.transactions.client_mut(id) else {
-            return self.core.inconsistent("a branch of no client transaction");
-        };
-        if client.realm != realm {
-            self.core.statistics.stray_responses += 1;
-            return;
-        }
-        let fresh = client.received(code, self.timing, now);
-        self.timers.set(client.next(), Timer::Client(id));
-        if client.is_invite() && client.state == ClientState::Completed && code >= 300 {
-            // Hop by hop: every copy of a non-2xx is acknowledged here (RFC 3261 §17.1.1.2).
-            let (realm, destination) = (client.realm, client.destination);
-            if let Ok(invite) = Message::parse(&client.request) {
-                self.send(realm, destination, ack_for(&invite, &response));
-            }
-        }
-        if !fresh {
-            return;
-        }
-        let Some(client) = self.transactions.client(id) else {
+        let Some(received) = self.transactions.received(id, code, now) else {
             return self.core.inconsistent("no client transaction for a response");
         };
-        if client.cancel == Cancel::Wanted && client.state == ClientState::Proceeding {
+        self.wake_client(id);
+        if received.acknowledge {
+            self.acknowledge(id, &response);
+        }
+        if !received.is_new {
+            return;
+        }
+        if received.cancel {
             self.send_cancel(id, now);
         }
-        let Some(client) = self.transactions.client(id) else {
-            return self.core.inconsistent("no client transaction for a response");
-        };
-        match &client.purpose {
-            Purpose::Forward(forward) if code > 100 => {
+        match self.transactions.client(id).map(Client::purpose) {
+            Some(Purpose::Forward(forward)) if code > 100 => {
                 let forward = Forward {
                     server: forward.server,
                     dialog: forward.dialog.clone(),
@@ -64,12 +49,25 @@ impl Turn<'_> {
                 };
                 self.forward_response(id, forward, &response, source, code, now);
             }
-            Purpose::KeepAlive(binding) => self.keepalive_answered(*binding),
-            Purpose::Forward(_) | Purpose::Hangup => {}
+            Some(Purpose::KeepAlive(binding)) => self.keepalive_answered(*binding),
+            Some(Purpose::Forward(_) | Purpose::Hangup) => {}
+            None => self.core.inconsistent("a response ended its transaction"),
         }
     }
 
-    pub(super) fn client_of(&self, response: &Message) -> Option<ClientTxId> {
+    /// Sends the ACK of a refusal (RFC 3261 §17.1.1.3).
+    fn acknowledge(&mut self, id: ClientTxId, refusal: &Message) {
+        let Some(client) = self.transactions.client(id) else {
+            return self.core.inconsistent("a refusal of no INVITE");
+        };
+        let (realm, destination) = (client.realm(), client.destination());
+        if let Ok(invite) = Message::parse(client.request()) {
+            self.send(realm, destination, ack_for(&invite, refusal));
+        }
+    }
+
+    /// The request of ours that a response answers.
+    pub(super) fn client_of(&self, response: &Message) -> Option<(ClientTxId, &Client<Purpose>)> {
         let via = response.top_via().ok()?;
         let cseq = response.cseq().ok()?;
         self.transactions.client_with_branch(via.branch(), cseq.method)
@@ -87,23 +85,22 @@ impl Turn<'_> {
         let Some(entry) = self.transactions.server(forward.server) else {
             return self.late_answer(client, &forward, response, code, now);
         };
-        let (upstream, by) = (entry.key.realm, entry.source.transport);
-        let method = entry.key.method.clone();
-        if matches!(code, 401 | 403 | 407) && !self.core.is_core(upstream) {
-            let (source, request) = (entry.source, entry.request.clone());
-            self.refused_by_softswitch(source, &request, response, code, now);
-        }
-        let Some(entry) = self.transactions.server(forward.server) else { return };
+        let (upstream, source_of_request) = (entry.realm(), entry.source());
+        let (by, method) = (source_of_request.transport, entry.key().method.clone());
         let tag = response.to_tag().unwrap_or_default().into_owned();
         if let Some(repeated) = entry.accepted(&tag).filter(|_| (200..300).contains(&code)) {
             // Read once: an offer may have been made since.
-            let (source, bytes) = (entry.source, repeated.to_vec());
+            let bytes = repeated.to_vec();
             self.core.statistics.retransmissions_sent += 1;
-            return self.send(upstream, source, bytes);
+            return self.send(upstream, source_of_request, bytes);
         }
-        let Some((from, sent_to)) = self.transactions.client(client).map(|client| (client.realm, client.destination))
-        else {
-            return;
+        if matches!(code, 401 | 403 | 407) && !self.core.is_core(upstream) {
+            let request = entry.request().clone();
+            self.refused_by_softswitch(source_of_request, &request, response, code, now);
+        }
+        let sent = self.transactions.client(client).map(|client| (client.realm(), client.destination()));
+        let Some((from, sent_to)) = sent else {
+            return self.core.inconsistent("no client transaction for a response that goes on");
         };
         if method == "REGISTER" {
             let contacts = self.registered(client, response, code, now);
@@ -128,11 +125,8 @@ impl Turn<'_> {
         let body = self.response_body(client, &forward, responder, response, code, now);
         if let Some(bytes) = self.rewrite_response(forward.server, from, response, contacts, body) {
             self.respond(forward.server, code, bytes.clone(), now);
-            if let Some(entry) = self.transactions.server_mut(forward.server)
-                && entry.state == ServerState::Accepted
-                && entry.takes(code)
-            {
-                entry.remember_accepted(tag, bytes);
+            if (200..300).contains(&code) {
+                self.transactions.remember_accepted(forward.server, tag, bytes);
             }
         }
         if let Some(place) = forward.dialog {
@@ -154,7 +148,7 @@ impl Turn<'_> {
     /// all the same, and a call that begins so late is hung up (RFC 3261 §13.2.2.4).
     fn late_answer(&mut self, client: ClientTxId, forward: &Forward, response: &Message, code: u16, now: Instant) {
         let Some(sent) = self.transactions.client(client).filter(|client| client.is_invite()) else { return };
-        let (Some(place), 200..300, sent_to) = (&forward.dialog, code, sent.destination) else { return };
+        let (Some(place), 200..300, sent_to) = (&forward.dialog, code, sent.destination()) else { return };
         let Some(responder) = self.responder(place, sent_to, response, code) else { return };
         if place.to.is_none() {
             if let Some(call) = self.dialogs.call(place.id).map(|call| call.id) {
@@ -230,10 +224,10 @@ impl Turn<'_> {
         body: Option<Vec<u8>>,
     ) -> Option<Vec<u8>> {
         let entry = self.transactions.server(server)?;
-        let request = &entry.request;
-        let mapper = AddressMapper::new(&self.core.config, from, entry.key.realm)?;
+        let request = entry.request();
+        let mapper = AddressMapper::new(&self.core.config, from, entry.realm())?;
         let mut editor = response.edit();
-        editor.replace(Name::Via, response_vias(request, entry.source));
+        editor.replace(Name::Via, response_vias(request, entry.source()));
         for &name in URI_HEADERS {
             if let Some(values) = mapper.header(response, name) {
                 editor.replace(name, &values);
@@ -257,7 +251,7 @@ impl Turn<'_> {
         for header in response.headers().filter(|header| mapper.leaks_address(header)) {
             editor.remove(header.raw_name);
         }
-        Identity::new(&self.core.config, from, entry.key.realm)?.filter(response, &mut editor);
+        Identity::new(&self.core.config, from, entry.realm())?.filter(response, &mut editor);
         if response.code().is_some_and(|code| (101..300).contains(&code)) {
             // The requester's side made its own route set; like any server, the proxy states it (RFC 3261
             // §12.1.1).
@@ -271,45 +265,42 @@ impl Turn<'_> {
         } else if let Some(body) = self.dialogs.without_tokens(response.body()) {
             editor.body(None, body);
         }
-        if entry.source.transport.is_reliable() {
+        if entry.source().transport.is_reliable() {
             editor.state_length();
         }
         Some(editor.finish())
     }
 
-    /// Time is up for a transaction of ours.
-    pub(super) fn client_ends(&mut self, id: ClientTxId, now: Instant) {
-        let Some(client) = self.transactions.client(id) else { return };
-        let goes_on = client.is_invite() && client.state == ClientState::Proceeding && client.cancel != Cancel::Sent;
-        if goes_on && client.failed.is_none() {
-            debug!("no final response to an INVITE in time");
-            return self.send_cancel(id, now);
-        }
-        let Some(client) = self.transactions.remove_client(id) else { return };
-        if let Some(open) = self.connections.of(client.destination) {
+    /// A transaction of ours is over.
+    pub(super) fn client_ended(&mut self, id: ClientTxId, client: Client<Purpose>, ending: Ending, now: Instant) {
+        if let Some(open) = self.connections.of(client.destination()) {
             open.clients.remove(&id);
         }
-        let unanswered = matches!(client.state, ClientState::Calling | ClientState::Proceeding);
-        let code = client.failed.unwrap_or(408);
-        match client.purpose {
-            Purpose::KeepAlive(binding) if unanswered => self.keepalive_unanswered(binding),
-            Purpose::Forward(forward) if unanswered => {
+        let code = match ending {
+            Ending::Answered => return,
+            Ending::TimedOut => 408,
+            Ending::Unreachable => client.unreachable_status(),
+        };
+        let method = client.method().to_owned();
+        match client.into_purpose() {
+            Purpose::KeepAlive(binding) => self.keepalive_unanswered(binding),
+            Purpose::Forward(forward) => {
                 let server = forward.server;
                 if let Some(place) = &forward.dialog {
                     self.close_offer(place, forward.media, code, now);
-                    self.after_subscription(place, server, &client.method, None, code, now);
+                    self.after_subscription(place, server, &method, None, code, now);
                 }
-                if client.method == "INVITE" || client.failed.is_some() {
-                    self.reply(forward.server, code, None, now);
+                if method == "INVITE" || ending == Ending::Unreachable {
+                    self.reply(server, code, None, now);
                 } else {
                     // A 408 would come too late to be of use to anybody (RFC 4320 §4.2).
-                    self.drop_server(forward.server);
+                    self.drop_server(server);
                 }
                 if let Some(place) = forward.dialog {
-                    self.after_response(&place, &client.method, code, None, now);
+                    self.after_response(&place, &method, code, None, now);
                 }
             }
-            _ => {}
+            Purpose::Hangup => {}
         }
     }
 

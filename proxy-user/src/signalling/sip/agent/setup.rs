@@ -5,8 +5,8 @@ use super::{
     dialogs::DialogId,
     inbound::server_key,
     roles::Role,
-    state::{Forward, InDialog, MediaPhase, Purpose, Timer, Turn},
-    transactions::{Client, Server, ServerTxId, Transactions},
+    state::{Forward, InDialog, MediaPhase, Purpose, Turn},
+    transactions::{Outgoing, Server, ServerTxId, Transactions},
 };
 use crate::{config::Side, flow::Flow, media::RealmId, signalling::sip::Message};
 use serde::{Deserialize, Serialize};
@@ -44,25 +44,25 @@ impl Setup {
     /// Of the INVITE of this transaction, while it has no final response.
     pub(super) fn of(transactions: &Transactions<Purpose>, invite: ServerTxId) -> Option<Self> {
         let server = transactions.server(invite).filter(|server| !server.is_answered())?;
-        let client = server.client.and_then(|id| transactions.client(id)).filter(|client| client.waits());
+        let client = server.client().and_then(|id| transactions.client(id)).filter(|client| client.waits());
         let forwarded = client.and_then(|client| {
-            let Purpose::Forward(forward) = &client.purpose else { return None };
+            let Purpose::Forward(forward) = client.purpose() else { return None };
             Some(Forwarded {
-                realm: client.realm,
-                destination: client.destination,
-                branch: client.branch.clone(),
-                request: client.request.clone(),
-                unreachable_status: client.unreachable_status,
+                realm: client.realm(),
+                destination: client.destination(),
+                branch: client.branch().to_owned(),
+                request: client.request().to_vec(),
+                unreachable_status: client.unreachable_status(),
                 proceeding: client.is_proceeding(),
                 media: forward.media,
             })
         });
         Some(Self {
-            realm: server.key.realm,
-            source: server.source,
-            request: server.request.bytes().to_vec(),
-            tag: server.tag.clone(),
-            response: server.response.clone(),
+            realm: server.realm(),
+            source: server.source(),
+            request: server.request().bytes().to_vec(),
+            tag: server.tag().to_owned(),
+            response: server.response().to_vec(),
             forwarded,
         })
     }
@@ -77,9 +77,10 @@ impl Turn<'_> {
         // What an unproved address may still be sent was known to the earlier process only.
         self.core.hears(from, source, request.bytes().len(), || false, now);
         let key = server_key(from, source, &request, "INVITE");
-        let mut server = Server::new(key, source, request, tag);
-        server.response = response;
-        let server = self.transactions.insert_server(server);
+        let server = Server::new(key, source, request, tag).with_response(response);
+        let Some(server) = self.transactions.open_server(server) else {
+            return self.core.inconsistent("one INVITE of two dialogs");
+        };
         if let Some(call) = self.dialogs.call_mut(id) {
             call.invite = Some(server);
         }
@@ -89,18 +90,24 @@ impl Turn<'_> {
         };
         let place = InDialog { id, from: Role::Originator, to: None, target: None, moves: None };
         let purpose = Purpose::Forward(Forward { server, dialog: Some(place), register: None, media });
-        let mut client =
-            Client::new(branch, "INVITE".into(), realm, destination, request.clone(), purpose, self.timing, now);
-        client.unreachable_status = unreachable_status;
+        let outgoing = Outgoing {
+            branch,
+            method: "INVITE".into(),
+            realm,
+            destination,
+            request: request.clone(),
+            purpose,
+            unreachable_status,
+            udp_fallback_allowed: false,
+        };
+        let Some(client) = self.transactions.open_client(outgoing, now) else {
+            return self.core.inconsistent("one INVITE of two dialogs");
+        };
         if proceeding {
-            client.received(100, self.timing, now);
+            self.transactions.received(client, 100, now);
         }
-        let next = client.next();
-        let client = self.transactions.insert_client(client);
-        self.timers.set(next, Timer::Client(client));
-        if let Some(server) = self.transactions.server_mut(server) {
-            server.client = Some(client);
-        }
+        self.wake_client(client);
+        self.transactions.sent_on(server, client);
         if !self.reaches(realm, destination) {
             // Over a connection, which ended with the process.
             self.lose(client, now);

@@ -109,9 +109,10 @@ pub(super) enum MediaPhase {
 impl Sip {
     /// SIP that has heard nothing yet.
     pub fn new(config: &Config) -> Self {
+        let timing = Timing { t1: config.sip.t1, t2: config.sip.t2, invite: config.sip.invite_timeout };
         Self {
-            timing: Timing { t1: config.sip.t1, t2: config.sip.t2, invite: config.sip.invite_timeout },
-            transactions: Transactions::default(),
+            timing,
+            transactions: Transactions::new(timing),
             dialogs: Dialogs::default(),
             registrations: Registrations::default(),
             connections: Connections::default(),
