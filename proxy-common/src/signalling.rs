@@ -13,6 +13,8 @@
 //! | `SIG_STRANGERS` | array, one entry | | [`Bucket`] | datapath |
 //! | `SIG_COUNTERS` | per-CPU array, one entry | | [`Counters`] | datapath |
 
+use crate::locals::mapped;
+
 /// The other end of a flow of datagrams: the key of `SIG_KNOWN`.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -36,13 +38,6 @@ pub struct Prefix {
 
 /// How an IPv4-mapped address begins (RFC 4291 §2.5.5.2).
 const MAPPED: [u8; 12] = [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff];
-
-/// An IPv4 address as an IPv6 one.
-#[inline(always)]
-pub const fn mapped(address: [u8; 4]) -> [u8; 16] {
-    let [a, b, c, d] = address;
-    [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, a, b, c, d]
-}
 
 impl Prefix {
     /// What one subscriber has: the IPv4 address, or the /64.

@@ -14,7 +14,10 @@ use aya_ebpf::{
     programs::SkBuffContext,
 };
 use core::mem::MaybeUninit;
-use proxy_common::signalling::{Bucket, Counters, Passage, Prefix, Remote, mapped};
+use proxy_common::{
+    locals::mapped,
+    signalling::{Bucket, Counters, Passage, Prefix, Remote},
+};
 
 /// `BPF_F_NO_PREALLOC`: entries take memory when they are made. Only user space makes them.
 const ON_DEMAND: usize = 1;

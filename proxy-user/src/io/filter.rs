@@ -16,7 +16,10 @@ use aya::{
     maps::{HashMap, Map, MapData, MapError, PerCpuArray},
     programs::SocketFilter,
 };
-use proxy_common::signalling::{Counters, Remote, mapped};
+use proxy_common::{
+    locals::mapped,
+    signalling::{Counters, Remote},
+};
 use std::{
     io::ErrorKind,
     net::{IpAddr, SocketAddr},
