@@ -7,7 +7,7 @@ use crate::{
     accounting::{EndCause, RecordId},
     clock::Clock,
     config::Config,
-    engine::{CallId, Core, Input, Load, Media, NotRestored, Output, Protocol, Restored, Statistics},
+    engine::{CallId, Core, EarlierStreams, Input, Load, NotRestored, Output, Protocol, Restored, Statistics},
     flow::Flow,
     journal::{Change, Entry},
     media::{RealmId, allocator::UnusableRange},
@@ -152,7 +152,7 @@ impl Proxy {
         &mut self,
         entries: &[Entry],
         clock: Clock,
-        media: Media,
+        media: EarlierStreams,
         recorded: &HashSet<RecordId>,
         now: Instant,
     ) -> Result<Restored, NotRestored> {

@@ -10,7 +10,7 @@ use proxy_user::{
         MediaRelay, Mode,
         kernel::{Pins, StartMode},
     },
-    engine::{Media, Restored},
+    engine::{EarlierStreams, Restored},
     journal::{Changes, Entry, Head, Journal, Keeper, SetAside, Table, boot_id, wall_ms},
     proxy::Proxy,
 };
@@ -135,7 +135,7 @@ impl PreviousRun {
         recorded: &HashSet<RecordId>,
         now: Instant,
     ) -> Result<(Proxy, Restored)> {
-        let media = if self.pinned.is_some() { Media::Kept } else { Media::Lost };
+        let media = if self.pinned.is_some() { EarlierStreams::Kept } else { EarlierStreams::Lost };
         let calls = [Table::Calls, Table::Dialogs, Table::Streams];
         let all = [Table::Registrations, Table::Calls, Table::Dialogs, Table::Streams];
         for (given_up, what) in [(&calls[..], "calls"), (&all[..], "calls and registrations")] {

@@ -205,7 +205,7 @@ impl Core {
             calls: self.counted,
             port_pairs: self.allocators.iter().map(PortAllocator::in_use).sum(),
             resting_port_pairs: self.allocators.iter().map(|allocator| allocator.resting(now)).sum(),
-            alarms: self.timers.len(),
+            timers: self.timers.len(),
             ..Load::default()
         }
     }

@@ -57,7 +57,7 @@ pub use ids::{CallId, Protocol};
 pub use inputs::{Input, Output};
 pub use journalled::NotRestored;
 pub(crate) use journalled::{Written, read};
-pub use restore::{Media, Restored};
+pub use restore::{EarlierStreams, Restored};
 pub use sides::{CallSide, PerSide};
 pub use statistics::{Load, Statistics};
 pub use terminals::{Terminal, TerminalId, Terminals};

@@ -24,7 +24,7 @@ use std::{
 
 /// Whether the datapath still has the calls' streams.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Media {
+pub enum EarlierStreams {
     /// It relays them.
     Kept,
     /// They are gone, and their counters with them: the calls end.
@@ -67,7 +67,7 @@ impl Core {
         &mut self,
         entries: &[Entry],
         clock: Clock,
-        media: Media,
+        media: EarlierStreams,
         recorded: &HashSet<RecordId>,
     ) -> Result<(), NotRestored> {
         for entry in entries.iter().filter(|entry| entry.table == Table::Calls) {
@@ -81,7 +81,7 @@ impl Core {
                 self.written.stale(entry);
                 continue;
             }
-            if media == Media::Lost {
+            if media == EarlierStreams::Lost {
                 call.media.lose();
             }
             self.streams.extend(call.media.streams().map(|stream| (stream, id)));
@@ -113,7 +113,7 @@ impl Core {
 
     /// Calls go on, or end as they have to; their protocols are told. Returns those that went on so far, and what the
     /// datapath is to have.
-    pub fn resume(&mut self, media: Media, now: Instant) -> (Vec<CallId>, Restored) {
+    pub fn resume(&mut self, media: EarlierStreams, now: Instant) -> (Vec<CallId>, Restored) {
         let mut ids: Vec<_> = self.calls.keys().copied().collect();
         ids.sort_unstable();
         let mut restored = Restored::default();
@@ -127,7 +127,7 @@ impl Core {
             }
             if !call.is_live() {
                 self.record_if_over(id);
-            } else if media == Media::Lost {
+            } else if media == EarlierStreams::Lost {
                 self.hang_up(id, EndCause::Error);
             } else {
                 let owner = call.owner.clone();

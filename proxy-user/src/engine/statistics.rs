@@ -62,6 +62,6 @@ pub struct Load {
     pub port_pairs: usize,
     /// Port pairs that rest after a call.
     pub resting_port_pairs: usize,
-    /// Entries of the alarm clock.
-    pub alarms: usize,
+    /// Timers that are set.
+    pub timers: usize,
 }

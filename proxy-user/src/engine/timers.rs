@@ -1,4 +1,4 @@
-//! The engine's alarm clock.
+//! Timers, ordered by time.
 
 use std::{
     cmp::Reverse,
@@ -7,9 +7,9 @@ use std::{
     time::Instant,
 };
 
-/// Keys ordered by time, each with one alarm: the earliest that was set. Whoever owns the key remembers its own next
-/// time, and sets the alarm again where it went off too early. So moving a time on, which happens with every message,
-/// costs nothing and leaves nothing behind.
+/// Keys ordered by time, each with one timer: the earliest that was set. The owner of a key remembers its own next time,
+/// and sets the timer again where it fired too early. So moving a time on, which happens with every message, costs
+/// nothing and leaves nothing behind.
 pub(crate) struct Timers<K> {
     heap: BinaryHeap<Reverse<(Instant, u64, K)>>,
     /// The entry of the heap that counts.
@@ -46,12 +46,12 @@ impl<K: Copy + Ord + Hash> Timers<K> {
         self.heap.len()
     }
 
-    /// When the next alarm goes off, or earlier.
+    /// When the next timer fires, or earlier.
     pub(crate) fn next(&self) -> Option<Instant> {
         self.heap.peek().map(|Reverse((at, ..))| *at)
     }
 
-    /// Takes the next alarm that is due by `now`.
+    /// Takes the next timer that is due by `now`.
     pub(crate) fn pop(&mut self, now: Instant) -> Option<K> {
         while self.next()? <= now {
             let Reverse((at, _, key)) = self.heap.pop()?;
@@ -80,7 +80,7 @@ mod tests {
         assert_eq!(timers.len(), 3);
         assert_eq!(timers.pop(at(2)), None);
         assert_eq!(timers.pop(at(8)), Some('a'));
-        assert_eq!(timers.pop(at(8)), Some('b'), "the alarm of a at 5 was replaced");
+        assert_eq!(timers.pop(at(8)), Some('b'), "the timer of a at 5 was replaced");
         assert_eq!((timers.pop(at(99)), timers.len(), timers.next()), (None, 0, None));
         timers.set(at(100), 'a');
         assert_eq!(timers.pop(at(100)), Some('a'));

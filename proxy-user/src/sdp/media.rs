@@ -8,7 +8,7 @@ use std::net::{IpAddr, SocketAddr};
 
 /// One media description: an `m=` line and what follows it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Media {
+pub struct MediaSection {
     /// First field of `m=`.
     pub kind: MediaKind,
     /// Third field of `m=`.
@@ -103,7 +103,7 @@ pub enum Direction {
     Inactive,
 }
 
-impl Media {
+impl MediaSection {
     /// Whether the relay can carry it: RTP or UDPTL over UDP with one pair of ports, and not an alternative to another
     /// description. What cannot be relayed goes out with port 0, which is to reject it (RFC 3264 §6): media over TCP,
     /// MSRP, BFCP, data channels, layered RTP with several pairs of ports.

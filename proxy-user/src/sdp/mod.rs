@@ -15,7 +15,7 @@
 //! |---|---|
 //! | `c=`, session and media | the own address; `0.0.0.0` and `::` (hold before RFC 3264) stay |
 //! | `o=` | the own address; user name, session id and version stay, so that the version counts as its author meant it |
-//! | `m=` | the relay's RTP port; port 0 stays; 0 where the media cannot be relayed ([`Media::relayable`]) |
+//! | `m=` | the relay's RTP port; port 0 stays; 0 where the media cannot be relayed ([`MediaSection::relayable`]) |
 //! | `a=rtcp` (RFC 3605) | the relay's RTCP port, with the own address where there was one; removed where the port is 0 |
 //! | `a=rtcp-mux` (RFC 5761) | what the plan says: there or not, whatever came; one with each side by itself |
 //! | `a=rtcp-mux-only` (RFC 8858) | `a=rtcp-mux`: the other side need not be able to do only that |
@@ -47,6 +47,6 @@ mod properties;
 mod snapshots;
 
 pub use crate::media::MediaPlan;
-pub use media::{Direction, Host, Media, MediaKind, Protocol, Rtcp};
+pub use media::{Direction, Host, MediaKind, MediaSection, Protocol, Rtcp};
 pub use rewrite::Rewrite;
 pub use session::{MAX_ADDRESSES, MAX_MEDIA, SdpError, Session};

@@ -1,6 +1,6 @@
 //! Writing: the same lines with the proxy's addresses and ports.
 
-use super::session::{Line, Role, Session};
+use super::session::{Line, LineKind, Session};
 use crate::{addresses::Hidden, media::MediaPlan};
 use std::net::IpAddr;
 
@@ -27,12 +27,12 @@ impl Session {
         for (number, line) in self.lines.iter().enumerate() {
             let relay = line.media.and_then(|index| self.relay(index, plan));
             match &line.role {
-                Role::Foreign => self.copy(&mut out, line),
-                Role::Attribute if hidden.stands_in(self.text(line)) => {}
-                Role::Attribute => self.copy(&mut out, line),
-                Role::Removed => {}
-                Role::Address(range) => self.replace(&mut out, line, range.clone(), &address),
-                Role::Media(range) => match relay {
+                LineKind::Foreign => self.copy(&mut out, line),
+                LineKind::Attribute if hidden.stands_in(self.text(line)) => {}
+                LineKind::Attribute => self.copy(&mut out, line),
+                LineKind::Removed => {}
+                LineKind::Address(range) => self.replace(&mut out, line, range.clone(), &address),
+                LineKind::Media(range) => match relay {
                     Some((rtp_port, ..)) => {
                         let length = self.digits(range.clone());
                         self.replace(&mut out, line, range.start..range.start + length, &rtp_port.to_string());
@@ -42,7 +42,7 @@ impl Session {
                     }
                     None => self.replace(&mut out, line, range.clone(), "0"),
                 },
-                Role::Rtcp(range) => {
+                LineKind::Rtcp(range) => {
                     let has_address = self
                         .body
                         .get(range.clone())
@@ -55,8 +55,8 @@ impl Session {
                         None => {}
                     }
                 }
-                Role::RtcpMux if relay.is_some_and(|(.., rtcp_mux)| rtcp_mux) => self.copy(&mut out, line),
-                Role::RtcpMux => {}
+                LineKind::RtcpMux if relay.is_some_and(|(.., rtcp_mux)| rtcp_mux) => self.copy(&mut out, line),
+                LineKind::RtcpMux => {}
             }
             if relay.is_some_and(|(.., rtcp_mux)| rtcp_mux) && self.lacks_mux_after(number) {
                 self.insert(&mut out, line, b"a=rtcp-mux");
@@ -84,7 +84,7 @@ impl Session {
         let rest = self.lines.iter().skip(number + 1).take_while(of_media);
         self.lines.get(number).is_some_and(is_last)
             && !rest.clone().any(is_last)
-            && !self.lines.iter().filter(of_media).any(|line| matches!(line.role, Role::RtcpMux))
+            && !self.lines.iter().filter(of_media).any(|line| matches!(line.role, LineKind::RtcpMux))
     }
 
     /// A line behind one that has been dealt with, with an ending if that has one.

@@ -2,7 +2,7 @@
 
 use super::{
     lines::{Span, split, tokens},
-    media::{Direction, Host, Media, MediaKind, Protocol, Rtcp},
+    media::{Direction, Host, MediaKind, MediaSection, Protocol, Rtcp},
 };
 use crate::media::{
     Description, PayloadTypes,
@@ -15,7 +15,7 @@ use std::{net::IpAddr, ops::Range};
 pub struct Session {
     pub(super) body: Vec<u8>,
     pub(super) lines: Vec<Line>,
-    pub(super) media: Vec<Media>,
+    pub(super) media: Vec<MediaSection>,
     /// Literal addresses and names in `c=`, `o=` and `a=rtcp`, as written, each once; without unspecified ones.
     pub(super) addresses: Vec<String>,
 }
@@ -64,12 +64,12 @@ pub(super) struct Line {
     pub(super) span: Span,
     /// Index of the media description it belongs to; none at session level.
     pub(super) media: Option<usize>,
-    pub(super) role: Role,
+    pub(super) role: LineKind,
 }
 
 /// What a line is to the proxy; ranges are into the body.
 #[derive(Clone, Debug)]
-pub(super) enum Role {
+pub(super) enum LineKind {
     /// Nothing: it stays.
     Foreign,
     /// An attribute that stays unless it contains an address.
@@ -103,13 +103,13 @@ impl Session {
     }
 
     /// The media descriptions, in order.
-    pub fn media(&self) -> &[Media] {
+    pub fn media(&self) -> &[MediaSection] {
         &self.media
     }
 
     /// The same in words that every protocol has.
     pub fn descriptions(&self) -> Vec<Description> {
-        self.media.iter().map(Media::description).collect()
+        self.media.iter().map(MediaSection::description).collect()
     }
 }
 
@@ -117,7 +117,7 @@ impl Session {
 struct Reader<'a> {
     body: &'a [u8],
     lines: Vec<Line>,
-    media: Vec<Media>,
+    media: Vec<MediaSection>,
     addresses: Vec<String>,
     /// What the session level says for media that say nothing themselves.
     address: Option<Host>,
@@ -156,7 +156,7 @@ impl<'a> Reader<'a> {
         let role = match text {
             [b'o', b'=', ..] => {
                 let (range, _) = self.connection(value, line)?.ok_or(SdpError::Origin { line })?;
-                Role::Address(range)
+                LineKind::Address(range)
             }
             [b'c', b'=', ..] => {
                 let (range, host) = self.connection(value, line)?.ok_or(SdpError::Connection { line })?;
@@ -165,15 +165,15 @@ impl<'a> Reader<'a> {
                     Some(media) => media.address.get_or_insert(host),
                     None => self.address.get_or_insert(host),
                 };
-                if unspecified { Role::Foreign } else { Role::Address(range) }
+                if unspecified { LineKind::Foreign } else { LineKind::Address(range) }
             }
-            [b'm', b'=', ..] => Role::Media(self.media_line(value).ok_or(SdpError::Media { line })?),
+            [b'm', b'=', ..] => LineKind::Media(self.media_line(value).ok_or(SdpError::Media { line })?),
             [b'a', b'=', ..] => self.attribute(value, line)?,
             [b'b', b'=', ..] => {
                 self.bandwidth(value);
-                Role::Foreign
+                LineKind::Foreign
             }
-            _ => Role::Foreign,
+            _ => LineKind::Foreign,
         };
         if self.media.len() > MAX_MEDIA || self.addresses.len() > MAX_ADDRESSES {
             return Err(SdpError::TooMany { line });
@@ -239,7 +239,7 @@ impl<'a> Reader<'a> {
                 formats.push(Format::of_payload_type(payload_type));
             }
         }
-        self.media.push(Media {
+        self.media.push(MediaSection {
             kind: MediaKind::from(kind),
             protocol,
             port,
@@ -259,7 +259,7 @@ impl<'a> Reader<'a> {
         Some(port_range)
     }
 
-    fn attribute(&mut self, value: Range<usize>, line: usize) -> Result<Role, SdpError> {
+    fn attribute(&mut self, value: Range<usize>, line: usize) -> Result<LineKind, SdpError> {
         let text = self.slice(value.clone());
         let (name, content) = match text.iter().position(|&byte| byte == b':') {
             Some(colon) => (text.get(..colon).unwrap_or_default(), value.start + colon + 1..value.end),
@@ -275,7 +275,7 @@ impl<'a> Reader<'a> {
         };
         if let Some(direction) = direction {
             self.directions.last_mut().unwrap_or(&mut self.direction).get_or_insert(direction);
-            return Ok(Role::Foreign);
+            return Ok(LineKind::Foreign);
         }
         Ok(match name.as_slice() {
             b"rtcp" => self.rtcp(content, line)?,
@@ -284,9 +284,9 @@ impl<'a> Reader<'a> {
                 match self.media.last_mut() {
                     Some(media) if !repeated => {
                         media.rtcp_mux = true;
-                        Role::RtcpMux
+                        LineKind::RtcpMux
                     }
-                    _ => Role::Removed,
+                    _ => LineKind::Removed,
                 }
             }
             // As an answer, it would be none (RFC 8858 §3).
@@ -294,21 +294,21 @@ impl<'a> Reader<'a> {
                 if let Some(media) = self.media.last_mut() {
                     media.rtcp_mux = true;
                 }
-                Role::Removed
+                LineKind::Removed
             }
             b"zrtp-hash" => {
                 if let Some(media) = self.media.last_mut() {
                     media.zrtp = true;
                 }
-                Role::Foreign
+                LineKind::Foreign
             }
             b"rtpmap" => {
                 self.rtpmap(content);
-                Role::Attribute
+                LineKind::Attribute
             }
             b"fmtp" => {
                 self.fmtp(content);
-                Role::Attribute
+                LineKind::Attribute
             }
             b"ptime" | b"maxprate" => {
                 let text = self.text(&content).unwrap_or_default().trim().to_owned();
@@ -318,7 +318,7 @@ impl<'a> Reader<'a> {
                         _ => media.bandwidth.packets_per_1000_s = thousandths(&text),
                     }
                 }
-                Role::Attribute
+                LineKind::Attribute
             }
             b"group" => self.group(content),
             b"mid" => {
@@ -326,31 +326,31 @@ impl<'a> Reader<'a> {
                 if let Some(slot) = self.mids.last_mut() {
                     slot.get_or_insert(mid);
                 }
-                Role::Attribute
+                LineKind::Attribute
             }
-            b"crypto" | b"fingerprint" => Role::Foreign,
+            b"crypto" | b"fingerprint" => LineKind::Foreign,
             name if REMOVED.contains(&name) || REMOVED_PREFIXES.iter().any(|prefix| name.starts_with(prefix)) => {
-                Role::Removed
+                LineKind::Removed
             }
-            _ => Role::Attribute,
+            _ => LineKind::Attribute,
         })
     }
 
     /// What is not understood here is removed: it may hold an address, and RTCP then goes to the port next to RTP's,
     /// which is the relay's RTCP port.
-    fn rtcp(&mut self, content: Range<usize>, line: usize) -> Result<Role, SdpError> {
+    fn rtcp(&mut self, content: Range<usize>, line: usize) -> Result<LineKind, SdpError> {
         let tokens = tokens(self.body, content.clone());
         let port = tokens.first().and_then(|token| self.text(token)).and_then(number);
         let address = match tokens.len() {
             1 => None,
             _ => match self.connection(content.clone(), line)? {
                 Some((_, host)) => Some(host),
-                None => return Ok(Role::Removed),
+                None => return Ok(LineKind::Removed),
             },
         };
-        let (Some(port), Some(media)) = (port, self.media.last_mut()) else { return Ok(Role::Removed) };
+        let (Some(port), Some(media)) = (port, self.media.last_mut()) else { return Ok(LineKind::Removed) };
         media.rtcp.get_or_insert(Rtcp { port, address });
-        Ok(Role::Rtcp(content))
+        Ok(LineKind::Rtcp(content))
     }
 
     /// `a=rtpmap:TYPE NAME/CLOCK/CHANNELS` (RFC 8866 §6.6).
@@ -394,16 +394,16 @@ impl<'a> Reader<'a> {
         }
     }
 
-    fn group(&mut self, content: Range<usize>) -> Role {
+    fn group(&mut self, content: Range<usize>) -> LineKind {
         let words: Vec<_> =
             tokens(self.body, content).into_iter().map(|token| self.body.get(token).unwrap_or_default()).collect();
         match words.as_slice() {
-            [semantics, ..] if semantics.eq_ignore_ascii_case(b"BUNDLE") => Role::Removed,
+            [semantics, ..] if semantics.eq_ignore_ascii_case(b"BUNDLE") => LineKind::Removed,
             [semantics, members @ ..] if semantics.eq_ignore_ascii_case(b"ANAT") => {
                 self.alternatives.push(members.to_vec());
-                Role::Removed
+                LineKind::Removed
             }
-            _ => Role::Attribute,
+            _ => LineKind::Attribute,
         }
     }
 
@@ -430,7 +430,7 @@ impl<'a> Reader<'a> {
 }
 
 /// Keeps one of a group of alternatives: the first with an IPv4 address, else the first.
-fn supersede(media: &mut [Media], mids: &[Option<&[u8]>], group: &[&[u8]]) {
+fn supersede(media: &mut [MediaSection], mids: &[Option<&[u8]>], group: &[&[u8]]) {
     let members: Vec<usize> =
         group.iter().filter_map(|member| mids.iter().position(|mid| mid.is_some_and(|mid| mid == *member))).collect();
     let is_ipv4 = |&&index: &&usize| {
@@ -445,7 +445,7 @@ fn supersede(media: &mut [Media], mids: &[Option<&[u8]>], group: &[&[u8]]) {
 }
 
 /// The format that an attribute of the last media description speaks of.
-fn format<'m>(media: &'m mut [Media], payload_type: &str) -> Option<&'m mut Format> {
+fn format<'m>(media: &'m mut [MediaSection], payload_type: &str) -> Option<&'m mut Format> {
     let payload_type: u8 = payload_type.parse().ok()?;
     media.last_mut()?.formats.iter_mut().find(|format| format.payload_type == payload_type)
 }

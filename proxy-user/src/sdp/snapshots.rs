@@ -26,7 +26,7 @@ fn crlf(lines: &[&str]) -> String {
 }
 
 /// The only media description of a body.
-fn only_media(body: &str) -> Media {
+fn only_media(body: &str) -> MediaSection {
     let session = Session::parse(body.as_bytes()).unwrap();
     assert_eq!(session.media().len(), 1);
     session.media()[0].clone()

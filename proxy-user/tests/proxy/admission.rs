@@ -4,7 +4,7 @@ use crate::{calls::*, lab::*, registrations::*};
 use proxy_user::{
     accounting::EndCause,
     config::{AdmissionLimits, Config},
-    engine::Media,
+    engine::EarlierStreams,
     media::RealmId,
     signalling::sip::Name,
 };
@@ -49,11 +49,11 @@ fn calls_that_outlived_a_process_are_counted_by_the_next() {
     let call = begins(&mut lab, ALICE, &invite("alice", 1, AUDIO)).unwrap();
     lab.core(&answer(&call, "200 OK", "b1", "Contact: <sip:bob@10.9.0.30:5060>\n", &sdp("10.9.0.30", 6_000)));
     for round in 2..4 {
-        assert_eq!(lab.restart(Media::Kept).calls, 1);
+        assert_eq!(lab.restart(EarlierStreams::Kept).calls, 1);
         assert_eq!(begins(&mut lab, ALICE, &invite("carol", round, AUDIO)).unwrap_err(), "503");
     }
     // It is counted once: its end makes room for one.
-    lab.restart(Media::Lost);
+    lab.restart(EarlierStreams::Lost);
     lab.settle();
     begins(&mut lab, ALICE, &invite("carol", 5, AUDIO)).unwrap();
     begins(&mut lab, ALICE, &invite("carol", 6, AUDIO)).unwrap_err();

@@ -206,9 +206,9 @@ fn answers_of_many_forks_are_bounded() {
     lab.assert_empty();
 }
 
-/// An alarm that was moved must not stay behind for the time that it was once set to.
+/// A timer that was moved must not stay behind for the time that it was once set to.
 #[test]
-fn moved_alarms_do_not_pile_up() {
+fn moved_timers_do_not_pile_up() {
     let mut lab = Lab::new(small());
     let text = from_alice("INVITE", "sip:bob@example.test", "<sip:bob@example.test>", 1, "i1", "", &sdp(PRIVATE, 4000));
     let invite = only(&lab.access(ALICE, &text), "INVITE").clone();
@@ -216,7 +216,7 @@ fn moved_alarms_do_not_pile_up() {
         lab.core(&answer(&invite, "180 Ringing", "b1", &format!("X-Count: {n}\n"), ""));
         lab.wait(Duration::from_millis(10));
     }
-    assert!(lab.load().alarms < 10, "{:?}", lab.load());
+    assert!(lab.load().timers < 10, "{:?}", lab.load());
 }
 
 /// RFC 4475: whatever each of them gets, it leaves nothing behind.

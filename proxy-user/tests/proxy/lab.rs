@@ -6,7 +6,7 @@ use proxy_user::{
     clock::Clock,
     config::{Config, PortRange, Realm, RealmPolicy, Side, Trust},
     datapath::{Datapath, DatapathError, fake::Fake},
-    engine::{Core, Input, Load, Media, Output, Protocol, Restored},
+    engine::{Core, EarlierStreams, Input, Load, Output, Protocol, Restored},
     flow::{Flow, Transport},
     journal::{Entry, Table},
     media::{MediaCommand, MediaEvent, RealmId},
@@ -240,7 +240,7 @@ impl Lab {
         self.sent.drain(..).collect()
     }
 
-    /// Lets time pass, with all its alarms.
+    /// Lets time pass, with all its timers.
     pub(crate) fn wait(&mut self, time: Duration) {
         let end = self.now + time;
         while let Some(at) = self.proxy.poll_timeout().filter(|at| *at <= end) {
@@ -254,7 +254,7 @@ impl Lab {
     }
 
     /// The process is killed, and another one goes on.
-    pub(crate) fn restart(&mut self, media: Media) -> Restored {
+    pub(crate) fn restart(&mut self, media: EarlierStreams) -> Restored {
         let wall = UNIX_EPOCH + SINCE_1970 + (self.now - self.clock.instant(1_000_000_000_000));
         self.starts += 1;
         let mut seed = [0x5a; 32];
@@ -270,7 +270,8 @@ impl Lab {
         let entries: Vec<_> = self.journal.iter().map(entry).collect();
         let recorded = self.records.iter().map(|record| record.id).collect();
         let restored = self.proxy.restore(&entries, self.clock, media, &recorded, self.now).unwrap();
-        let kept = |spec: &&proxy_user::media::StreamSpec| media == Media::Kept && restored.streams.contains(spec);
+        let kept =
+            |spec: &&proxy_user::media::StreamSpec| media == EarlierStreams::Kept && restored.streams.contains(spec);
         self.datapath.streams = self.datapath.streams.values().filter(kept).map(|s| (s.id, s.clone())).collect();
         self.settle();
         restored

@@ -12,8 +12,8 @@ use proxy_user::{
     clock::Clock,
     config::{AdmissionLimits, Config},
     engine::{
-        CallEvent, CallId, CallSide, CallStart, Core, Load, Media, NotRestored, PerSide, Protocol, Refusal, Standing,
-        Verdict,
+        CallEvent, CallId, CallSide, CallStart, Core, EarlierStreams, Load, NotRestored, PerSide, Protocol, Refusal,
+        Standing, Verdict,
     },
     flow::Flow,
     journal::{Change, Entry, Table},
@@ -244,14 +244,14 @@ fn its_calls_outlive_the_process_or_end_with_their_media() {
     let token = answered(&mut lab, "one");
     let streams = lab.datapath.streams.clone();
     for _ in 0..3 {
-        let restored = lab.restart(Media::Kept);
+        let restored = lab.restart(EarlierStreams::Kept);
         assert_eq!((restored.calls, restored.ended), (1, 0));
     }
     assert_eq!(lab.datapath.streams, streams);
     lab.says(MADE_UP, CORE, SOFTSWITCH, &format!("END {token}"));
     assert_eq!(lab.records[0].end_cause, EndCause::ByeCallee);
     answered(&mut lab, "two");
-    assert_eq!(lab.restart(Media::Lost).ended, 1);
+    assert_eq!(lab.restart(EarlierStreams::Lost).ended, 1);
     let told: Vec<_> = lab.take().into_iter().map(|sent| sent.realm).collect();
     assert_eq!(told, [ACCESS, CORE]);
     assert_eq!(lab.records.len(), 2);

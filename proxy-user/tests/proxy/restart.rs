@@ -3,7 +3,7 @@
 use crate::{calls::LIKE_A_PHONE, lab::*, registrations::registered};
 use proxy_user::{
     accounting::{EndCause, Timestamp},
-    engine::Media,
+    engine::EarlierStreams,
     flow::{ConnectionId, Flow, Transport},
     journal::Table,
     media::{LegCounters, StreamId},
@@ -66,7 +66,7 @@ fn a_call_goes_on_and_ends_with_one_whole_record() {
     let before = lab.datapath.streams.clone();
     for _ in 0..10 {
         lab.wait(Duration::from_secs(1));
-        let restored = lab.restart(Media::Kept);
+        let restored = lab.restart(EarlierStreams::Kept);
         assert_eq!((restored.calls, restored.ended, restored.streams.len()), (1, 0, 1));
     }
     assert_eq!(lab.datapath.streams, before, "nothing of the stream changed");
@@ -122,7 +122,7 @@ fn records_name_a_realm_by_its_place_in_the_configuration() {
 fn the_other_side_may_hang_up_and_both_may_change_the_session() {
     let mut lab = Lab::default();
     let (invite, ok) = established(&mut lab);
-    lab.restart(Media::Kept);
+    lab.restart(EarlierStreams::Kept);
     let offer = in_dialog("INVITE", &ok, 2, "k2").replace("Content-Length: 0\r\n\r\n", "");
     let body = sdp(PRIVATE, 4_000).replace('\n', "\r\n");
     let offer = format!(
@@ -133,7 +133,7 @@ fn the_other_side_may_hang_up_and_both_may_change_the_session() {
     let again = only(&sent, "INVITE").clone();
     assert_eq!(again.media(0), invite.media(0), "the same relay port");
     // Killed before the answer: nobody is kept from offering anew.
-    lab.restart(Media::Kept);
+    lab.restart(EarlierStreams::Kept);
     let sent = lab.access(ALICE, &offer.replace("CSeq: 2", "CSeq: 3").replace("z9hG4bKk2", "z9hG4bKk3"));
     assert_eq!(only(&sent, "INVITE").media(0), invite.media(0));
     let bye = sip(&format!(
@@ -185,12 +185,12 @@ fn a_call_that_rings_rings_on_and_is_answered() {
     let (invite, forwarded) = called(&mut lab);
     let sent = lab.core(&answer(&forwarded, "180 Ringing", "b", BOBS, ""));
     let bob = only(&sent, "180").contact();
-    let restored = lab.restart(Media::Kept);
+    let restored = lab.restart(EarlierStreams::Kept);
     assert_eq!((restored.calls, restored.ended, restored.streams.len()), (1, 0, 1));
     assert!(lab.take().is_empty());
     // Her INVITE, sent again, is still the same.
     assert_eq!(kinds(&lab.access(ALICE, &invite)), ["access 180"]);
-    lab.restart(Media::Kept);
+    lab.restart(EarlierStreams::Kept);
     let sent = lab.core(&answer(&forwarded, "200 OK", "b", BOBS, &sdp("10.9.0.30", 6_000)));
     let ok = only(&sent, "200").clone();
     assert_eq!((ok.destination.to_string().as_str(), ok.contact()), (ALICE, bob));
@@ -206,7 +206,7 @@ fn a_call_that_rings_rings_on_and_is_answered() {
 fn an_invite_that_nobody_has_confirmed_goes_once_more_after_a_restart() {
     let mut lab = Lab::default();
     let (_, forwarded) = called(&mut lab);
-    lab.restart(Media::Kept);
+    lab.restart(EarlierStreams::Kept);
     let sent = lab.take();
     assert_eq!(only(&sent, "INVITE").text, forwarded.text, "the same transaction");
     let sent = lab.core(&answer(&forwarded, "486 Busy Here", "b", "", ""));
@@ -220,7 +220,7 @@ fn a_call_that_rings_is_cancelled_by_its_caller_after_a_restart() {
     let mut lab = Lab::default();
     let (invite, forwarded) = called(&mut lab);
     lab.core(&answer(&forwarded, "180 Ringing", "b", BOBS, ""));
-    lab.restart(Media::Kept);
+    lab.restart(EarlierStreams::Kept);
     let body = invite.find("\r\n\r\n").unwrap();
     let cancel = invite[..body].replace("INVITE", "CANCEL").replace("Content-Type: application/sdp\r\n", "");
     let length = cancel.find("Content-Length").unwrap();
@@ -239,7 +239,7 @@ fn a_call_that_was_cancelled_before_a_restart_is_still_cancelled() {
     let cancel = crate::calls::from_alice("CANCEL", "sip:bob@example.test", "<sip:bob@example.test>", 1, "i1", "", "");
     let cancel = cancel.replace("call-1", "c1").replace("tag=a1", "tag=a");
     assert_eq!(kinds(&lab.access(ALICE, &cancel)), ["access 200"], "nobody has said yet that it has the INVITE");
-    lab.restart(Media::Kept);
+    lab.restart(EarlierStreams::Kept);
     lab.take();
     assert_eq!(kinds(&lab.core(&answer(&forwarded, "180 Ringing", "b", BOBS, ""))), ["core CANCEL", "access 180"]);
     lab.core(&answer(&forwarded, "487 Request Terminated", "b", "", ""));
@@ -252,7 +252,7 @@ fn a_call_that_rings_ends_on_both_sides_where_its_media_are_gone() {
     let mut lab = Lab::default();
     let (_, forwarded) = called(&mut lab);
     lab.core(&answer(&forwarded, "180 Ringing", "b", BOBS, ""));
-    let restored = lab.restart(Media::Lost);
+    let restored = lab.restart(EarlierStreams::Lost);
     assert_eq!((restored.calls, restored.ended), (0, 1));
     let mut sent = kinds(&lab.take());
     sent.sort();
@@ -282,7 +282,7 @@ fn nobody_rings_for_a_caller_whose_connection_ended_with_the_process() {
     let sent = lab.over(ACCESS, flow, &invite.replace("SIP/2.0/UDP", "SIP/2.0/TCP"));
     let forwarded = only(&sent, "INVITE").clone();
     lab.core(&answer(&forwarded, "180 Ringing", "b", BOBS, ""));
-    lab.restart(Media::Kept);
+    lab.restart(EarlierStreams::Kept);
     assert_eq!(kinds(&lab.take()), ["core CANCEL"]);
     lab.core(&answer(&forwarded, "487 Request Terminated", "b", "", ""));
     lab.assert_empty();
@@ -296,7 +296,7 @@ fn a_call_that_was_being_hung_up_is_hung_up() {
     let bye = in_dialog("BYE", &ok, 2, "k2");
     lab.access(ALICE, &bye);
     // Killed before the answer came, which nobody repeats.
-    let restored = lab.restart(Media::Kept);
+    let restored = lab.restart(EarlierStreams::Kept);
     assert_eq!((restored.calls, restored.ended), (0, 1));
     let sent = lab.take();
     let again = only(&sent, "BYE");
@@ -312,7 +312,7 @@ fn where_the_media_are_gone_both_sides_are_told() {
     let mut lab = Lab::default();
     established(&mut lab);
     lab.wait(Duration::from_secs(3));
-    let restored = lab.restart(Media::Lost);
+    let restored = lab.restart(EarlierStreams::Lost);
     assert_eq!((restored.calls, restored.ended), (0, 1));
     assert_eq!(kinds(&lab.take()), ["access BYE", "core BYE"]);
     assert_eq!((lab.records.len(), lab.records[0].duration_ms), (1, 3_000));
@@ -329,7 +329,7 @@ fn a_record_that_was_written_is_not_written_again() {
     assert_eq!(lab.records.len(), 1);
     // Killed after the record was written and before the journal knew.
     lab.journal = journal;
-    assert_eq!(lab.restart(Media::Kept).calls, 0);
+    assert_eq!(lab.restart(EarlierStreams::Kept).calls, 0);
     lab.assert_empty();
     assert_eq!(lab.records.len(), 1);
 }
@@ -352,7 +352,7 @@ fn a_registered_terminal_can_be_called() {
     let contact = format!("Contact: <{}>;expires=60\n", register.contact());
     lab.core(&answer(&register, "200 OK", "s", &contact, ""));
     lab.wait(Duration::from_secs(30));
-    assert_eq!(lab.restart(Media::Lost).registrations, 1);
+    assert_eq!(lab.restart(EarlierStreams::Lost).registrations, 1);
     let options = sip(&format!(
         "OPTIONS {} SIP/2.0
          Via: SIP/2.0/UDP {SOFTSWITCH};branch=z9hG4bKo

@@ -7,7 +7,7 @@
 
 use crate::{attacker::Attacker, lab::*, phone::Phone};
 use proxy_user::{
-    engine::Media,
+    engine::EarlierStreams,
     flow::{ConnectionId, Flow, Transport},
     signalling::sip::{Message, Name, Uri},
 };
@@ -144,10 +144,10 @@ impl World {
     /// One step, if there is one before `end`.
     pub(crate) fn step(&mut self, end: Instant) -> bool {
         let event = self.queue.peek().map(|Reverse((at, ..))| *at);
-        let alarm = self.lab.proxy.poll_timeout();
-        let Some(next) = event.into_iter().chain(alarm).min().filter(|next| *next <= end) else { return false };
+        let timer = self.lab.proxy.poll_timeout();
+        let Some(next) = event.into_iter().chain(timer).min().filter(|next| *next <= end) else { return false };
         self.lab.now = self.lab.now.max(next);
-        if alarm == Some(next) {
+        if timer == Some(next) {
             self.lab.proxy.handle_timeout(next);
             self.lab.settle();
         } else if let Some(Reverse((_, _, event))) = self.queue.pop() {
@@ -231,7 +231,7 @@ impl World {
                 self.phones[from].call(&whom, late, &mut self.random, now);
             }
             Event::Restart => {
-                drop(self.lab.restart(Media::Kept));
+                drop(self.lab.restart(EarlierStreams::Kept));
                 // No connection outlives the process.
                 self.connections.iter_mut().for_each(|(number, _)| *number = 0);
             }

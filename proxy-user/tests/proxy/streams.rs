@@ -7,7 +7,7 @@ use crate::{
 use proxy_user::{
     accounting::EndCause,
     config::Config,
-    engine::Media,
+    engine::EarlierStreams,
     flow::{ConnectionId, Flow, Transport},
     signalling::sip::Name,
 };
@@ -163,7 +163,7 @@ fn a_terminal_that_comes_back_takes_its_dialogs_along() {
         let known = registers(&mut lab, "alice", 1, alice, &contact("alice"));
         let (_, ok) = answered(&mut lab, &known, alice);
         if restart {
-            assert_eq!(lab.restart(Media::Kept).calls, 1);
+            assert_eq!(lab.restart(EarlierStreams::Kept).calls, 1);
             assert_eq!(
                 lab.proxy.registrations().next().unwrap().flow,
                 Flow::to(Transport::Tcp, ALICE.parse().unwrap())

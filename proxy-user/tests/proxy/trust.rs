@@ -4,7 +4,7 @@
 use crate::{calls::*, lab::*, registrations::*};
 use proxy_user::{
     config::AdmissionLimits,
-    engine::Media,
+    engine::EarlierStreams,
     flow::{ConnectionId, Flow, Transport},
     media::LegSpec,
     signalling::sip::Name,
@@ -296,7 +296,7 @@ fn what_is_registered_or_called_after_a_restart_is_nothing_that_was_there_before
     let gone = contact("alice").replace("600", "0");
     let sent = lab.access(ALICE, &register("alice", 2, &gone, ""));
     lab.core(&answer(only(&sent, "REGISTER"), "200 OK", "r", "", ""));
-    lab.restart(Media::Kept);
+    lab.restart(EarlierStreams::Kept);
     let before = legs(&lab);
     for (cseq, source) in [(1, MALLORY), (2, ALICE_MOBILE)] {
         let sent = lab.access(source, &register("mallory", cseq, &contact("mallory"), ""));
@@ -311,7 +311,7 @@ fn what_is_registered_or_called_after_a_restart_is_nothing_that_was_there_before
     // Her call ends, and the process with it: what is left of its dialog has nothing to do with the next call.
     let sent = lab.access(ALICE, &from_alice("BYE", &call.bob, BOBS_TAG, 9, "bye9", "", ""));
     lab.core(&answer(only(&sent, "BYE"), "200 OK", "", "", ""));
-    lab.restart(Media::Kept);
+    lab.restart(EarlierStreams::Kept);
     let other = from_alice("INVITE", ADDRESS_OF_BOB, "<sip:bob@example.test>", 1, "n1", "", &sdp(PRIVATE, 4100));
     let sent = lab.access(BOB, &other.replace("call-1", "call-2"));
     lab.core(&answer(only(&sent, "INVITE"), "200 OK", "b2", ROUTE, &sdp("10.9.0.30", 6100)));

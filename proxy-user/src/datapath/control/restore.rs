@@ -6,7 +6,7 @@ use super::{
     legs::Placed,
     mapped,
     next_hops::{Destination, Key},
-    streams::{Control, Stream, Told, ways},
+    streams::{Control, ReportedSource, Stream, ways},
 };
 use crate::{
     datapath::DatapathError,
@@ -26,7 +26,7 @@ use std::{
 struct Saved {
     spec: StreamSpec,
     placed: [Placed; 2],
-    ways: Vec<Way>,
+    ways: Vec<SavedHop>,
     window_end_ns: u64,
     /// `LegState` by its words.
     baseline: [Vec<u64>; 2],
@@ -34,7 +34,7 @@ struct Saved {
 
 /// A destination, and the entry of `NEXT_HOPS` that leads there.
 #[derive(Clone, Serialize, Deserialize)]
-struct Way {
+struct SavedHop {
     destination: Destination,
     index: u16,
     /// `None`: not known yet.
@@ -58,7 +58,7 @@ impl Control {
     fn saved(&self, stream: &Stream) -> Saved {
         let way = |destination: &Destination| {
             let index = self.hops.of(*destination);
-            Way { destination: *destination, index, key: self.hops.key_of(index) }
+            SavedHop { destination: *destination, index, key: self.hops.key_of(index) }
         };
         Saved {
             spec: stream.spec.clone(),
@@ -97,7 +97,7 @@ impl Control {
         for spec in live {
             if let Some(saved) = saved.remove(&spec.id) {
                 let same = saved.spec == *spec;
-                match self.take_up(saved, true, &hop, now) {
+                match self.resume(saved, true, &hop, now) {
                     Ok(()) if same => continue,
                     Ok(()) => {}
                     Err(error) => tracing::error!("stream {} in the journal: {error:#}; it begins anew", spec.id.0),
@@ -110,7 +110,7 @@ impl Control {
         }
         for spec in leaving {
             if let Some(saved) = saved.remove(&spec.id)
-                && let Err(error) = self.take_up(saved, false, &hop, now)
+                && let Err(error) = self.resume(saved, false, &hop, now)
             {
                 tracing::error!("stream {} in the journal: {error:#}; its counters are lost", spec.id.0);
             }
@@ -122,7 +122,7 @@ impl Control {
         closed.len()
     }
 
-    fn take_up(&mut self, saved: Saved, live: bool, hop: impl Fn(u16) -> NextHop, now: Instant) -> Result<()> {
+    fn resume(&mut self, saved: Saved, live: bool, hop: impl Fn(u16) -> NextHop, now: Instant) -> Result<()> {
         let Saved { spec, mut placed, ways: known, window_end_ns, baseline } = saved;
         let indices = self.admit(&spec)?;
         ensure!(indices == placed.map(|placed| placed.index), "stream {} had other entries of LEGS", spec.id.0);
@@ -145,10 +145,10 @@ impl Control {
         }
         self.users.extend(ways.iter().map(|way| (*way, spec.id)));
         // What had latched by now was told to the process before, or its events are still to be read.
-        let told = placed.map(|placed| Told::of(&self.states.get(placed.index)));
+        let reported = placed.map(|placed| ReportedSource::of(&self.states.get(placed.index)));
         let (id, strangers, packets) = (spec.id, [0; 2], 0);
         let mut stream =
-            Stream { spec, placed, ways, window_end_ns, baseline, strangers, told, packets, quiet_since: now };
+            Stream { spec, placed, ways, window_end_ns, baseline, strangers, reported, packets, quiet_since: now };
         stream.strangers = self.counters(&stream).map(|counters| counters.dropped_source);
         if live {
             self.write(&stream);
@@ -163,7 +163,7 @@ impl Control {
     fn have_back(
         &mut self,
         destination: Destination,
-        known: &[Way],
+        known: &[SavedHop],
         hop: impl Fn(u16) -> NextHop,
         now: Instant,
     ) -> Result<(), DatapathError> {

@@ -57,7 +57,7 @@ pub(super) struct Stream {
     /// Packets of strangers that were told of, by leg.
     pub(super) strangers: [u64; 2],
     /// The sources that were told of, by leg and component.
-    pub(super) told: [[Told; 2]; 2],
+    pub(super) reported: [[ReportedSource; 2]; 2],
     /// Packets forwarded at the last scan, and since when that has been so.
     pub(super) packets: u64,
     pub(super) quiet_since: Instant,
@@ -65,14 +65,14 @@ pub(super) struct Stream {
 
 /// What is known of a component's source.
 #[derive(Clone, Copy, Default)]
-pub(super) struct Told {
+pub(super) struct ReportedSource {
     /// The source that was told of.
     source: Remote,
     /// One that had not been at the last scan: its event may have been on its way.
     missing: Remote,
 }
 
-impl Told {
+impl ReportedSource {
     /// All of a leg is known.
     pub(super) fn of(state: &LegState) -> [Self; 2] {
         [state.rtp.source, state.rtcp.source].map(|source| Self { source, missing: source })
@@ -174,8 +174,9 @@ impl Control {
         let window_end_ns = self.clock.ns(now + self.learning_window);
         let packets = before.as_ref().map_or(0, |before| before.packets);
         let strangers = before.as_ref().map_or([0; 2], |before| before.strangers);
-        let told = before.as_ref().map_or_else(Default::default, |before| before.told);
-        let stream = Stream { spec, placed, ways, window_end_ns, baseline, strangers, told, packets, quiet_since: now };
+        let reported = before.as_ref().map_or_else(Default::default, |before| before.reported);
+        let stream =
+            Stream { spec, placed, ways, window_end_ns, baseline, strangers, reported, packets, quiet_since: now };
         self.write(&stream);
         self.users.extend(stream.ways.iter().map(|way| (*way, stream.spec.id)));
         self.touched.insert(stream.spec.id);
@@ -204,8 +205,10 @@ impl Control {
         if current.placed.get(leg).is_none_or(|placed| placed.generation != event.source.generation()) {
             return;
         }
-        if let Some(told) = current.told.get_mut(leg).and_then(|told| told.get_mut(usize::from(event.component != 0))) {
-            told.source = event.source;
+        if let Some(reported) =
+            current.reported.get_mut(leg).and_then(|reported| reported.get_mut(usize::from(event.component != 0)))
+        {
+            reported.source = event.source;
         }
         events.push(MediaEvent::Latched {
             stream,
@@ -346,12 +349,12 @@ impl Control {
         let mut lost = 0;
         for (id, stream) in &mut self.streams {
             let mut packets = 0u64;
-            let legs = stream.placed.iter().zip(&stream.baseline).zip(&mut stream.strangers).zip(&mut stream.told);
+            let legs = stream.placed.iter().zip(&stream.baseline).zip(&mut stream.strangers).zip(&mut stream.reported);
             for (leg, (((placed, baseline), told), sources)) in legs.enumerate() {
                 let state = self.states.get(placed.index);
-                for (rtcp, told) in [false, true].into_iter().zip(sources) {
+                for (rtcp, reported) in [false, true].into_iter().zip(sources) {
                     let source = if rtcp { state.rtcp.source } else { state.rtp.source };
-                    if told.misses(source, placed.generation) {
+                    if reported.misses(source, placed.generation) {
                         let v6 = stream.spec.legs.get(leg).is_some_and(|leg| leg.local.is_ipv6());
                         let address = if v6 { ip(state.source_address) } else { source.address.into() };
                         let source = SocketAddr::new(address, source.port);

@@ -354,12 +354,12 @@ fn a_new_gateway_is_told_to_live_legs_without_forgetting() {
 #[test]
 fn a_latch_of_which_no_event_came_is_found_at_the_second_look() {
     let source = |port, tag| Remote { address: [192, 0, 2, 1], port, tag };
-    let mut told = Told::default();
+    let mut told = ReportedSource::default();
     assert!(!told.misses(source(0, 3), 3), "nothing latched");
     assert!(!told.misses(source(7, 2), 3), "under an earlier generation");
     assert_eq!([1, 2, 3].map(|_| told.misses(source(7, 3), 3)), [false, true, false], "told once");
     assert_eq!([1, 2].map(|_| told.misses(source(8, 3), 3)), [false, true], "a NAT's new port");
     let state = LegState { rtp: Component { source: source(9, 3), ..Component::default() }, ..LegState::default() };
-    let [mut rtp, _] = Told::of(&state);
+    let [mut rtp, _] = ReportedSource::of(&state);
     assert!(![1, 2].map(|_| rtp.misses(source(9, 3), 3)).contains(&true), "known from the beginning");
 }

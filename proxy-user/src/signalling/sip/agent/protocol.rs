@@ -62,7 +62,7 @@ impl Agent for Sip {
     }
 
     fn restore(&mut self, core: &mut Core, entries: &[Entry], clock: Clock, now: Instant) -> Result<(), NotRestored> {
-        self.take_up(core, entries, clock, now)
+        self.resume(core, entries, clock, now)
     }
 
     fn add_load(&self, load: &mut Load) {
@@ -70,7 +70,7 @@ impl Agent for Sip {
         load.registrations += self.registrations.len();
         load.transactions += self.transactions.len();
         load.connections += self.connections.len();
-        load.alarms += self.timers.len();
+        load.timers += self.timers.len();
     }
 
     fn registrations(&self, core: &Core) -> Vec<Registration> {

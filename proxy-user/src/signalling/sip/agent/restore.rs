@@ -56,7 +56,7 @@ impl Sip {
     }
 
     /// Takes up what an earlier process left.
-    pub(super) fn take_up(
+    pub(super) fn resume(
         &mut self,
         core: &mut Core,
         entries: &[Entry],
