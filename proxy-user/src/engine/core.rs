@@ -231,7 +231,9 @@ impl Core {
 
     /// A terminal is registered no more.
     pub fn unbind(&mut self, id: TerminalId) {
-        let Some(Terminal { realm, flow, .. }) = self.terminals.get(id) else { return };
+        let Some(Terminal { realm, flow, .. }) = self.terminals.get(id) else {
+            return self.inconsistent("no terminal to unbind");
+        };
         let (realm, flow) = (*realm, *flow);
         self.tell_known(realm, flow, |core| core.terminals.unbind(id));
     }

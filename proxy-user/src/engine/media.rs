@@ -129,7 +129,9 @@ impl Core {
             return;
         }
         self.last_stranger_log = Some(now);
-        let Some(call) = self.calls.get(&id) else { return };
+        let Some(call) = self.calls.get(&id) else {
+            return self.inconsistent("media of no call");
+        };
         let from = if leg == 0 { "caller's" } else { "callee's" };
         warn!(call = call.name, packets, "dropped media that did not come from the {from} media address");
     }

@@ -141,7 +141,9 @@ impl Turn<'_> {
         if code < 200 || self.dialogs.call(place.id).is_some() {
             return;
         }
-        let Some(request) = self.transactions.server(server).map(Server::request) else { return };
+        let Some(request) = self.transactions.server(server).map(Server::request) else {
+            return self.core.inconsistent("no server transaction of a subscription");
+        };
         let lasts = |seconds: Option<u32>| {
             seconds.map_or(SUBSCRIPTION, |seconds| Duration::from_secs(u64::from(seconds.min(86_400))))
         };

@@ -128,7 +128,9 @@ impl Turn<'_> {
 
     /// A request goes to a party that has named its secret, which was sent to where it is: it may be told all.
     pub(super) fn vouch(&mut self, id: DialogId, to: Role) {
-        let Some(standing) = self.dialogs.party(id, to).map(|party| &party.standing) else { return };
+        let Some(standing) = self.dialogs.party(id, to).map(|party| &party.standing) else {
+            return self.core.inconsistent("a request to no party");
+        };
         if standing.named_secret {
             self.core.proved(standing.realm, standing.flow, self.now);
         }
@@ -136,7 +138,9 @@ impl Turn<'_> {
 
     /// A party spoke. Whoever has named its secret once is not believed without it.
     fn spoke(&mut self, id: DialogId, role: Role, source: Flow, secret: bool, verdict: Verdict) {
-        let Some(standing) = self.dialogs.party(id, role).map(|party| &party.standing) else { return };
+        let Some(standing) = self.dialogs.party(id, role).map(|party| &party.standing) else {
+            return self.core.inconsistent("a request of no party");
+        };
         let named_secret = standing.named_secret || secret;
         // A server in a core realm speaks from any port; requests to it follow the route set.
         let stays = verdict == Verdict::Moves || self.core.is_core(standing.realm);
@@ -151,7 +155,9 @@ impl Turn<'_> {
 
     /// A party is in another place from now on: what is for it goes there, and its media is let in from there.
     pub(super) fn party_moved(&mut self, id: DialogId, role: Role, to: Flow, now: Instant) {
-        let Some(party) = self.dialogs.party(id, role) else { return };
+        let Some(party) = self.dialogs.party(id, role) else {
+            return self.core.inconsistent("a move of no party");
+        };
         let before = party.standing.flow;
         if before == to || self.core.is_core(party.standing.realm) {
             return;

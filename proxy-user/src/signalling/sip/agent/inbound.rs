@@ -153,7 +153,9 @@ impl Turn<'_> {
 
     /// Answers a request with a response of our own.
     pub(super) fn reply(&mut self, server: ServerTxId, code: u16, header: Option<(&str, &str)>, now: Instant) {
-        let Some(entry) = self.transactions.server(server) else { return };
+        let Some(entry) = self.transactions.server(server) else {
+            return self.core.inconsistent("no server transaction to reply to");
+        };
         let tag = (code > 100).then_some(entry.tag());
         let bytes = plain_response(entry.request(), code, header, entry.source(), tag);
         self.respond(server, code, bytes, now);

@@ -215,7 +215,9 @@ impl Turn<'_> {
     }
 
     pub(super) fn cancel_client(&mut self, id: ClientTxId, now: Instant) {
-        let Some(client) = self.transactions.client(id) else { return };
+        let Some(client) = self.transactions.client(id) else {
+            return self.core.inconsistent("no client transaction to cancel");
+        };
         if let Purpose::Forward(Forward { dialog: Some(place), .. }) = client.purpose()
             && let (Some(call), None) = (self.dialogs.call_mut(place.id), place.to)
         {
@@ -379,7 +381,9 @@ impl Turn<'_> {
     }
 
     fn end_call(&mut self, id: DialogId, cause: EndCause, code: Option<u16>, now: Instant) {
-        let Some(call) = self.dialogs.call(id).map(|call| call.id) else { return };
+        let Some(call) = self.dialogs.call(id).map(|call| call.id) else {
+            return self.core.inconsistent("the end of no call");
+        };
         self.core.end(call, cause, code, now);
         self.let_go(id, now);
     }
@@ -398,7 +402,9 @@ impl Turn<'_> {
         let Some(id) = self.dialogs.of_call(call) else {
             return self.core.end(call, EndCause::Error, None, now);
         };
-        let Some(state) = self.dialogs.call(id) else { return };
+        let Some(state) = self.dialogs.call(id) else {
+            return self.core.inconsistent("a dialog of no call");
+        };
         if !state.answered {
             // It rings on, if its INVITE was taken up.
             if state.invite.is_none() {

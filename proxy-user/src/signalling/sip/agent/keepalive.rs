@@ -54,8 +54,12 @@ impl Turn<'_> {
             return self.core.inconsistent("a binding of no terminal");
         };
         let (realm, flow, by) = (terminal.realm, terminal.flow, terminal.flow.transport);
-        let (Some(own), Some(via)) = (self.core.own(realm, by), self.via(realm, by, &branch)) else { return };
-        let Some(contact) = self.own_contact("", None, realm, by) else { return };
+        let (Some(own), Some(via)) = (self.core.own(realm, by), self.via(realm, by, &branch)) else {
+            return self.core.inconsistent("a keep-alive by a transport that the realm has not");
+        };
+        let Some(contact) = self.own_contact("", None, realm, by) else {
+            return self.core.inconsistent("a keep-alive without a contact");
+        };
         let method = self.core.config.keepalive.method.clone();
         let bytes = Request::new(&method, &binding.contact)
             .header(Name::Via, &via)

@@ -14,12 +14,14 @@ impl Turn<'_> {
     pub(super) fn send_bye(&mut self, id: DialogId, to: Role, other: Role, now: Instant) {
         self.vouch(id, to);
         let branch = self.new_branch();
-        let Some((plan, mut request)) = self.own_request(id, "BYE", other, to, &branch) else { return };
+        let Some((plan, mut request)) = self.own_request(id, "BYE", other, to, &branch) else {
+            return self.core.inconsistent("a BYE in no dialog");
+        };
         let Some(cseq) = self.dialogs.party_mut(id, other).map(|party| {
             party.cseq += 1;
             party.cseq
         }) else {
-            return;
+            return self.core.inconsistent("a BYE of no party");
         };
         request.cseq(cseq, "BYE");
         self.start_client(branch, "BYE".into(), &plan, request.finish(), Purpose::Hangup, now);
@@ -28,7 +30,9 @@ impl Turn<'_> {
     /// The ACK of a 2xx that came too late for the caller.
     pub(super) fn send_ack(&mut self, id: DialogId, from: Role, to: Role, cseq: u32) {
         let branch = self.new_branch();
-        let Some((plan, mut request)) = self.own_request(id, "ACK", from, to, &branch) else { return };
+        let Some((plan, mut request)) = self.own_request(id, "ACK", from, to, &branch) else {
+            return self.core.inconsistent("an ACK in no dialog");
+        };
         request.cseq(cseq, "ACK");
         self.send(plan.realm, plan.destination, request.finish());
     }

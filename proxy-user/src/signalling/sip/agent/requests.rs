@@ -197,7 +197,9 @@ impl Turn<'_> {
         let Some(entry) = self.transactions.server(server) else {
             return self.core.inconsistent("no server transaction to forward");
         };
-        let Some(bytes) = self.rewrite_request(entry.realm(), entry.source(), request, &plan, &branch) else { return };
+        let Some(bytes) = self.rewrite_request(entry.realm(), entry.source(), request, &plan, &branch) else {
+            return self.core.inconsistent("a request between no realms");
+        };
         let method = request.method().unwrap_or_default().to_owned();
         if let Some(client) = self.start_client(branch, method, &plan, bytes, Purpose::Forward(purpose), now) {
             self.transactions.sent_on(server, client);

@@ -20,7 +20,9 @@ use std::time::Instant;
 
 impl Turn<'_> {
     pub(super) fn response(&mut self, realm: RealmId, source: Flow, response: Message, now: Instant) {
-        let Some(code) = response.code() else { return };
+        let Some(code) = response.code() else {
+            return self.core.inconsistent("a response without a status code");
+        };
         let answered = self.client_of(&response).filter(|(_, client)| client.realm() == realm).map(|(id, _)| id);
         let Some(id) = answered.filter(|_| check_response(&response).is_ok()) else {
             self.core.statistics.stray_responses += 1;
