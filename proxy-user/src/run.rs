@@ -10,10 +10,14 @@ use proxy_user::{
     config::{Config, Problems, Relay, Side, host},
     ctl::Server,
     datapath::{MediaRelay, Mode, kernel::Pins},
-    io::{Connections, Loop, Stop, filter::Filters, sockets},
-    media::PerRealm,
+    io::{
+        Connections, Loop, Stop,
+        filter::Filters,
+        sockets::{self, DatagramSocket},
+    },
     objects::{RELAY, SIGNALLING},
     proxy::Proxy,
+    signalling::wires,
 };
 use std::{
     fs::File,
@@ -21,10 +25,7 @@ use std::{
     sync::Arc,
     time::{Instant, SystemTime},
 };
-use tokio::{
-    net::UdpSocket,
-    signal::unix::{SignalKind, signal},
-};
+use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::{EnvFilter, filter::LevelFilter};
 
 pub(crate) fn run(options: &Run) -> Result<()> {
@@ -43,9 +44,10 @@ async fn serve(config: Arc<Config>, fresh: bool) -> Result<()> {
         _ => RELAY.find()?,
     };
     let records = config.cdr.file.as_deref().map(CdrSink::open).transpose()?;
-    let sockets = sockets::bind(&config)?;
+    let wires = wires(&config);
+    let sockets = sockets::bind(&wires)?;
     let filters = filters(&config, &sockets)?;
-    let connections = Connections::open(Arc::clone(&config))?;
+    let connections = Connections::open(Arc::clone(&config), wires)?;
     let reload = signal(SignalKind::hangup()).context("cannot listen for SIGHUP")?;
     let previous = PreviousRun::find(&config, fresh)?;
     let stop = stop_signal(Pins::new(&config.state.pins), config.state.keep)?;
@@ -143,7 +145,7 @@ fn announce_datapath(datapath: &MediaRelay, origin: &str) {
 }
 
 /// A filter on each socket that strangers reach. Whoever relays in user space may be without the rights for one.
-fn filters(config: &Config, sockets: &PerRealm<UdpSocket>) -> Result<Filters> {
+fn filters(config: &Config, sockets: &[DatagramSocket]) -> Result<Filters> {
     let attached = SIGNALLING.find().and_then(|(object, _)| Filters::attach(&object, config, sockets));
     match attached {
         Err(error) if config.media.relay == Relay::UserSpace => {

@@ -143,9 +143,9 @@ impl Core {
         }
     }
 
-    /// Sends a message from a realm's signalling address.
-    pub fn send(&mut self, realm: RealmId, destination: Flow, bytes: Vec<u8>) {
-        self.outputs.push_back(Output::Send { realm, destination, bytes });
+    /// Sends a message of a protocol from its own address in a realm.
+    pub fn send(&mut self, protocol: Protocol, realm: RealmId, destination: Flow, bytes: Vec<u8>) {
+        self.outputs.push_back(Output::Send { protocol, realm, destination, bytes });
     }
 
     /// Which side a realm is on.

@@ -12,7 +12,7 @@ use std::net::SocketAddr;
 #[allow(clippy::large_enum_variant, reason = "made where it is handled")]
 #[derive(Debug)]
 pub enum Input<'a> {
-    /// A datagram arrived at a realm's signalling address.
+    /// A datagram arrived.
     Datagram {
         /// Of which protocol the listener is.
         protocol: Protocol,
@@ -31,7 +31,7 @@ pub enum Input<'a> {
         realm: RealmId,
         /// The connection and its other end.
         source: Flow,
-        /// The message, from its start line to the end of its body.
+        /// The message, whole.
         bytes: &'a [u8],
     },
     /// A connection that messages came over is gone. Its number will not come again.
@@ -60,13 +60,15 @@ pub enum Input<'a> {
 #[allow(clippy::large_enum_variant, reason = "moved once, from the queue to whoever does it")]
 #[derive(Debug)]
 pub enum Output {
-    /// Send a message from a realm's signalling address.
+    /// Send a message from its protocol's address in a realm.
     Send {
+        /// Of which protocol it is.
+        protocol: Protocol,
         /// The realm.
         realm: RealmId,
         /// Where to, and how.
         destination: Flow,
-        /// The message.
+        /// The message, as it goes over that transport.
         bytes: Vec<u8>,
     },
     /// Datagrams from this address are to be read whatever else arrives, or are so no longer: a terminal that is registered

@@ -5,9 +5,10 @@
 //! the filter lets several times as much pass in the long run ([`HEADROOM`]), and as much at once: the engine must still
 //! see the messages that name a call's token, whatever network they come from.
 
+use super::sockets::DatagramSocket;
 use crate::{
-    config::Config,
-    media::{PerRealm, RealmId},
+    config::{Config, Side},
+    media::RealmId,
     objects::SIGNALLING,
 };
 use anyhow::{Context as _, Result, anyhow};
@@ -109,7 +110,7 @@ impl Filter {
 /// The filters of a process.
 #[derive(Default)]
 pub struct Filters {
-    of: PerRealm<Option<Filter>>,
+    of: Vec<(RealmId, Filter)>,
 }
 
 impl Filters {
@@ -118,18 +119,16 @@ impl Filters {
         Self::default()
     }
 
-    /// One for every access realm.
+    /// One for every socket in an access realm: in a core realm, servers are known anyway.
     ///
     /// # Errors
     ///
     /// See [`Filter::attach`].
-    pub fn attach(object: &[u8], config: &Config, sockets: &PerRealm<impl AsFd>) -> Result<Self> {
-        let attach = |(realm, socket): (&crate::config::Realm, _)| match realm.side {
-            crate::config::Side::Access => Filter::attach(object, config, socket).map(Some),
-            // Servers are known anyway.
-            crate::config::Side::Core => Ok(None),
-        };
-        Ok(Self { of: config.realms.iter().zip(sockets).map(attach).collect::<Result<_>>()? })
+    pub fn attach(object: &[u8], config: &Config, sockets: &[DatagramSocket]) -> Result<Self> {
+        let strangers_reach = |realm| config.realms.get(realm).is_some_and(|realm| realm.side == Side::Access);
+        let exposed = sockets.iter().filter(|socket| strangers_reach(socket.realm));
+        let attach = |socket: &DatagramSocket| Ok((socket.realm, Filter::attach(object, config, &socket.socket)?));
+        Ok(Self { of: exposed.map(attach).collect::<Result<_>>()? })
     }
 
     /// See [`Filter::set_known`].
@@ -138,15 +137,13 @@ impl Filters {
     ///
     /// The kernel has no room for it.
     pub fn set_known(&mut self, realm: RealmId, remote: SocketAddr, known: bool) -> Result<()> {
-        match self.of.get_mut(realm) {
-            Some(Some(filter)) => filter.set_known(remote, known),
-            _ => Ok(()),
-        }
+        let here = self.of.iter_mut().filter(|(of, _)| *of == realm);
+        here.map(|(_, filter)| filter.set_known(remote, known)).fold(Ok(()), Result::and)
     }
 
     /// What became of datagrams so far, of all realms together; `None` without a filter.
     pub fn counters(&self) -> Option<Counters> {
-        let all: Vec<_> = self.of.iter().flatten().collect();
+        let all: Vec<_> = self.of.iter().map(|(_, filter)| filter).collect();
         let mut sum = Counters::default();
         all.iter().filter_map(|filter| filter.counters().ok()).for_each(|counters| sum.add(&counters));
         (!all.is_empty()).then_some(sum)

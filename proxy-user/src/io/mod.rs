@@ -17,12 +17,11 @@ use crate::{
     clock::Clock,
     ctl::{Answer, Question, Request, Server},
     datapath::Datapath,
-    engine::{Input, Output},
+    engine::{Input, Output, Protocol},
     flow::{Flow, Transport},
     journal::{Change, Keeper},
-    media::{MediaCommand, MediaEvent, PerRealm, RealmId},
+    media::{MediaCommand, MediaEvent, RealmId},
     proxy::Proxy,
-    signalling::sip::PROTOCOL,
 };
 use anyhow::{Context as _, Result};
 pub use connections::{ConnectionStatistics, Connections};
@@ -30,6 +29,7 @@ use filter::Filters;
 use serde::Serialize;
 use serde_json::{Value, json};
 use socket2::SockRef;
+use sockets::DatagramSocket;
 use std::{
     future::{Future, poll_fn},
     pin::pin,
@@ -37,7 +37,7 @@ use std::{
     time::{Duration, Instant},
 };
 use throttle::Throttle;
-use tokio::{net::UdpSocket, signal::unix::Signal};
+use tokio::signal::unix::Signal;
 
 mod connections;
 pub mod filter;
@@ -161,8 +161,8 @@ pub struct Loop<C, D> {
     records: Option<CdrSink>,
     keeper: Option<Keeper>,
     /// Messages of this turn.
-    unsent: Vec<(RealmId, Flow, Vec<u8>)>,
-    sockets: PerRealm<UdpSocket>,
+    unsent: Vec<Message>,
+    sockets: Vec<DatagramSocket>,
     filters: Filters,
     connections: Option<Connections>,
     /// How many connections had been refused at the last look.
@@ -181,7 +181,7 @@ pub struct Loop<C, D> {
 
 impl<C: Core, D: Datapath> Loop<C, D> {
     /// `sockets` are as [`sockets::bind`] makes them.
-    pub fn new(core: C, datapath: D, records: Option<CdrSink>, sockets: PerRealm<UdpSocket>) -> Self {
+    pub fn new(core: C, datapath: D, records: Option<CdrSink>, sockets: Vec<DatagramSocket>) -> Self {
         Self {
             core,
             datapath,
@@ -302,9 +302,9 @@ impl<C: Core, D: Datapath> Loop<C, D> {
                     {
                         woken.stop = Some(stop);
                     }
-                    for (realm, socket) in self.sockets.with_ids() {
-                        if socket.poll_recv_ready(context).is_ready() {
-                            woken.realms.push(realm);
+                    for (place, socket) in self.sockets.iter().enumerate() {
+                        if socket.socket.poll_recv_ready(context).is_ready() {
+                            woken.sockets.push(place);
                         }
                     }
                     if let Some(connections) = &mut self.connections {
@@ -337,8 +337,8 @@ impl<C: Core, D: Datapath> Loop<C, D> {
                 .await
             };
             let now = Instant::now();
-            for realm in woken.realms {
-                self.receive(realm, &mut buffer, now);
+            for place in woken.sockets {
+                self.receive(place, &mut buffer, now);
             }
             if woken.connections {
                 self.receive_connections(now);
@@ -391,15 +391,16 @@ impl<C: Core, D: Datapath> Loop<C, D> {
         counters.map_or(Value::Null, |counters| counters.named().map(|(name, count)| (name, json!(count))).collect())
     }
 
-    /// Hands the engine what waits in a realm's socket.
-    fn receive(&mut self, realm: RealmId, buffer: &mut [u8], now: Instant) {
+    /// Hands the engine what waits in a socket.
+    fn receive(&mut self, place: usize, buffer: &mut [u8], now: Instant) {
+        let Some(DatagramSocket { protocol, realm, socket }) = self.sockets.get(place) else { return };
         for _ in 0..BATCH {
-            let Some(socket) = self.sockets.get(realm) else { return };
             match socket.try_recv_from(buffer) {
                 Ok((length, source)) => {
                     self.statistics.received += 1;
                     let bytes = buffer.get(..length).unwrap_or_default();
-                    self.core.handle_input(Input::Datagram { protocol: PROTOCOL, realm, source, bytes }, now);
+                    let (protocol, realm) = (protocol.clone(), *realm);
+                    self.core.handle_input(Input::Datagram { protocol, realm, source, bytes }, now);
                 }
                 Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => return,
                 Err(error) => {
@@ -434,8 +435,8 @@ impl<C: Core, D: Datapath> Loop<C, D> {
                 self.alarms.error(now, || format!("{error:#}"));
             }
         }
-        for (realm, destination, bytes) in std::mem::take(&mut self.unsent) {
-            self.send(realm, destination, bytes, now);
+        for message in std::mem::take(&mut self.unsent) {
+            self.send(message, now);
         }
     }
 
@@ -459,7 +460,9 @@ impl<C: Core, D: Datapath> Loop<C, D> {
 
     fn execute(&mut self, output: Output, now: Instant) {
         match output {
-            Output::Send { realm, destination, bytes } => self.unsent.push((realm, destination, bytes)),
+            Output::Send { protocol, realm, destination, bytes } => {
+                self.unsent.push(Message { protocol, realm, destination, bytes });
+            }
             Output::Known { realm, remote, known } => {
                 if let Err(error) = self.filters.set_known(realm, remote, known) {
                     self.statistics.filter_errors += 1;
@@ -484,14 +487,17 @@ impl<C: Core, D: Datapath> Loop<C, D> {
         }
     }
 
-    /// A datagram that the kernel does not take now is lost like one on the way: SIP sends it again.
-    fn send(&mut self, realm: RealmId, destination: Flow, bytes: Vec<u8>, now: Instant) {
+    /// A datagram that the kernel does not take now is lost like one on the way: its protocol sends it again.
+    fn send(&mut self, message: Message, now: Instant) {
+        let Message { protocol, realm, destination, bytes } = message;
         if destination.transport != Transport::Udp {
-            let sent = self.connections.as_mut().is_some_and(|connections| connections.send(realm, destination, bytes));
+            let connections = self.connections.as_mut();
+            let sent = connections.is_some_and(|connections| connections.send(&protocol, realm, destination, bytes));
             *if sent { &mut self.statistics.stream_sent } else { &mut self.statistics.stream_lost } += 1;
             return;
         }
-        let Some(socket) = self.sockets.get(realm) else { return };
+        let is_its = |socket: &&DatagramSocket| (socket.realm, &socket.protocol) == (realm, &protocol);
+        let Some(DatagramSocket { socket, .. }) = self.sockets.iter().find(is_its) else { return };
         // The kernel is asked each time: tokio, once refused, would refuse all until its next look at the socket.
         match SockRef::from(socket).send_to(&bytes, &destination.remote.into()) {
             Ok(_) => self.statistics.sent += 1,
@@ -503,10 +509,19 @@ impl<C: Core, D: Datapath> Loop<C, D> {
     }
 }
 
+/// A message that is to leave.
+struct Message {
+    protocol: Protocol,
+    realm: RealmId,
+    destination: Flow,
+    bytes: Vec<u8>,
+}
+
 /// What the loop is to look at.
 #[derive(Debug, Default)]
 struct Woken {
-    realms: Vec<RealmId>,
+    /// Those that datagrams wait in, by place.
+    sockets: Vec<usize>,
     datapath: bool,
     connections: bool,
     reload: bool,
@@ -518,7 +533,7 @@ struct Woken {
 impl Woken {
     fn is_empty(&self) -> bool {
         let quiet = !self.datapath && !self.connections && !self.reload && !self.timeout && self.question.is_none();
-        quiet && self.realms.is_empty() && self.stop.is_none()
+        quiet && self.sockets.is_empty() && self.stop.is_none()
     }
 }
 

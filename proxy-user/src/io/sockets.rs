@@ -1,12 +1,12 @@
 //! The signalling sockets.
 
-use crate::{config::Config, media::PerRealm};
+use crate::{engine::Protocol, flow::Transport, media::RealmId, signalling::Wire};
 use anyhow::{Context as _, Result};
 use nix::sys::socket::{
     setsockopt,
     sockopt::{RcvBufForce, SndBufForce},
 };
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Socket, Type};
 use std::net::SocketAddr;
 use tokio::net::UdpSocket;
 
@@ -17,18 +17,34 @@ const RECEIVE_BUFFER: usize = 4 << 20;
 /// what is sent to everybody else. It is a limit; nothing is set aside.
 const SEND_BUFFER: usize = 64 << 20;
 
-/// Binds each realm's signalling address. Must be called within a tokio runtime.
+/// A socket for the datagrams of one protocol in one realm.
+#[derive(Debug)]
+pub struct DatagramSocket {
+    /// Which protocol.
+    pub protocol: Protocol,
+    /// Which realm.
+    pub realm: RealmId,
+    /// The socket.
+    pub socket: UdpSocket,
+}
+
+/// Binds where the protocols' datagrams come to. Must be called within a tokio runtime.
 ///
 /// # Errors
 ///
 /// An address is not the host's or is in use.
-pub fn bind(config: &Config) -> Result<PerRealm<UdpSocket>> {
-    config.realms.iter().map(|realm| bind_one(realm.signalling)).collect()
+pub fn bind(wires: &[Wire]) -> Result<Vec<DatagramSocket>> {
+    let listeners = wires.iter().flat_map(|wire| wire.listeners.iter().map(|listener| (&wire.protocol, listener)));
+    let bound = listeners.filter(|(_, listener)| listener.transport == Transport::Udp).map(|(protocol, listener)| {
+        let socket = bind_one(listener.address)?;
+        Ok(DatagramSocket { protocol: protocol.clone(), realm: listener.realm, socket })
+    });
+    bound.collect()
 }
 
 fn bind_one(address: SocketAddr) -> Result<UdpSocket> {
     let socket = || -> std::io::Result<UdpSocket> {
-        let socket = Socket::new(Domain::for_address(address), Type::DGRAM, Some(Protocol::UDP))?;
+        let socket = Socket::new(Domain::for_address(address), Type::DGRAM, Some(socket2::Protocol::UDP))?;
         // Root may pass net.core.rmem_max, which is too small for a burst; others get as much as it grants.
         if setsockopt(&socket, RcvBufForce, &RECEIVE_BUFFER).is_err() {
             socket.set_recv_buffer_size(RECEIVE_BUFFER)?;
@@ -49,7 +65,10 @@ fn bind_one(address: SocketAddr) -> Result<UdpSocket> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{PortRange, Realm, RealmPolicy, Side, Trust};
+    use crate::{
+        config::{Config, PortRange, Realm, RealmPolicy, Side, Trust},
+        signalling::wires,
+    };
 
     #[tokio::test]
     async fn an_address_in_use_is_named() {
@@ -68,7 +87,7 @@ mod tests {
             softswitch: None,
             streams: Default::default(),
         };
-        let error = bind(&Config::new(vec![realm])).unwrap_err();
+        let error = bind(&wires(&Config::new(vec![realm]))).unwrap_err();
         assert!(format!("{error:#}").contains(&address.to_string()), "{error:#}");
     }
 }

@@ -13,6 +13,9 @@ use crate::{
     media::{LegPolicy, LegSpec, PayloadTypes, StreamId, StreamSpec},
 };
 use std::{collections::VecDeque, net::SocketAddr};
+use tokio::net::UdpSocket;
+
+const ECHO: Protocol = Protocol::new("echo");
 
 /// Sends every datagram back, opens a stream on "open", and needs one timeout to end.
 #[derive(Default)]
@@ -29,12 +32,13 @@ struct Echo {
 impl Core for Echo {
     fn handle_input(&mut self, input: Input<'_>, now: Instant) {
         match input {
-            Input::Datagram { realm, source, bytes, .. } => {
+            Input::Datagram { protocol, realm, source, bytes } => {
                 if bytes == b"open" {
                     self.outputs.push_back(Output::Media(MediaCommand::Apply(spec())));
                     self.timeout = Some(now + Duration::from_millis(20));
                 }
-                self.outputs.push_back(Output::Send { realm, destination: Flow::udp(source), bytes: bytes.to_vec() });
+                let (destination, bytes) = (Flow::udp(source), bytes.to_vec());
+                self.outputs.push_back(Output::Send { protocol, realm, destination, bytes });
             }
             Input::Media(MediaEvent::Released { stream, .. }) => {
                 self.released.push(stream);
@@ -87,10 +91,14 @@ fn spec() -> StreamSpec {
     StreamSpec { id: StreamId(1), legs: [leg(0, 4000), leg(1, 4002)] }
 }
 
-async fn pair() -> (PerRealm<UdpSocket>, Vec<SocketAddr>) {
-    let sockets = vec![UdpSocket::bind("127.0.0.1:0").await.unwrap(), UdpSocket::bind("127.0.0.1:0").await.unwrap()];
-    let addresses = sockets.iter().map(|socket| socket.local_addr().unwrap()).collect();
-    (sockets.into(), addresses)
+async fn pair() -> (Vec<DatagramSocket>, Vec<SocketAddr>) {
+    let mut sockets = Vec::new();
+    for realm in [0, 1].map(RealmId::new) {
+        let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        sockets.push(DatagramSocket { protocol: ECHO, realm, socket });
+    }
+    let addresses = sockets.iter().map(|socket| socket.socket.local_addr().unwrap()).collect();
+    (sockets, addresses)
 }
 
 async fn receive(socket: &UdpSocket) -> (Vec<u8>, SocketAddr) {
@@ -178,7 +186,8 @@ async fn the_network_cannot_silence_the_alarms() {
     run.datapath.full = true;
     let now = Instant::now();
     // A port that no datagram can be sent to.
-    run.send(RealmId::new(0), Flow::udp(SocketAddr::from(([127, 0, 0, 1], 0))), b"x".to_vec(), now);
+    let destination = Flow::udp(SocketAddr::from(([127, 0, 0, 1], 0)));
+    run.send(Message { protocol: ECHO, realm: RealmId::new(0), destination, bytes: b"x".to_vec() }, now);
     assert_eq!(run.statistics().send_errors, 1);
     assert_eq!(run.throttle.admit(now), None, "the warning had its turn");
     run.core.outputs.push_back(Output::Media(MediaCommand::Apply(spec())));

@@ -1,7 +1,9 @@
 //! What a protocol is to the rest of Latch.
 
+use super::wire::Wire;
 use crate::{
     clock::Clock,
+    config::Config,
     engine::{CallEvent, CallId, Core, Load, NotRestored, Protocol},
     flow::Flow,
     journal::{Change, Entry},
@@ -26,6 +28,8 @@ pub enum Arrival<'a> {
 pub trait Agent {
     /// Which.
     fn protocol(&self) -> Protocol;
+    /// Where its messages come to, and what they look like in a stream of bytes.
+    fn wire(&self, config: &Config) -> Wire;
     /// Something happened in a realm.
     fn handle_input(&mut self, core: &mut Core, realm: RealmId, flow: Flow, arrival: Arrival<'_>, now: Instant);
     /// When [`Agent::handle_timeout`] wants to be called.

@@ -7,6 +7,8 @@
 mod agent;
 mod protocols;
 pub mod sip;
+mod wire;
 
 pub use agent::{Agent, Arrival, Registration};
-pub use protocols::agents;
+pub use protocols::{agents, wires};
+pub use wire::{Broken, Fault, Frame, Framer, Listener, NewFramer, Wire};

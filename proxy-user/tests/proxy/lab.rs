@@ -303,7 +303,7 @@ impl Lab {
         loop {
             while let Some(output) = self.proxy.poll_output() {
                 match output {
-                    Output::Send { realm, destination, bytes } => self.send(realm, destination, bytes),
+                    Output::Send { realm, destination, bytes, .. } => self.send(realm, destination, bytes),
                     Output::Media(MediaCommand::Apply(spec)) => {
                         let stream = spec.id;
                         if let Err(error) = self.datapath.apply(spec, self.now) {

@@ -5,21 +5,26 @@
 //! terminal → CALL name address:port            softswitch → ANSWER token address:port
 //! both     → END name|token                    either gets the other side's, or NO reason
 //! ```
+//!
+//! Over a connection, each message follows its length in two bytes; 0 by itself is a sign of life, answered with another.
 
-use crate::lab::*;
+use crate::{
+    lab::*,
+    lengths::{Lengths, framed},
+};
 use proxy_user::{
     accounting::{EndCause, Terminal},
     clock::Clock,
-    config::{AdmissionLimits, Config},
+    config::{AdmissionLimits, Config, Realm},
     engine::{
         CallEvent, CallId, CallSide, CallStart, Core, EarlierStreams, Load, NotRestored, PerSide, Protocol, Refusal,
         Standing, Verdict,
     },
-    flow::Flow,
+    flow::{Flow, Transport},
     journal::{Change, Entry, Table},
     media::{Description, LegCounters, MediaPlan, RealmId},
     sdp::Session,
-    signalling::{Agent, Arrival, Registration},
+    signalling::{Agent, Arrival, Listener, Registration, Wire},
 };
 use serde::{Deserialize, Serialize};
 use std::{
@@ -28,7 +33,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-const MADE_UP: Protocol = Protocol::new("madeup");
+pub(crate) const MADE_UP: Protocol = Protocol::new("madeup");
 
 /// All that the protocol knows of a call.
 #[derive(Clone, Serialize, Deserialize)]
@@ -39,7 +44,7 @@ struct Known {
 }
 
 #[derive(Default)]
-struct MadeUp {
+pub(crate) struct MadeUp {
     calls: BTreeMap<u64, Known>,
     touched: BTreeSet<u64>,
 }
@@ -62,7 +67,8 @@ fn port(plans: &[MediaPlan]) -> u16 {
 
 impl MadeUp {
     fn tell(&self, core: &mut Core, party: &Standing, text: String) {
-        core.send(party.realm, party.flow, text.into_bytes());
+        let bytes = if party.flow.transport.is_reliable() { framed(&text) } else { text.into_bytes() };
+        core.send(MADE_UP, party.realm, party.flow, bytes);
     }
 
     /// Whoever names the token, or the call from where its party is, may act for it.
@@ -120,8 +126,18 @@ impl Agent for MadeUp {
         MADE_UP
     }
 
+    /// At any free ports, beside SIP.
+    fn wire(&self, config: &Config) -> Wire {
+        let at = |(id, realm): (RealmId, &Realm)| {
+            let address = SocketAddr::new(realm.signalling.ip(), 0);
+            [Transport::Udp, Transport::Tcp].map(|transport| Listener { realm: id, transport, address })
+        };
+        let listeners = config.realms.with_ids().flat_map(at).collect();
+        Wire { protocol: MADE_UP, listeners, framer: Some(|_, limit| Box::new(Lengths::new(limit))), subprotocol: None }
+    }
+
     fn handle_input(&mut self, core: &mut Core, realm: RealmId, flow: Flow, arrival: Arrival<'_>, now: Instant) {
-        let Arrival::Datagram(bytes) = arrival else { return };
+        let (Arrival::Datagram(bytes) | Arrival::Message(bytes)) = arrival else { return };
         let text = String::from_utf8_lossy(bytes).into_owned();
         match text.split(' ').collect::<Vec<_>>().as_slice() {
             ["CALL", name, at] => _ = self.call(core, realm, flow, name, at, now),

@@ -11,6 +11,7 @@ mod hiding;
 mod identity;
 mod ipv6;
 mod lab;
+mod lengths;
 mod made_up;
 mod negotiation;
 mod phone;

@@ -159,7 +159,8 @@ fn layers_are_refused_by_file_line_and_import() {
             "engine/calls.rs",
             "use super::Core;\nuse crate::{flow::Flow,\n    io::Socket};\nstruct Call(Core, Flow, Socket);",
         ),
-        ("signalling/mod.rs", "pub mod sip;"),
+        ("signalling/mod.rs", "pub mod sip; pub mod wire;"),
+        ("signalling/wire.rs", "pub struct Wire;"),
         ("signalling/sip/mod.rs", "pub mod syntax; pub mod agent;"),
         (
             "signalling/sip/agent.rs",
@@ -168,7 +169,10 @@ fn layers_are_refused_by_file_line_and_import() {
         ("signalling/sip/syntax/mod.rs", "pub mod line; pub mod message;"),
         ("signalling/sip/syntax/line.rs", "pub struct Line;"),
         ("signalling/sip/syntax/message.rs", "use super::line::Line;\nstruct Message(Line, crate::flow::Flow);"),
-        ("io.rs", "use crate::engine::Core;\npub struct Socket(Core);"),
+        (
+            "io.rs",
+            "use crate::engine::Core;\nuse crate::signalling::{sip::agent::f, wire::Wire};\npub struct Socket(Core, Wire);",
+        ),
         ("datapath.rs", "use crate::media::Leg;\npub struct Plane(Leg);"),
         ("sdp/mod.rs", "fn f() { crate::signalling::sip::agent::f(); }"),
         ("media.rs", "pub struct Leg(crate::engine::Core);"),
@@ -177,6 +181,7 @@ fn layers_are_refused_by_file_line_and_import() {
     let sources = Sources::new("layers", &files);
     let expected = [
         "engine/calls.rs:3: crate::io::Socket is in io.rs, which is another layer",
+        "io.rs:2: crate::signalling::sip::agent::f is in signalling/sip/agent.rs, which is another layer",
         "media.rs:1: crate::engine::Core is in engine/mod.rs, which is another layer",
         "sdp/mod.rs:1: crate::signalling::sip::agent::f is in signalling/sip/agent.rs, which is another layer",
         "signalling/sip/agent.rs:3: below::Plane is in datapath.rs, which is another layer",

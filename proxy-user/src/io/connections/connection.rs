@@ -5,10 +5,7 @@ use super::{
     task::{Connection, ConnectionEvent, Pace},
     websocket,
 };
-use crate::{
-    flow::Transport,
-    signalling::sip::{Frame, Framer},
-};
+use crate::{flow::Transport, signalling::Frame};
 use nix::sys::socket::{setsockopt, sockopt};
 use std::{
     net::{IpAddr, SocketAddr},
@@ -89,7 +86,7 @@ impl Connection {
     }
 
     async fn speak_plainly<S: AsyncRead + AsyncWrite + Send>(self, stream: S, accepted: bool) -> Reason {
-        let Self { id, limits, queue, mut outgoing, tell, .. } = self;
+        let Self { id, limits, queue, mut framer, mut outgoing, tell, .. } = self;
         let (mut reader, mut writer) = tokio::io::split(stream);
         let pace = Pace::new(&limits, accepted);
         let write = async {
@@ -108,7 +105,6 @@ impl Connection {
             Reason::Error
         };
         let read = async {
-            let mut framer = Framer::new(limits.max_message_bytes);
             let mut buffer = vec![0; 4_096];
             loop {
                 let length = match pace.within(framer.is_mid_message(), reader.read(&mut buffer)).await {
@@ -127,18 +123,18 @@ impl Connection {
                                 return Reason::Error;
                             }
                         }
-                        Ok(Some(Frame::Ping)) => {
-                            if !queue.push(b"\r\n".to_vec()) {
+                        Ok(Some(Frame::KeepAlive(answer))) => {
+                            if !queue.push(answer) {
                                 return Reason::NotRead;
                             }
                         }
                         Err(broken) => {
                             // Whoever can still be answered hears why.
-                            if let Some(head) = framer.take_refused() {
-                                let _ = tell.send(ConnectionEvent::Message(id, head)).await;
+                            if let Some(refused) = broken.refused {
+                                let _ = tell.send(ConnectionEvent::Message(id, refused)).await;
                                 tokio::time::sleep(ERROR_REPLY_LINGER).await;
                             }
-                            return broken.into();
+                            return broken.fault.into();
                         }
                     }
                 }

@@ -1,9 +1,9 @@
 //! Sockets that connections come to.
 
-use crate::{flow::Transport, media::RealmId};
+use crate::{engine::Protocol, signalling};
 use anyhow::{Context as _, Result};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Socket, Type};
 use std::{
     io,
     net::SocketAddr,
@@ -46,16 +46,17 @@ pub(super) fn make_room(wanted: usize) -> usize {
 }
 
 pub(super) struct Listener {
-    pub(super) realm: RealmId,
-    pub(super) transport: Transport,
+    pub(super) protocol: Protocol,
+    pub(super) at: signalling::Listener,
     socket: TcpListener,
     pause: Option<Pin<Box<Sleep>>>,
 }
 
 impl Listener {
-    pub(super) fn bind(realm: RealmId, transport: Transport, address: SocketAddr) -> Result<Self> {
+    pub(super) fn bind(protocol: &Protocol, at: signalling::Listener) -> Result<Self> {
+        let address = at.address;
         let socket = || -> io::Result<TcpListener> {
-            let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+            let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(socket2::Protocol::TCP))?;
             // Connections of an earlier process may still be on their way out.
             socket.set_reuse_address(true)?;
             if address.is_ipv6() {
@@ -66,13 +67,9 @@ impl Listener {
             socket.listen(BACKLOG)?;
             TcpListener::from_std(socket.into())
         };
-        let socket = socket().with_context(|| format!("cannot listen at {address} for {}", transport.in_via()))?;
-        Ok(Self { realm, transport, socket, pause: None })
-    }
-
-    #[cfg(test)]
-    pub(super) fn address(&self) -> SocketAddr {
-        self.socket.local_addr().unwrap()
+        let socket = socket().with_context(|| format!("cannot listen at {address} for {}", at.transport.in_via()))?;
+        let address = socket.local_addr().with_context(|| format!("where does {address} listen?"))?;
+        Ok(Self { protocol: protocol.clone(), at: signalling::Listener { address, ..at }, socket, pause: None })
     }
 
     pub(super) fn poll_accept(&mut self, context: &mut Context<'_>) -> Poll<io::Result<(TcpStream, SocketAddr)>> {

@@ -20,10 +20,10 @@ mod websocket;
 
 use crate::{
     config::{Config, Connections as ConnectionLimits, Side},
-    engine::Input,
+    engine::{Input, Protocol},
     flow::{ConnectionId, Flow, Transport},
     media::{PerRealm, RealmId},
-    signalling::sip::PROTOCOL,
+    signalling::{self, Wire},
     tls::Tls,
 };
 use anyhow::{Context as _, Result};
@@ -54,19 +54,23 @@ const FLUSH: Duration = Duration::from_secs(1);
 /// What came of connections, for the engine.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Event {
-    Message { realm: RealmId, source: Flow, bytes: Vec<u8> },
-    Closed { realm: RealmId, flow: Flow },
-    Unreachable { realm: RealmId, flow: Flow },
+    Message { protocol: Protocol, realm: RealmId, source: Flow, bytes: Vec<u8> },
+    Closed { protocol: Protocol, realm: RealmId, flow: Flow },
+    Unreachable { protocol: Protocol, realm: RealmId, flow: Flow },
 }
 
 impl Event {
     pub(super) fn input(&self) -> Input<'_> {
         match self {
-            Self::Message { realm, source, bytes } => {
-                Input::Message { protocol: PROTOCOL, realm: *realm, source: *source, bytes }
+            Self::Message { protocol, realm, source, bytes } => {
+                Input::Message { protocol: protocol.clone(), realm: *realm, source: *source, bytes }
             }
-            Self::Closed { realm, flow } => Input::Closed { protocol: PROTOCOL, realm: *realm, flow: *flow },
-            Self::Unreachable { realm, flow } => Input::Unreachable { protocol: PROTOCOL, realm: *realm, flow: *flow },
+            Self::Closed { protocol, realm, flow } => {
+                Input::Closed { protocol: protocol.clone(), realm: *realm, flow: *flow }
+            }
+            Self::Unreachable { protocol, realm, flow } => {
+                Input::Unreachable { protocol: protocol.clone(), realm: *realm, flow: *flow }
+            }
         }
     }
 }
@@ -76,12 +80,14 @@ pub struct Connections {
     config: Arc<Config>,
     /// Connections at once: as configured, or as many as the operating system lets.
     max: usize,
+    /// What the protocols say of themselves.
+    wires: Vec<Wire>,
     listeners: Vec<Listener>,
     tls: PerRealm<Tls>,
     open: HashMap<ConnectionId, Open>,
     per_source: HashMap<IpAddr, usize>,
     /// Those that were made, by where to.
-    pool: HashMap<(RealmId, Transport, SocketAddr), ConnectionId>,
+    pool: HashMap<(Protocol, RealmId, Transport, SocketAddr), ConnectionId>,
     last_id: u64,
     tell: mpsc::Sender<ConnectionEvent>,
     events: mpsc::Receiver<ConnectionEvent>,
@@ -91,6 +97,7 @@ pub struct Connections {
 
 /// What is known of a connection outside of its task.
 struct Open {
+    protocol: Protocol,
     realm: RealmId,
     flow: Flow,
     accepted: bool,
@@ -99,28 +106,27 @@ struct Open {
 }
 
 impl Connections {
-    /// Listens for what the realms name, and reads their certificates. Must be called within a tokio runtime.
+    /// Listens where the protocols' connections come to, and reads the realms' certificates. Must be called within a tokio
+    /// runtime.
     ///
     /// # Errors
     ///
     /// An address is not the host's or is in use, or a file of TLS cannot be used.
-    pub fn open(config: Arc<Config>) -> Result<Self> {
-        let mut listeners = Vec::new();
+    pub fn open(config: Arc<Config>, wires: Vec<Wire>) -> Result<Self> {
         let mut tls = Vec::new();
-        for (realm, settings) in config.realms.with_ids() {
+        for settings in &config.realms {
             let loaded = Tls::load(settings).map_err(anyhow::Error::from);
             tls.push(loaded.with_context(|| format!("TLS of realm {}", settings.name))?);
-            for (transport, port) in settings.streams.listening() {
-                let address = SocketAddr::new(settings.signalling.ip(), port);
-                listeners.push(Listener::bind(realm, transport, address)?);
-            }
         }
+        let wanted = wires.iter().flat_map(|wire| wire.listeners.iter().map(|at| (&wire.protocol, *at)));
+        let reliable = wanted.filter(|(_, at)| at.transport.is_reliable());
+        let listeners = reliable.map(|(protocol, at)| Listener::bind(protocol, at)).collect::<Result<Vec<_>>>()?;
         let (tell, events) = mpsc::channel(INBOX);
-        let reliable = config.realms.iter().any(|realm| realm.streams.listening().next().is_some());
         let wanted = config.connections.max;
         Ok(Self {
-            max: if reliable { listen::make_room(wanted) } else { wanted },
+            max: if listeners.is_empty() { wanted } else { listen::make_room(wanted) },
             config,
+            wires,
             listeners,
             tls: tls.into(),
             open: HashMap::new(),
@@ -154,6 +160,11 @@ impl Connections {
         }
     }
 
+    /// Where connections come to, with the ports that the kernel gave where none was named.
+    pub fn listeners(&self) -> impl Iterator<Item = (&Protocol, signalling::Listener)> {
+        self.listeners.iter().map(|listener| (&listener.protocol, listener.at))
+    }
+
     /// What happened so far.
     pub fn statistics(&self) -> ConnectionStatistics {
         self.statistics
@@ -167,14 +178,14 @@ impl Connections {
             for _ in 0..BATCH {
                 match listener.poll_accept(context) {
                     Poll::Pending => break,
-                    Poll::Ready(outcome) => accepted.push((listener.realm, listener.transport, outcome)),
+                    Poll::Ready(outcome) => accepted.push((listener.protocol.clone(), listener.at, outcome)),
                 }
             }
         }
         ready |= !accepted.is_empty();
-        for (realm, transport, outcome) in accepted {
+        for (protocol, at, outcome) in accepted {
             match outcome {
-                Ok((stream, remote)) => self.accept(realm, transport, stream, remote),
+                Ok((stream, remote)) => self.accept(&protocol, at.realm, stream, Flow::to(at.transport, remote)),
                 Err(_) => self.statistics.accept_errors += 1,
             }
         }
@@ -192,7 +203,8 @@ impl Connections {
             match event {
                 ConnectionEvent::Message(id, bytes) => {
                     if let Some(open) = self.open.get(&id) {
-                        events.push_back(Event::Message { realm: open.realm, source: open.flow, bytes });
+                        let (protocol, realm) = (open.protocol.clone(), open.realm);
+                        events.push_back(Event::Message { protocol, realm, source: open.flow, bytes });
                     }
                 }
                 ConnectionEvent::Ended(id, reason) => events.extend(self.ended(id, reason)),
@@ -202,11 +214,11 @@ impl Connections {
     }
 
     /// Sends over a flow's connection, or over one that is made for it. False where the message is lost.
-    pub(super) fn send(&mut self, realm: RealmId, flow: Flow, bytes: Vec<u8>) -> bool {
-        let pooled = (realm, flow.transport, flow.remote);
+    pub(super) fn send(&mut self, protocol: &Protocol, realm: RealmId, flow: Flow, bytes: Vec<u8>) -> bool {
+        let pooled = (protocol.clone(), realm, flow.transport, flow.remote);
         let id = match flow.connection.or_else(|| self.pool.get(&pooled).copied()) {
             Some(id) => id,
-            None => match self.connect(realm, flow) {
+            None => match self.connect(protocol, realm, flow) {
                 Some(id) => id,
                 None => return false,
             },
@@ -231,11 +243,11 @@ impl Connections {
         let _ = tokio::time::timeout(FLUSH, left).await;
     }
 
-    fn accept(&mut self, realm: RealmId, transport: Transport, stream: TcpStream, remote: SocketAddr) {
+    fn accept(&mut self, protocol: &Protocol, realm: RealmId, stream: TcpStream, flow: Flow) {
         let ConnectionLimits { max_per_source, .. } = self.config.connections;
-        let from_there = self.per_source.get(&remote.ip()).copied().unwrap_or_default();
+        let from_there = self.per_source.get(&flow.ip()).copied().unwrap_or_default();
         let settings = self.config.realms.get(realm);
-        let is_softswitch = settings.and_then(|realm| realm.softswitch).is_some_and(|it| it.ip() == remote.ip());
+        let is_softswitch = settings.and_then(|realm| realm.softswitch).is_some_and(|it| it.ip() == flow.ip());
         // Terminals must not keep the softswitch away.
         if self.open.len() >= self.max && !is_softswitch {
             self.statistics.refused_max += 1;
@@ -245,41 +257,57 @@ impl Connections {
             self.statistics.refused_source += 1;
             return;
         }
-        self.statistics.accepted += 1;
-        *self.per_source.entry(remote.ip()).or_default() += 1;
         let acceptor = self.tls.get(realm).and_then(|tls| tls.acceptor.clone());
-        self.begin(realm, Flow::to(transport, remote), true, Origin::Accepted(stream, acceptor));
+        if self.begin(protocol, realm, flow, true, Origin::Accepted(stream, acceptor)).is_some() {
+            self.statistics.accepted += 1;
+            *self.per_source.entry(flow.ip()).or_default() += 1;
+        }
     }
 
     /// Connects where connections may be made to: in a core realm.
-    fn connect(&mut self, realm: RealmId, flow: Flow) -> Option<ConnectionId> {
-        let settings = self.config.realms.get(realm).filter(|settings| settings.side == Side::Core)?;
+    fn connect(&mut self, protocol: &Protocol, realm: RealmId, flow: Flow) -> Option<ConnectionId> {
+        self.config.realms.get(realm).filter(|settings| settings.side == Side::Core)?;
         if !matches!(flow.transport, Transport::Tcp | Transport::Tls) || self.pool.len() >= MOST_IN_CORE {
             return None;
         }
         let connector = self.tls.get(realm).and_then(|tls| tls.connector(flow.ip()));
-        let origin = Origin::To(settings.signalling.ip(), flow.remote, connector);
-        let id = self.begin(realm, flow, false, origin);
-        self.pool.insert((realm, flow.transport, flow.remote), id);
+        let own = self.wire(protocol)?.listeners.iter().find(|listener| listener.realm == realm)?.address.ip();
+        let id = self.begin(protocol, realm, flow, false, Origin::To(own, flow.remote, connector))?;
+        self.pool.insert((protocol.clone(), realm, flow.transport, flow.remote), id);
         self.statistics.made += 1;
         Some(id)
     }
 
-    fn begin(&mut self, realm: RealmId, flow: Flow, accepted: bool, origin: Origin) -> ConnectionId {
+    fn wire(&self, protocol: &Protocol) -> Option<&Wire> {
+        self.wires.iter().find(|wire| wire.protocol == *protocol)
+    }
+
+    /// `None` where the protocol has no connections.
+    fn begin(
+        &mut self,
+        protocol: &Protocol,
+        realm: RealmId,
+        flow: Flow,
+        accepted: bool,
+        origin: Origin,
+    ) -> Option<ConnectionId> {
+        let limits = self.config.connections.clone();
+        let &Wire { framer, subprotocol, .. } = self.wire(protocol)?;
+        let framer = framer?(flow.transport, limits.max_message_bytes);
         self.last_id += 1;
         let id = ConnectionId(self.last_id);
-        let limits = self.config.connections.clone();
         let (queue, outgoing) = Queue::new(limits.send_queue_bytes);
         let (transport, tell) = (flow.transport, self.tell.clone());
-        let connection = Connection { id, transport, limits, queue: queue.clone(), outgoing, tell };
+        let connection =
+            Connection { id, transport, limits, framer, subprotocol, queue: queue.clone(), outgoing, tell };
         let task = tokio::spawn(connection.run(origin)).abort_handle();
         let flow = Flow { connection: Some(id), ..flow };
-        self.open.insert(id, Open { realm, flow, accepted, queue, task });
-        id
+        self.open.insert(id, Open { protocol: protocol.clone(), realm, flow, accepted, queue, task });
+        Some(id)
     }
 
     fn ended(&mut self, id: ConnectionId, reason: Reason) -> Option<Event> {
-        let Open { realm, flow, accepted, .. } = self.open.remove(&id)?;
+        let Open { protocol, realm, flow, accepted, .. } = self.open.remove(&id)?;
         self.statistics.ended(reason);
         tracing::debug!(%flow, ?reason, "connection ended");
         if accepted {
@@ -289,12 +317,12 @@ impl Connections {
                     self.per_source.remove(&flow.ip());
                 }
             }
-            return Some(Event::Closed { realm, flow });
+            return Some(Event::Closed { protocol, realm, flow });
         }
-        self.pool.remove(&(realm, flow.transport, flow.remote));
+        self.pool.remove(&(protocol.clone(), realm, flow.transport, flow.remote));
         Some(match reason {
-            Reason::Unreachable => Event::Unreachable { realm, flow: Flow { connection: None, ..flow } },
-            _ => Event::Closed { realm, flow },
+            Reason::Unreachable => Event::Unreachable { protocol, realm, flow: Flow { connection: None, ..flow } },
+            _ => Event::Closed { protocol, realm, flow },
         })
     }
 }

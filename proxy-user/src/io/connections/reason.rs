@@ -1,6 +1,6 @@
 //! Why connections end, and how often each was so.
 
-use crate::signalling::sip::Broken;
+use crate::signalling::Fault;
 
 /// Why a connection ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -15,8 +15,8 @@ pub(super) enum Reason {
     Slow,
     /// Nothing came or went for long.
     Idle,
-    /// What came was no sequence of SIP messages.
-    NotSip,
+    /// What came was no sequence of the protocol's messages.
+    Malformed,
     /// A message was too large.
     TooLarge,
     /// Too much waited for a peer that does not read.
@@ -25,11 +25,11 @@ pub(super) enum Reason {
     Unreachable,
 }
 
-impl From<Broken> for Reason {
-    fn from(broken: Broken) -> Self {
-        match broken {
-            Broken::TooLarge => Self::TooLarge,
-            Broken::NotSip | Broken::NoLength | Broken::MalformedLength => Self::NotSip,
+impl From<Fault> for Reason {
+    fn from(fault: Fault) -> Self {
+        match fault {
+            Fault::TooLarge => Self::TooLarge,
+            Fault::Malformed => Self::Malformed,
         }
     }
 }
@@ -57,7 +57,7 @@ pub struct ConnectionStatistics {
     pub closed_slow: u64,
     /// Closed: nothing came or went for long.
     pub closed_idle: u64,
-    /// Closed: what came was no sequence of SIP messages.
+    /// Closed: what came was no sequence of the protocol's messages, which in most cases is SIP.
     pub closed_not_sip: u64,
     /// Closed: a message was too large.
     pub closed_too_large: u64,
@@ -80,7 +80,7 @@ impl ConnectionStatistics {
             Reason::Handshake => &mut self.closed_handshake,
             Reason::Slow => &mut self.closed_slow,
             Reason::Idle => &mut self.closed_idle,
-            Reason::NotSip => &mut self.closed_not_sip,
+            Reason::Malformed => &mut self.closed_not_sip,
             Reason::TooLarge => &mut self.closed_too_large,
             Reason::NotRead => &mut self.closed_not_read,
             Reason::Unreachable => &mut self.unreachable,

@@ -5,6 +5,7 @@ use super::reason::Reason;
 use crate::{
     config::Connections as ConnectionLimits,
     flow::{ConnectionId, Transport},
+    signalling::Framer,
 };
 use std::{
     sync::{
@@ -66,6 +67,9 @@ pub(super) struct Connection {
     pub(super) id: ConnectionId,
     pub(super) transport: Transport,
     pub(super) limits: ConnectionLimits,
+    pub(super) framer: Box<dyn Framer>,
+    /// The name of the protocol's WebSocket subprotocol, if it has one.
+    pub(super) subprotocol: Option<&'static str>,
     pub(super) queue: Queue,
     pub(super) outgoing: mpsc::UnboundedReceiver<Vec<u8>>,
     pub(super) tell: mpsc::Sender<ConnectionEvent>,

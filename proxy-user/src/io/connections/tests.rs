@@ -1,5 +1,8 @@
 use super::*;
-use crate::config::{Certificate, PortRange, Realm, RealmPolicy, Trust};
+use crate::{
+    config::{Certificate, PortRange, Realm, RealmPolicy, Trust},
+    signalling::wires,
+};
 use futures_util::{SinkExt as _, StreamExt as _};
 use std::{
     future::poll_fn,
@@ -21,6 +24,7 @@ use tokio_tungstenite::{
     tungstenite::{Message as Frame, client::IntoClientRequest as _, http::HeaderValue},
 };
 
+const SIP: Protocol = Protocol::new("sip");
 const ACCESS: RealmId = RealmId::new(0);
 const CORE: RealmId = RealmId::new(1);
 const OPTIONS: &str = "OPTIONS sip:a@b SIP/2.0\r\nVia: SIP/2.0/TCP c;branch=z9hG4bK1\r\nContent-Length: 0\r\n\r\n";
@@ -62,8 +66,9 @@ fn open(
         *port = Some(0);
     }
     change(&mut config);
-    let connections = Connections::open(Arc::new(config)).unwrap();
-    let addresses = connections.listeners.iter().map(Listener::address).collect();
+    let wires = wires(&config);
+    let connections = Connections::open(Arc::new(config), wires).unwrap();
+    let addresses = connections.listeners().map(|(_, at)| at.address).collect();
     (connections, addresses)
 }
 
@@ -134,11 +139,11 @@ async fn messages_come_whole_and_answers_go_back_over_the_same_connection() {
     assert_eq!(read(&mut phone, 2).await, "\r\n", "the answer to a ping");
     phone.write_all(end.as_bytes()).await.unwrap();
     assert_eq!(message(next(&mut connections).await), (flow, OPTIONS.into()));
-    assert!(connections.send(ACCESS, flow, b"hello".to_vec()));
+    assert!(connections.send(&SIP, ACCESS, flow, b"hello".to_vec()));
     assert_eq!(read(&mut phone, 5).await, "hello");
     drop(phone);
-    assert_eq!(next(&mut connections).await, Event::Closed { realm: ACCESS, flow });
-    assert!(!connections.send(ACCESS, flow, b"too late".to_vec()), "nobody connects to a terminal");
+    assert_eq!(next(&mut connections).await, Event::Closed { protocol: SIP, realm: ACCESS, flow });
+    assert!(!connections.send(&SIP, ACCESS, flow, b"too late".to_vec()), "nobody connects to a terminal");
     let expected = ConnectionStatistics { accepted: 1, closed_by_peer: 1, ..Default::default() };
     assert_eq!(connections.statistics(), expected);
     assert!(connections.open.is_empty() && connections.per_source.is_empty());
@@ -207,9 +212,9 @@ async fn an_impossible_length_is_answered_before_the_end() {
     let mut phone = TcpStream::connect(at[0]).await.unwrap();
     phone.write_all(OPTIONS.replace("Length: 0", "Length: 99999999").as_bytes()).await.unwrap();
     let (flow, _) = message(next(&mut connections).await);
-    connections.send(ACCESS, flow, b"SIP/2.0 513 Message Too Large\r\n\r\n".to_vec());
+    connections.send(&SIP, ACCESS, flow, b"SIP/2.0 513 Message Too Large\r\n\r\n".to_vec());
     meanwhile(&mut connections, async { assert!(read(&mut phone, 11).await.starts_with("SIP/2.0 513")) }).await;
-    assert_eq!(next(&mut connections).await, Event::Closed { realm: ACCESS, flow });
+    assert_eq!(next(&mut connections).await, Event::Closed { protocol: SIP, realm: ACCESS, flow });
     assert_eq!(connections.statistics().closed_too_large, 1);
 }
 
@@ -221,12 +226,12 @@ async fn whoever_does_not_read_makes_nobody_hold_more_than_the_queue() {
     phone.write_all(OPTIONS.as_bytes()).await.unwrap();
     let (flow, _) = message(next(&mut connections).await);
     let mut sent = 0;
-    while connections.send(ACCESS, flow, vec![b'x'; 10_000]) {
+    while connections.send(&SIP, ACCESS, flow, vec![b'x'; 10_000]) {
         sent += 1;
         assert!(sent < 10_000, "the kernel's buffers have an end");
         tokio::task::yield_now().await;
     }
-    assert_eq!(next(&mut connections).await, Event::Closed { realm: ACCESS, flow });
+    assert_eq!(next(&mut connections).await, Event::Closed { protocol: SIP, realm: ACCESS, flow });
     assert_eq!((connections.statistics().closed_not_read, connections.open.len()), (1, 0));
 }
 
@@ -237,25 +242,25 @@ async fn the_softswitch_has_one_connection_which_is_made_anew() {
     let (mut connections, _) = open(&[], ConnectionLimits::default(), |_| {});
     for round in 1..=2 {
         // Before it is made, and after.
-        assert!(connections.send(CORE, there, b"one".to_vec()));
-        assert!(connections.send(CORE, there, b"two".to_vec()));
+        assert!(connections.send(&SIP, CORE, there, b"one".to_vec()));
+        assert!(connections.send(&SIP, CORE, there, b"two".to_vec()));
         let (mut accepted, _) = within(softswitch.accept()).await.unwrap();
         assert_eq!(read(&mut accepted, 6).await, "onetwo");
-        assert!(connections.send(CORE, there, b"three".to_vec()));
+        assert!(connections.send(&SIP, CORE, there, b"three".to_vec()));
         assert_eq!(read(&mut accepted, 5).await, "three");
         accepted.write_all(OPTIONS.as_bytes()).await.unwrap();
         let (flow, _) = message(next(&mut connections).await);
         assert_eq!((flow.transport, flow.remote), (there.transport, there.remote));
-        assert!(connections.send(CORE, flow, b"back".to_vec()));
+        assert!(connections.send(&SIP, CORE, flow, b"back".to_vec()));
         assert_eq!(read(&mut accepted, 4).await, "back");
         drop(accepted);
-        assert_eq!(next(&mut connections).await, Event::Closed { realm: CORE, flow });
+        assert_eq!(next(&mut connections).await, Event::Closed { protocol: SIP, realm: CORE, flow });
         assert_eq!(connections.statistics().made, round);
     }
     drop(softswitch);
-    assert!(connections.send(CORE, there, b"lost".to_vec()));
-    assert_eq!(next(&mut connections).await, Event::Unreachable { realm: CORE, flow: there });
-    assert!(!connections.send(ACCESS, there, b"never".to_vec()), "only in the core");
+    assert!(connections.send(&SIP, CORE, there, b"lost".to_vec()));
+    assert_eq!(next(&mut connections).await, Event::Unreachable { protocol: SIP, realm: CORE, flow: there });
+    assert!(!connections.send(&SIP, ACCESS, there, b"never".to_vec()), "only in the core");
 }
 
 #[tokio::test]
@@ -264,7 +269,7 @@ async fn what_was_said_last_leaves_before_the_end() {
     let mut phone = TcpStream::connect(at[0]).await.unwrap();
     phone.write_all(OPTIONS.as_bytes()).await.unwrap();
     let (flow, _) = message(next(&mut connections).await);
-    connections.send(ACCESS, flow, b"BYE".to_vec());
+    connections.send(&SIP, ACCESS, flow, b"BYE".to_vec());
     connections.flush().await;
     drop(connections);
     assert_eq!(read(&mut phone, 3).await, "BYE");
@@ -409,14 +414,14 @@ async fn the_softswitch_has_to_be_who_it_is() {
             config.realms.get_mut(CORE).unwrap().softswitch = Some(at[0]);
         });
         let there = Flow::to(Transport::Tls, at[0]);
-        assert!(connections.send(CORE, there, OPTIONS.as_bytes().to_vec()));
+        assert!(connections.send(&SIP, CORE, there, OPTIONS.as_bytes().to_vec()));
         let event = next(&mut softswitch);
         if trusted {
             assert_eq!(message(meanwhile(&mut connections, event).await).1, OPTIONS);
         } else {
             let (event, unreachable) = tokio::join!(event, next(&mut connections));
             assert!(matches!(event, Event::Closed { .. }), "{event:?}");
-            assert_eq!(unreachable, Event::Unreachable { realm: CORE, flow: there });
+            assert_eq!(unreachable, Event::Unreachable { protocol: SIP, realm: CORE, flow: there });
         }
     }
 }
@@ -465,12 +470,12 @@ async fn exchange<S>(
         browser.send(keep_alive).await.unwrap();
         assert_eq!(meanwhile(connections, browser.next()).await.unwrap().unwrap(), answer);
     }
-    connections.send(ACCESS, flow, b"SIP/2.0 200 OK\r\n\r\n".to_vec());
+    connections.send(&SIP, ACCESS, flow, b"SIP/2.0 200 OK\r\n\r\n".to_vec());
     assert_eq!(meanwhile(connections, browser.next()).await.unwrap().unwrap(), Frame::text("SIP/2.0 200 OK\r\n\r\n"));
-    connections.send(ACCESS, flow, b"SIP/2.0 200 \xff\r\n\r\n".to_vec());
+    connections.send(&SIP, ACCESS, flow, b"SIP/2.0 200 \xff\r\n\r\n".to_vec());
     assert!(meanwhile(connections, browser.next()).await.unwrap().unwrap().is_binary());
     browser.close(None).await.unwrap();
-    assert_eq!(next(connections).await, Event::Closed { realm: ACCESS, flow });
+    assert_eq!(next(connections).await, Event::Closed { protocol: SIP, realm: ACCESS, flow });
 }
 
 #[tokio::test]

@@ -1,9 +1,10 @@
-//! SIP over WebSocket (RFC 7118): each WebSocket message holds one SIP message.
+//! WebSocket (RFC 6455), as RFC 7118 uses it for SIP: each WebSocket message holds one of the protocol.
 
 use super::{
     reason::Reason,
     task::{Connection, ConnectionEvent, Pace},
 };
+use crate::signalling::Frame;
 use futures_util::{SinkExt as _, StreamExt as _};
 use std::time::Duration;
 use tokio::{
@@ -23,17 +24,17 @@ use tokio_tungstenite::{
 
 /// A peer that takes nothing for so long is given up.
 const NOT_READ: Duration = Duration::from_secs(20);
-/// The subprotocol's name (RFC 7118 §4.1).
-const SUBPROTOCOL: &str = "sip";
 
 pub(super) async fn speak<S: AsyncRead + AsyncWrite + Unpin + Send>(connection: Connection, stream: S) -> Reason {
-    let Connection { id, limits, queue, mut outgoing, tell, .. } = connection;
+    let Connection { id, limits, mut framer, subprotocol, queue, mut outgoing, tell, .. } = connection;
     let config = WebSocketConfig::default()
         .read_buffer_size(4_096)
         .write_buffer_size(0)
         .max_write_buffer_size(limits.send_queue_bytes.max(65_536 + 1_024))
         .max_message_size(Some(limits.max_message_bytes))
         .max_frame_size(Some(limits.max_message_bytes));
+    #[allow(clippy::result_large_err, reason = "the library's callback")]
+    let negotiate = |request: &Request, response: Response| negotiate(subprotocol, request, response);
     let accept = accept_hdr_async_with_config(stream, negotiate, Some(config));
     let stream: WebSocketStream<S> = match timeout(limits.message_timeout, accept).await {
         Err(_) => return Reason::Slow,
@@ -64,25 +65,28 @@ pub(super) async fn speak<S: AsyncRead + AsyncWrite + Unpin + Send>(connection: 
                 Ok(None | Some(Ok(Message::Close(_)) | Err(Error::ConnectionClosed))) => return Reason::Peer,
                 Ok(Some(Err(Error::Capacity(CapacityError::MessageTooLong { .. })))) => return Reason::TooLarge,
                 Ok(Some(Err(Error::Io(_)))) => return Reason::Error,
-                Ok(Some(Err(_))) => return Reason::NotSip,
+                Ok(Some(Err(_))) => return Reason::Malformed,
                 Ok(Some(Ok(Message::Text(text)))) => text.as_bytes().to_vec(),
                 Ok(Some(Ok(Message::Binary(bytes)))) => bytes.to_vec(),
                 // The library answers those that want an answer.
                 Ok(Some(Ok(_))) => continue,
             };
-            match bytes.as_slice() {
-                b"\r\n\r\n" if queue.push(b"\r\n".to_vec()) => {}
-                b"\r\n\r\n" => return Reason::NotRead,
-                bytes if bytes.iter().all(|byte| matches!(byte, b'\r' | b'\n')) => {}
-                bytes => {
-                    let line = bytes.split(|byte| *byte == b'\n').next().unwrap_or_default();
-                    if memchr::memmem::find(line, b"SIP/").is_none() {
-                        return Reason::NotSip;
+            framer.push(&bytes);
+            loop {
+                match framer.next_frame() {
+                    Ok(None) => break,
+                    Ok(Some(Frame::KeepAlive(answer))) => {
+                        if !queue.push(answer) {
+                            return Reason::NotRead;
+                        }
                     }
-                    pace.message();
-                    if tell.send(ConnectionEvent::Message(id, bytes.to_vec())).await.is_err() {
-                        return Reason::Error;
+                    Ok(Some(Frame::Message(bytes))) => {
+                        pace.message();
+                        if tell.send(ConnectionEvent::Message(id, bytes)).await.is_err() {
+                            return Reason::Error;
+                        }
                     }
+                    Err(broken) => return broken.fault.into(),
                 }
             }
         }
@@ -93,16 +97,23 @@ pub(super) async fn speak<S: AsyncRead + AsyncWrite + Unpin + Send>(connection: 
     }
 }
 
-/// Who does not ask for SIP has come to the wrong place.
+/// Who does not ask for the protocol has come to the wrong place.
 #[allow(clippy::result_large_err, reason = "the library's callback")]
-fn negotiate(request: &Request, mut response: Response) -> Result<Response, ErrorResponse> {
+fn negotiate(
+    subprotocol: Option<&'static str>,
+    request: &Request,
+    mut response: Response,
+) -> Result<Response, ErrorResponse> {
     let offered = request.headers().get_all(SEC_WEBSOCKET_PROTOCOL).iter().filter_map(|value| value.to_str().ok());
     let mut names = offered.flat_map(|value| value.split(',')).map(str::trim);
-    if names.any(|name| name.eq_ignore_ascii_case(SUBPROTOCOL)) {
-        response.headers_mut().insert(SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(SUBPROTOCOL));
+    if let Some(subprotocol) = subprotocol
+        && names.any(|name| name.eq_ignore_ascii_case(subprotocol))
+    {
+        response.headers_mut().insert(SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(subprotocol));
         return Ok(response);
     }
-    let mut refusal = ErrorResponse::new(Some("the subprotocol sip is needed".into()));
+    let needed = subprotocol.map(|subprotocol| format!("the subprotocol {subprotocol} is needed"));
+    let mut refusal = ErrorResponse::new(needed);
     *refusal.status_mut() = StatusCode::BAD_REQUEST;
     Err(refusal)
 }

@@ -6,7 +6,7 @@
 
 use super::{
     reading::route_flow,
-    state::{Purpose, Timer, Turn},
+    state::{PROTOCOL, Purpose, Timer, Turn},
     transactions::{Client, ClientTxId, Server},
 };
 use crate::{
@@ -59,7 +59,7 @@ impl Turn<'_> {
             return;
         }
         match self.route_out(realm, destination) {
-            Some(destination) => self.core.send(realm, destination, bytes),
+            Some(destination) => self.core.send(PROTOCOL, realm, destination, bytes),
             None => self.core.statistics.undeliverable += 1,
         }
     }

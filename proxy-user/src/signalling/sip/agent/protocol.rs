@@ -6,17 +6,22 @@ use super::{
 };
 use crate::{
     clock::Clock,
+    config::Config,
     engine::{CallEvent, CallId, Core, Load, NotRestored, Protocol},
     flow::Flow,
     journal::{Change, Entry},
     media::RealmId,
-    signalling::{Agent, Arrival, Registration},
+    signalling::{Agent, Arrival, Registration, Wire, sip::wire::wire},
 };
 use std::time::Instant;
 
 impl Agent for Sip {
     fn protocol(&self) -> Protocol {
         PROTOCOL
+    }
+
+    fn wire(&self, config: &Config) -> Wire {
+        wire(config)
     }
 
     fn handle_input(&mut self, core: &mut Core, realm: RealmId, flow: Flow, arrival: Arrival<'_>, now: Instant) {
