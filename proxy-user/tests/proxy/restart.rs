@@ -12,8 +12,8 @@ use proxy_user::{
 use serde_json::Value;
 use std::{collections::BTreeSet, time::Duration};
 
-/// Alice, registered, has called and the softswitch has answered: her side's and the core's contact of the other.
-fn established(lab: &mut Lab) -> (Sent, Sent) {
+/// Alice calls; returns her INVITE and the same as it went on.
+fn called(lab: &mut Lab) -> (String, Sent) {
     let invite = sip(&format!(
         "INVITE sip:bob@example.test SIP/2.0
          Via: SIP/2.0/UDP {PRIVATE}:5060;branch=z9hG4bKi1;rport
@@ -29,7 +29,12 @@ fn established(lab: &mut Lab) -> (Sent, Sent) {
         sdp(PRIVATE, 4_000)
     ));
     let sent = lab.access(ALICE, &invite);
-    let invite = only(&sent, "INVITE").clone();
+    (invite, only(&sent, "INVITE").clone())
+}
+
+/// Alice, registered, has called and the softswitch has answered: her side's and the core's contact of the other.
+fn established(lab: &mut Lab) -> (Sent, Sent) {
+    let (_, invite) = called(lab);
     let ok = answer(&invite, "200 OK", "b", "Contact: <sip:bob@10.9.0.30:5060>\n", &sdp("10.9.0.30", 6_000));
     let sent = lab.core(&ok);
     let ok = only(&sent, "200").clone();
@@ -155,26 +160,6 @@ fn the_other_side_may_hang_up_and_both_may_change_the_session() {
     lab.wait(Duration::from_secs(200));
     assert_eq!(lab.records.len(), 1);
     assert_eq!(lab.records[0].end_cause, EndCause::ByeCallee);
-}
-
-/// Alice calls; returns her INVITE and the same as it went on.
-fn called(lab: &mut Lab) -> (String, Sent) {
-    let invite = sip(&format!(
-        "INVITE sip:bob@example.test SIP/2.0
-         Via: SIP/2.0/UDP {PRIVATE}:5060;branch=z9hG4bKi1;rport
-         Max-Forwards: 70
-         From: <sip:alice@example.test>;tag=a
-         To: <sip:bob@example.test>
-         Call-ID: c1
-         CSeq: 1 INVITE
-         Contact: <sip:alice@{PRIVATE}:5060>
-         {LIKE_A_PHONE}
-
-{}",
-        sdp(PRIVATE, 4_000)
-    ));
-    let sent = lab.access(ALICE, &invite);
-    (invite, only(&sent, "INVITE").clone())
 }
 
 const BOBS: &str = "Contact: <sip:bob@10.9.0.30:5060>\n";
