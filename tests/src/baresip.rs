@@ -14,7 +14,7 @@ use crate::interrupt;
 use crate::kamailio::Kamailio;
 use crate::netns::Namespace;
 use crate::peer::Peer;
-use crate::topology::Lab;
+use crate::topology::Testbed;
 
 const CONTROL: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::LOCALHOST, 4444);
 const DIALOG_TIMEOUT: Duration = Duration::from_secs(10);
@@ -88,8 +88,8 @@ pub struct Baresip {
 impl Baresip {
     /// Starts the phone in `namespace` and connects to its control port. It begins to register by itself: see
     /// [`Baresip::wait_registered`].
-    pub fn start(lab: &Lab, name: &str, namespace: &Namespace, config: &BaresipConfig) -> Result<Self> {
-        let directory = lab.directory().join(name);
+    pub fn start(testbed: &Testbed, name: &str, namespace: &Namespace, config: &BaresipConfig) -> Result<Self> {
+        let directory = testbed.directory().join(name);
         std::fs::create_dir_all(&directory)?;
         std::fs::write(directory.join("config"), configuration(config))?;
         std::fs::write(directory.join("accounts"), account(config))?;
@@ -97,7 +97,7 @@ impl Baresip {
 
         let mut command = namespace.command("baresip")?;
         command.arg("-f").arg(&directory).env("HOME", &directory);
-        let mut peer = Peer::start(name, command, &lab.logs())?;
+        let mut peer = Peer::start(name, command, &testbed.logs())?;
         let deadline = Instant::now() + DIALOG_TIMEOUT;
         let control = loop {
             match namespace.enter(|| Ok(TcpStream::connect(CONTROL)?)) {
@@ -119,7 +119,7 @@ impl Baresip {
         self.peer.wait_for_line("} 200 OK (", timeout).map(drop)
     }
 
-    /// Calls `user` of the lab's domain.
+    /// Calls `user` of the testbed's domain.
     pub fn dial(&mut self, user: &str) -> Result<()> {
         self.command("dial", &format!("sip:{user}@{}", Kamailio::DOMAIN)).map(drop)
     }
@@ -147,7 +147,7 @@ impl Baresip {
     /// Any long command of baresip; what it said.
     pub fn command(&mut self, command: &str, parameters: &str) -> Result<String> {
         self.sent += 1;
-        let token = format!("lab-{}", self.sent);
+        let token = format!("testbed-{}", self.sent);
         let request = json!({ "command": command, "params": parameters, "token": token }).to_string();
         write!(self.control, "{}:{request},", request.len()).context("write to baresip's control port")?;
         let deadline = Instant::now() + DIALOG_TIMEOUT;

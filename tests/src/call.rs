@@ -13,7 +13,7 @@ use crate::peer::wait_until;
 use crate::rtp::{Stream, sender_report};
 use crate::scene::{GATEWAY, Scene};
 use crate::sipp::{Scenario, Sipp, SippConfig};
-use crate::topology::{Lab, address};
+use crate::topology::{Testbed, address};
 
 /// How long anything may take that has to happen: much longer than it does.
 const TIMEOUT: Duration = Duration::from_secs(20);
@@ -23,7 +23,7 @@ pub type Flow = [Count; 2];
 
 /// One end of a call: its media sockets, where it sends, and what nftables counts at its interface.
 #[derive(Debug)]
-pub struct End<'lab> {
+pub struct End<'testbed> {
     /// Port 6000.
     pub rtp: UdpSocket,
     /// Port 6001.
@@ -32,12 +32,12 @@ pub struct End<'lab> {
     pub relay: SocketAddrV4,
     /// `rtp_in`, `rtcp_in`, `rtp_out` and `rtcp_out` of the relay; of anybody, `media_in` and those packets of it that
     /// bear the mark of a [`crate::Flood`], `strange`.
-    pub counters: Counters<'lab>,
+    pub counters: Counters<'testbed>,
 }
 
-impl<'lab> End<'lab> {
+impl<'testbed> End<'testbed> {
     /// An end whose session description names the ports 6000 and 6001 of `own`.
-    pub fn open(namespace: &'lab Namespace, own: Ipv4Addr, relay: SocketAddrV4) -> Result<Self> {
+    pub fn open(namespace: &'testbed Namespace, own: Ipv4Addr, relay: SocketAddrV4) -> Result<Self> {
         let latch = *relay.ip();
         let ours = latch == address::LATCH_ACCESS || latch == address::LATCH_CORE;
         ensure!(ours && relay.port().is_multiple_of(2), "no relay port: {relay}");
@@ -86,48 +86,48 @@ impl<'lab> End<'lab> {
 
 /// A call of alice to bob, or of others in their place, through two access legs.
 #[derive(Debug)]
-pub struct MediaCall<'lab> {
+pub struct MediaCall<'testbed> {
     caller: Sipp,
     callee: Sipp,
-    caller_phone: &'lab Namespace,
+    caller_phone: &'testbed Namespace,
     held: bool,
     /// The caller's end.
-    pub alice: End<'lab>,
+    pub alice: End<'testbed>,
     /// The callee's.
-    pub bob: End<'lab>,
+    pub bob: End<'testbed>,
 }
 
-impl<'lab> MediaCall<'lab> {
+impl<'testbed> MediaCall<'testbed> {
     /// alice at phone 1 calls bob at phone 2 and hangs up after `hold`.
-    pub fn start(scene: &Scene<'lab>, hold: Duration) -> Result<Self> {
+    pub fn start(scene: &Scene<'testbed>, hold: Duration) -> Result<Self> {
         Self::call(scene, (1, "alice"), (2, "bob"), Some(hold))
     }
 
     /// The same between others, number of the phone and user; the caller hangs up when the test ends the call.
-    pub fn between(scene: &Scene<'lab>, caller: (usize, &str), callee: (usize, &str)) -> Result<Self> {
+    pub fn between(scene: &Scene<'testbed>, caller: (usize, &str), callee: (usize, &str)) -> Result<Self> {
         Self::call(scene, caller, callee, None)
     }
 
     /// The same between two who have registered.
-    pub fn of_registered(scene: &Scene<'lab>, caller: (usize, &str), callee: (usize, &str)) -> Result<Self> {
+    pub fn of_registered(scene: &Scene<'testbed>, caller: (usize, &str), callee: (usize, &str)) -> Result<Self> {
         let answering = scene.sipp(Scenario::Answer, callee.1, address::PHONE);
-        Self::made(scene, caller, (scene.lab.phone(callee.0)?, &answering), None)
+        Self::made(scene, caller, (scene.testbed.phone(callee.0)?, &answering), None)
     }
 
-    /// alice at phone 1 calls carol at the lab's host `gateway` ([`GATEWAY`]) in the core network, who is in bob's place,
+    /// alice at phone 1 calls carol at the testbed's host `gateway` ([`GATEWAY`]) in the core network, who is in bob's place,
     /// until the test ends the call.
-    pub fn to_core(scene: &Scene<'lab>) -> Result<Self> {
+    pub fn to_core(scene: &Scene<'testbed>) -> Result<Self> {
         scene.register(1, "alice")?;
-        let gateway = scene.lab.host("gateway")?;
+        let gateway = scene.testbed.host("gateway")?;
         let softswitch = SocketAddrV4::new(address::SOFTSWITCH, 5060);
         let carol = SippConfig { remote: softswitch, ..scene.sipp(Scenario::Register, "carol", GATEWAY) };
-        Sipp::run(scene.lab, "register-carol", gateway, &carol, TIMEOUT)?;
+        Sipp::run(scene.testbed, "register-carol", gateway, &carol, TIMEOUT)?;
         let carol = SippConfig { scenario: Scenario::Answer, ..carol };
         Self::made(scene, (1, "alice"), (gateway, &carol), None)
     }
 
     fn call(
-        scene: &Scene<'lab>,
+        scene: &Scene<'testbed>,
         caller: (usize, &str),
         (number, callee): (usize, &str),
         hold: Option<Duration>,
@@ -135,21 +135,21 @@ impl<'lab> MediaCall<'lab> {
         scene.register(caller.0, caller.1)?;
         scene.register(number, callee)?;
         let answering = scene.sipp(Scenario::Answer, callee, address::PHONE);
-        Self::made(scene, caller, (scene.lab.phone(number)?, &answering), hold)
+        Self::made(scene, caller, (scene.testbed.phone(number)?, &answering), hold)
     }
 
     fn made(
-        scene: &Scene<'lab>,
+        scene: &Scene<'testbed>,
         (number, user): (usize, &str),
-        (host, answering): (&'lab Namespace, &SippConfig),
+        (host, answering): (&'testbed Namespace, &SippConfig),
         hold: Option<Duration>,
     ) -> Result<Self> {
-        let (lab, phone) = (scene.lab, scene.lab.phone(number)?);
-        let callee = Sipp::start(lab, &format!("callee-{}", answering.user), host, answering)?;
+        let (testbed, phone) = (scene.testbed, scene.testbed.phone(number)?);
+        let callee = Sipp::start(testbed, &format!("callee-{}", answering.user), host, answering)?;
         let scenario = if hold.is_some() { Scenario::Call } else { Scenario::CallUntilTold };
         let calling = scene.sipp(scenario, user, address::PHONE).calling(&answering.user);
         let calling = SippConfig { hold: hold.unwrap_or_default(), ..calling };
-        let caller = Sipp::start(lab, &format!("caller-{user}"), phone, &calling)?;
+        let caller = Sipp::start(testbed, &format!("caller-{user}"), phone, &calling)?;
         let alice = End::open(phone, address::PHONE, caller.wait_for_remote_media(TIMEOUT)?)?;
         let bob = End::open(host, *answering.local.ip(), callee.wait_for_remote_media(TIMEOUT)?)?;
         Ok(Self { caller, callee, caller_phone: phone, held: hold.is_none(), alice, bob })
@@ -176,8 +176,8 @@ impl<'lab> MediaCall<'lab> {
 }
 
 /// The audio stream of the record whose terminal is behind this NAT.
-pub fn audio<'r>(records: &'r [Value], lab: &Lab, nat: usize) -> Result<&'r Value> {
-    let public = format!("{}:", lab.nat(nat)?.public());
+pub fn audio<'r>(records: &'r [Value], testbed: &Testbed, nat: usize) -> Result<&'r Value> {
+    let public = format!("{}:", testbed.nat(nat)?.public());
     let of = |record: &&Value| record["terminal"]["source"].as_str().is_some_and(|source| source.starts_with(&public));
     let record = records.iter().find(of).ok_or_else(|| anyhow!("no record of {public} in {records:#?}"))?;
     Ok(&record["streams"][0])

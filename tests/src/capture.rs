@@ -12,7 +12,7 @@ use nix::sys::signal::Signal;
 use crate::netns::{Namespace, run};
 use crate::peer::Peer;
 use crate::rtp::HEADER;
-use crate::topology::Lab;
+use crate::topology::Testbed;
 
 /// A running tcpdump on one interface. An XDP program sends past tcpdump on its own interface: record at the far ends.
 #[derive(Debug)]
@@ -43,13 +43,13 @@ pub struct SipMessage {
 impl Capture {
     /// Starts recording `interface` of `namespace` (a pcap filter such as `udp`, or nothing for everything) and waits
     /// until tcpdump listens.
-    pub fn start(lab: &Lab, name: &str, namespace: &Namespace, interface: &str, filter: &str) -> Result<Self> {
-        let file = lab.directory().join(format!("{name}.pcap"));
+    pub fn start(testbed: &Testbed, name: &str, namespace: &Namespace, interface: &str, filter: &str) -> Result<Self> {
+        let file = testbed.directory().join(format!("{name}.pcap"));
         let mut command = namespace.command("tcpdump")?;
         // Root's tcpdump would become another user, who may not write here. Immediate mode: nothing waits in the ring.
         command.args(["-Z", "root", "-n", "-U", "--immediate-mode", "-s", "0", "-B", "16384", "-i", interface, "-w"]);
         command.arg(&file).args(filter.split_whitespace());
-        let mut peer = Peer::start(name, command, &lab.logs())?;
+        let mut peer = Peer::start(name, command, &testbed.logs())?;
         peer.wait_for_line("listening on", Duration::from_secs(10))?;
         Ok(Self { peer, file })
     }

@@ -1,4 +1,4 @@
-//! Certificates for the lab: an authority of its own, and what it signs, as files.
+//! Certificates for the testbed: an authority of its own, and what it signs, as files.
 
 use std::path::{Path, PathBuf};
 

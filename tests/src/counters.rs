@@ -34,16 +34,16 @@ impl Count {
 
 /// Named counters in one namespace; they stay until the namespace goes.
 #[derive(Debug)]
-pub struct Counters<'lab> {
-    namespace: &'lab Namespace,
+pub struct Counters<'testbed> {
+    namespace: &'testbed Namespace,
 }
 
-impl<'lab> Counters<'lab> {
+impl<'testbed> Counters<'testbed> {
     /// Adds counters: name (letters, digits, `_`), direction, and an nftables match, e.g.
     /// `ip saddr 203.0.113.10 udp sport 30000-39999`. A packet that several match counts in each.
-    pub fn add(namespace: &'lab Namespace, counters: &[(&str, Direction, &str)]) -> Result<Self> {
+    pub fn add(namespace: &'testbed Namespace, counters: &[(&str, Direction, &str)]) -> Result<Self> {
         let mut ruleset = String::from(
-            "table inet lab {
+            "table inet testbed {
                chain arriving { type filter hook prerouting priority -500; }
                chain leaving { type filter hook postrouting priority 500; }
              }\n",
@@ -53,8 +53,9 @@ impl<'lab> Counters<'lab> {
                 Direction::In => "arriving",
                 Direction::Out => "leaving",
             };
-            ruleset +=
-                &format!("add counter inet lab {name}\nadd rule inet lab {chain} {matching} counter name {name}\n");
+            ruleset += &format!(
+                "add counter inet testbed {name}\nadd rule inet testbed {chain} {matching} counter name {name}\n"
+            );
         }
         namespace.nft(&ruleset)?;
         Ok(Self { namespace })
@@ -62,7 +63,7 @@ impl<'lab> Counters<'lab> {
 
     /// Every counter's value.
     pub fn read(&self) -> Result<BTreeMap<String, Count>> {
-        let text = self.namespace.run("nft", "-j list counters table inet lab")?;
+        let text = self.namespace.run("nft", "-j list counters table inet testbed")?;
         let json: Value = serde_json::from_str(&text).context("JSON from nft")?;
         let objects = json["nftables"].as_array().ok_or_else(|| anyhow!("nft listed no objects"))?;
         let counters = objects.iter().filter_map(|object| {

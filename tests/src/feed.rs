@@ -1,4 +1,4 @@
-//! What feeds a bench's chain and what counts at its end: two of the lab's small XDP programs.
+//! What feeds a bench's chain and what counts at its end: two of the testbed's small XDP programs.
 
 use std::time::{Duration, Instant};
 
@@ -36,7 +36,7 @@ impl Generator {
             .override_global("STREAMS", &u32::try_from(streams.len())?, true)
             .override_global("TEMPLATE", &template(&frame)?, true)
             .load_file(object())
-            .context("load the lab's XDP programs")?;
+            .context("load the testbed's XDP programs")?;
         program(&mut ebpf, "generate")?.load()?;
         let index = namespace.index(interface)?;
         let mut devices = DevMap::try_from(ebpf.take_map("DEVICES").context("no map DEVICES")?)?;
@@ -99,7 +99,7 @@ pub struct Sink {
 impl Sink {
     /// Begins to count; from now on nothing else receives there.
     pub fn attach(namespace: &Namespace, interface: &str) -> Result<Self> {
-        let mut ebpf = Ebpf::load_file(object()).context("load the lab's XDP programs")?;
+        let mut ebpf = Ebpf::load_file(object()).context("load the testbed's XDP programs")?;
         attach(program(&mut ebpf, "count_drop")?, namespace, interface)?;
         let dropped = PerCpuArray::try_from(ebpf.take_map("DROPPED").context("no map DROPPED")?)?;
         Ok(Self { _program: ebpf, dropped })
@@ -124,7 +124,7 @@ impl BareRedirect {
         let mut ebpf = EbpfLoader::new()
             .override_global("BARE_MACS", &macs, true)
             .load_file(object())
-            .context("load the lab's XDP programs")?;
+            .context("load the testbed's XDP programs")?;
         let index = namespace.index(to)?;
         let mut devices = DevMap::try_from(ebpf.take_map("DEVICES").context("no map DEVICES")?)?;
         namespace.enter(|| Ok(devices.set(0, index, None, 0)?))?;
@@ -146,7 +146,7 @@ pub struct Empty {
 impl Empty {
     /// As [`Restore::new`].
     pub fn new(namespace: &Namespace, idle: &str) -> Result<Self> {
-        let mut ebpf = Ebpf::load_file(object()).context("load the lab's XDP programs")?;
+        let mut ebpf = Ebpf::load_file(object()).context("load the testbed's XDP programs")?;
         attach(program(&mut ebpf, "pass")?, namespace, idle)?;
         Ok(Self { ebpf })
     }
@@ -172,7 +172,7 @@ impl Restore {
         let mut ebpf = EbpfLoader::new()
             .override_global("TEMPLATE", &template(&frame)?, true)
             .load_file(object())
-            .context("load the lab's XDP programs")?;
+            .context("load the testbed's XDP programs")?;
         let programs = ProgramArray::try_from(ebpf.take_map("PROGRAMS").context("no map PROGRAMS")?)?;
         attach(program(&mut ebpf, "restore")?, namespace, idle)?;
         Ok(Self { ebpf, programs, frame })

@@ -1,4 +1,4 @@
-//! Ctrl-C: a program that made a lab is told so where it waits, and can remove the lab in good order.
+//! Ctrl-C: a program that made a testbed is told so where it waits, and can remove the testbed in good order.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -13,7 +13,7 @@ extern "C" fn note(_: i32) {
     HAPPENED.store(true, Ordering::Relaxed);
 }
 
-/// From now on SIGINT, SIGTERM and SIGHUP do not end this process: the lab's waits fail instead, once for each signal.
+/// From now on SIGINT, SIGTERM and SIGHUP do not end this process: the testbed's waits fail instead, once for each signal.
 pub fn catch() -> Result<()> {
     let action = SigAction::new(SigHandler::Handler(note), SaFlags::SA_RESTART, SigSet::empty());
     for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP] {

@@ -8,7 +8,7 @@ use anyhow::{Context, Result};
 
 use crate::certificates::Identity;
 use crate::peer::{Peer, wait_until};
-use crate::topology::{Lab, address};
+use crate::topology::{Testbed, address};
 
 /// Somebody who may register: `sip:NAME@example.test`.
 #[derive(Clone, Copy, Debug)]
@@ -86,19 +86,19 @@ impl Kamailio {
     pub const DOMAIN: &'static str = "example.test";
 
     /// Starts it in the softswitch's namespace on 10.9.0.20:5060 and waits until it answers.
-    pub fn start(lab: &Lab, config: &KamailioConfig) -> Result<Self> {
-        Self::start_at(lab, "kamailio", lab.softswitch(), address::SOFTSWITCH, config)
+    pub fn start(testbed: &Testbed, config: &KamailioConfig) -> Result<Self> {
+        Self::start_at(testbed, "kamailio", testbed.softswitch(), address::SOFTSWITCH, config)
     }
 
     /// Starts it anywhere, on port 5060 of `local`.
     pub fn start_at(
-        lab: &Lab,
+        testbed: &Testbed,
         name: &str,
         namespace: &crate::Namespace,
         local: Ipv4Addr,
         config: &KamailioConfig,
     ) -> Result<Self> {
-        let directory = lab.directory().join(name);
+        let directory = testbed.directory().join(name);
         std::fs::create_dir_all(&directory)?;
         let control = directory.join("ctl");
         let file = directory.join("kamailio.cfg");
@@ -111,7 +111,7 @@ impl Kamailio {
         let mut command = namespace.command("kamailio")?;
         // 128 MB shared and 16 MB private: enough for thousands of calls, quick to start.
         command.args(["-DD", "-E", "-m", "128", "-M", "16", "-Y"]).arg(&directory).arg("-f").arg(&file);
-        let kamailio = Self { peer: Peer::start(name, command, &lab.logs())?, control };
+        let kamailio = Self { peer: Peer::start(name, command, &testbed.logs())?, control };
         wait_until("kamailio answers its control socket", Duration::from_secs(10), || {
             Ok(kamailio.command(&["core.uptime"]).is_ok())
         })?;

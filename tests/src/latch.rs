@@ -15,7 +15,7 @@ use serde_json::Value;
 use crate::leftovers::BpfObjects;
 use crate::netns::run;
 use crate::peer::Peer;
-use crate::topology::{Lab, address};
+use crate::topology::{Testbed, address};
 
 /// What Latch writes when its sockets are open and its program is attached.
 const READY: &str = "latch is ready";
@@ -87,30 +87,31 @@ pub struct Latch {
 }
 
 impl Latch {
-    /// Starts `latch run` in the lab's place for it and waits until it is ready.
-    pub fn start(lab: &Lab, config: &LatchConfig) -> Result<Self> {
-        let cdr = lab.directory().join("cdr.jsonl");
-        let file = lab.directory().join("latch.toml");
+    /// Starts `latch run` in the testbed's place for it and waits until it is ready.
+    pub fn start(testbed: &Testbed, config: &LatchConfig) -> Result<Self> {
+        let cdr = testbed.directory().join("cdr.jsonl");
+        let file = testbed.directory().join("latch.toml");
         std::fs::write(&file, toml(config, &cdr)?).context("write latch.toml")?;
-        let command = Self::command(lab, config, &file)?;
+        let command = Self::command(testbed, config, &file)?;
         // A restarted Latch has a log of its own.
-        let name = (1..).map(|n| format!("latch-{n}")).find(|name| !lab.logs().join(format!("{name}.log")).exists());
-        let mut peer = Peer::start(&name.unwrap_or_default(), command, &lab.logs())?;
+        let name =
+            (1..).map(|n| format!("latch-{n}")).find(|name| !testbed.logs().join(format!("{name}.log")).exists());
+        let mut peer = Peer::start(&name.unwrap_or_default(), command, &testbed.logs())?;
         peer.wait_for_line(READY, Duration::from_secs(15))?;
-        Ok(Self { peer, cdr, state: lab.directory().join("state") })
+        Ok(Self { peer, cdr, state: testbed.directory().join("state") })
     }
 
-    fn command(lab: &Lab, config: &LatchConfig, file: &std::path::Path) -> Result<std::process::Command> {
+    fn command(testbed: &Testbed, config: &LatchConfig, file: &std::path::Path) -> Result<std::process::Command> {
         let binary = binary()?;
         let mut command = if config.without.is_empty() {
-            lab.latch().command(&binary.to_string_lossy())?
+            testbed.latch().command(&binary.to_string_lossy())?
         } else {
             let without: Vec<_> = config.without.iter().map(|capability| format!("-{capability}")).collect();
-            let mut command = lab.latch().command("setpriv")?;
+            let mut command = testbed.latch().command("setpriv")?;
             command.arg(format!("--bounding-set={}", without.join(","))).arg(&binary);
             command
         };
-        command.args(["run", "--config"]).arg(file).args(state(lab)).args(&config.arguments);
+        command.args(["run", "--config"]).arg(file).args(state(testbed)).args(&config.arguments);
         Ok(command)
     }
 
@@ -124,16 +125,16 @@ impl Latch {
         self.peer.kill()
     }
 
-    /// Runs `latch down` in the lab's place for Latch; what it wrote.
-    pub fn down(lab: &Lab) -> Result<String> {
-        run(lab.latch().command(&binary()?.to_string_lossy())?.arg("down").args(state(lab)))
+    /// Runs `latch down` in the testbed's place for Latch; what it wrote.
+    pub fn down(testbed: &Testbed) -> Result<String> {
+        run(testbed.latch().command(&binary()?.to_string_lossy())?.arg("down").args(state(testbed)))
     }
 
     /// Starts `latch run` as [`Latch::start`] does, and waits until it has refused; what it wrote.
-    pub fn start_in_vain(lab: &Lab, config: &LatchConfig) -> Result<String> {
-        let file = lab.directory().join("latch.toml");
-        std::fs::write(&file, toml(config, &lab.directory().join("cdr.jsonl"))?).context("write latch.toml")?;
-        let output = Self::command(lab, config, &file)?.output().context("start Latch")?;
+    pub fn start_in_vain(testbed: &Testbed, config: &LatchConfig) -> Result<String> {
+        let file = testbed.directory().join("latch.toml");
+        std::fs::write(&file, toml(config, &testbed.directory().join("cdr.jsonl"))?).context("write latch.toml")?;
+        let output = Self::command(testbed, config, &file)?.output().context("start Latch")?;
         let text = String::from_utf8_lossy(&output.stderr).into_owned();
         ensure!(output.status.code() == Some(1), "Latch ended with {}: {text}", output.status);
         Ok(text)
@@ -202,9 +203,9 @@ impl Latch {
     }
 
     /// What `latch status --json` tells.
-    pub fn status(&self, lab: &Lab) -> Result<Value> {
-        let state = lab.directory().join("state");
-        let mut command = lab.latch().command(&binary()?.to_string_lossy())?;
+    pub fn status(&self, testbed: &Testbed) -> Result<Value> {
+        let state = testbed.directory().join("state");
+        let mut command = testbed.latch().command(&binary()?.to_string_lossy())?;
         let text = run(command.args(["status", "--json", "--state"]).arg(state))?;
         serde_json::from_str(&text).with_context(|| format!("the status {text:?}"))
     }
@@ -239,7 +240,7 @@ impl Latch {
 
     /// Ends it with SIGTERM, as systemd does, and checks that it left properly: exit status 0, no call and no port in
     /// use, and no map, program, link, pin or attachment of it remains. All its call detail records.
-    pub fn stop(mut self, lab: &Lab) -> Result<Vec<Value>> {
+    pub fn stop(mut self, testbed: &Testbed) -> Result<Vec<Value>> {
         let objects = self.bpf_objects()?;
         let status = self.peer.stop(Duration::from_secs(10))?;
         ensure!(status.success(), "Latch ended with {status}");
@@ -247,15 +248,15 @@ impl Latch {
         ensure!(left.contains(" calls: 0,") && left.contains(" port_pairs: 0"), "{left}");
         // What is pinned would stay.
         objects.wait_gone(Duration::from_secs(5))?;
-        crate::leftovers::no_xdp(lab.latch())?;
+        crate::leftovers::no_xdp(testbed.latch())?;
         self.cdrs()
     }
 }
 
-/// Each lab's Latch has its own place for what outlives it.
-fn state(lab: &Lab) -> [std::ffi::OsString; 4] {
-    let journal = lab.directory().join("state");
-    ["--state".into(), journal.into(), "--pins".into(), lab.pins().into()]
+/// Each testbed's Latch has its own place for what outlives it.
+fn state(testbed: &Testbed) -> [std::ffi::OsString; 4] {
+    let journal = testbed.directory().join("state");
+    ["--state".into(), journal.into(), "--pins".into(), testbed.pins().into()]
 }
 
 /// The lines that have their end already.

@@ -112,7 +112,7 @@ pub fn no_xdp(namespace: &Namespace) -> Result<()> {
     Ok(())
 }
 
-/// Namespaces whose name begins with a lab's prefix ([`crate::Lab::prefix`]).
+/// Namespaces whose name begins with a testbed's prefix ([`crate::Testbed::prefix`]).
 pub fn namespaces(prefix: &str) -> Vec<String> {
     netns::with_prefix(prefix)
 }

@@ -1,4 +1,4 @@
-//! The lab: a network of namespaces on this machine, in which Latch and real peers meet.
+//! The testbed: a network of namespaces on this machine, in which Latch and real peers meet.
 //!
 //! ```text
 //!  phone1 192.168.1.10 ── nat1 203.0.113.101 ─┐
@@ -7,17 +7,17 @@
 //!  further hosts       203.0.113.x ───────────┘       203.0.113.10 10.9.0.10  └── further hosts 10.9.0.x
 //! ```
 //!
-//! - [`Lab`] makes the namespaces, links and NATs and removes them again, whatever happens; several labs run side by side.
+//! - [`Testbed`] makes the namespaces, links and NATs and removes them again, whatever happens; several testbeds run side by side.
 //! - Peers are structs with a start, a typed control and their output in a log: [`Kamailio`], [`Baresip`], [`Sipp`],
 //!   [`Latch`], [`rtp`] for streams made here, [`Stranger`] for the attacker and [`Flood`] for many packets of one;
 //!   [`MediaCall`] is a call whose media the test makes.
 //! - [`Counters`] count packets at the far ends, [`Capture`] records them and lets tshark judge, [`leftovers`] looks
 //!   for what should be gone.
-//! - [`interrupt`] lets a program with a lab clean up after Ctrl-C: `cargo xtask demo` is one (`src/bin/demo`).
+//! - [`interrupt`] lets a program with a testbed clean up after Ctrl-C: `cargo xtask demo` is one (`src/bin/demo`).
 //! - [`Chain`] and [`feed`] are for benches: a generator, a relay and a sink in a row, and packets through it.
 //! - [`xdp`] needs no network: it feeds single packets to the XDP program.
 //!
-//! A test is a function from a lab to a result, run by [`lab_test`], which skips where there is no root and prints
+//! A test is a function from a testbed to a result, run by [`in_testbed`], which skips where there is no root and prints
 //! every peer's log where the test fails.
 
 mod baresip;
@@ -61,22 +61,22 @@ pub use peer::{Peer, wait_until};
 pub use scene::{GATEWAY, LATCH, Scene, SixScene};
 pub use sipp::{Scenario, Sipp, SippConfig, SippReport};
 pub use stranger::{Stranger, StrangerReport};
-pub use topology::{Lab, LabConfig, NatConfig, address};
+pub use topology::{NatConfig, Testbed, TestbedConfig, address};
 pub use vlan::Vlan;
 
-/// True where a lab can be made: needs root and the lab's XDP programs. Says why a test is skipped where not.
+/// True where a testbed can be made: needs root and the testbed's XDP programs. Says why a test is skipped where not.
 ///
-/// With `LATCH_LAB_REQUIRED` in the environment (`cargo xtask test` sets it) nothing is skipped: then the lab is tried
+/// With `LATCH_TESTBED_REQUIRED` in the environment (`cargo xtask test` sets it) nothing is skipped: then the testbed is tried
 /// and fails loudly.
 pub fn available() -> bool {
-    if std::env::var_os("LATCH_LAB_REQUIRED").is_some() {
+    if std::env::var_os("LATCH_TESTBED_REQUIRED").is_some() {
         return true;
     }
     if !nix::unistd::geteuid().is_root() {
-        return skipped("a lab of network namespaces needs root (run `cargo xtask test`)");
+        return skipped("a testbed of network namespaces needs root (run `cargo xtask test`)");
     }
     if !pass::object().exists() {
-        return skipped(&format!("the lab needs {} (run `cargo xtask build`)", pass::object().display()));
+        return skipped(&format!("the testbed needs {} (run `cargo xtask build`)", pass::object().display()));
     }
     true
 }
@@ -90,7 +90,7 @@ fn skipped(why: &str) -> bool {
     false
 }
 
-/// Runs `test`, which needs root and the BPF objects but no lab. On an error it panics.
+/// Runs `test`, which needs root and the BPF objects but no testbed. On an error it panics.
 ///
 /// # Panics
 /// Where the test fails: this is the assertion of a `#[test]`.
@@ -103,21 +103,21 @@ pub fn as_root(test: impl FnOnce() -> anyhow::Result<()>) {
     }
 }
 
-/// Runs `test` in a lab of its own. On an error it prints the error and every peer's log, removes the lab, and panics.
+/// Runs `test` in a testbed of its own. On an error it prints the error and every peer's log, removes the testbed, and panics.
 ///
 /// # Panics
-/// Where the lab can't be made or the test fails: this is the assertion of a `#[test]`.
+/// Where the testbed can't be made or the test fails: this is the assertion of a `#[test]`.
 #[allow(clippy::panic)]
-pub fn lab_test(config: LabConfig, test: impl FnOnce(&Lab) -> anyhow::Result<()>) {
+pub fn in_testbed(config: TestbedConfig, test: impl FnOnce(&Testbed) -> anyhow::Result<()>) {
     if !available() {
         return;
     }
-    let lab = match Lab::new(config) {
-        Ok(lab) => lab,
-        Err(error) => panic!("the lab could not be made: {error:#}"),
+    let testbed = match Testbed::new(config) {
+        Ok(testbed) => testbed,
+        Err(error) => panic!("the testbed could not be made: {error:#}"),
     };
-    if let Err(error) = test(&lab) {
-        // The panic unwinds through the lab, which prints the logs and removes everything.
+    if let Err(error) = test(&testbed) {
+        // The panic unwinds through the testbed, which prints the logs and removes everything.
         panic!("{error:#}");
     }
 }

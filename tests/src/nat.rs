@@ -17,7 +17,7 @@ pub enum NatKind {
     Symmetric,
 }
 
-/// A NAT of the lab: outside interface `wan`, inside bridge `lan` (192.168.1.1/24).
+/// A NAT of the testbed: outside interface `wan`, inside bridge `lan` (192.168.1.1/24).
 #[derive(Debug)]
 pub struct Nat {
     pub(crate) namespace: Namespace,

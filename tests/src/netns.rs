@@ -15,7 +15,7 @@ use nix::unistd::Pid;
 use proxy_user::datapath::kernel::Pins;
 use serde_json::Value;
 
-/// What every namespace and temporary directory of a lab begins with; the process id follows.
+/// What every namespace and temporary directory of a testbed begins with; the process id follows.
 pub(crate) const PREFIX: &str = "latchlab-";
 
 /// Where Latch mounts the BPF file system.
@@ -153,7 +153,7 @@ impl Namespace {
 impl Drop for Namespace {
     fn drop(&mut self) {
         if let Err(error) = remove(&self.name) {
-            eprintln!("lab: {error:#}");
+            eprintln!("testbed: {error:#}");
         }
     }
 }
@@ -169,7 +169,7 @@ pub(crate) fn link(a: (&Namespace, &str), b: (&Namespace, &str)) -> Result<()> {
     Ok(())
 }
 
-/// Removes the namespaces and temporary directories of labs whose process is gone.
+/// Removes the namespaces and temporary directories of testbeds whose process is gone.
 pub(crate) fn prune() {
     let dead = |name: &str| {
         let pid: Option<u32> =
@@ -177,7 +177,7 @@ pub(crate) fn prune() {
         pid.is_some_and(|pid| !PathBuf::from(format!("/proc/{pid}")).exists())
     };
     for name in names("/run/netns").iter().filter(|name| dead(name)) {
-        // Another lab may prune at the same time: then it is gone already.
+        // Another testbed may prune at the same time: then it is gone already.
         let _ = remove(name);
     }
     for name in names(BPFFS).iter().filter(|name| dead(name)) {
@@ -194,7 +194,7 @@ pub(crate) fn with_prefix(prefix: &str) -> Vec<String> {
     names("/run/netns").into_iter().filter(|name| name.starts_with(prefix)).collect()
 }
 
-/// Where the Latch of a lab with this prefix pins its maps and links.
+/// Where the Latch of a testbed with this prefix pins its maps and links.
 pub(crate) fn pins(prefix: &str) -> PathBuf {
     PathBuf::from(BPFFS).join(prefix)
 }
@@ -217,7 +217,7 @@ pub(crate) fn run(command: &mut Command) -> Result<String> {
 }
 
 fn remove(name: &str) -> Result<()> {
-    // A namespace lives as long as a process is in it, so the processes go first. They are the lab's own: nobody else
+    // A namespace lives as long as a process is in it, so the processes go first. They are the testbed's own: nobody else
     // knows of the namespace.
     let pids = run(Command::new("ip").args(["netns", "pids", name])).unwrap_or_default();
     for pid in pids.split_whitespace().filter_map(|pid| pid.parse().ok()) {

@@ -12,11 +12,11 @@ use aya::programs::xdp::XdpMode;
 
 use crate::netns::Namespace;
 
-/// The object with the lab's small XDP programs, built by `cargo xtask build`.
+/// The object with the testbed's small XDP programs, built by `cargo xtask build`.
 pub(crate) fn object() -> PathBuf {
-    match std::env::var_os("LATCH_LAB_OBJECT") {
+    match std::env::var_os("LATCH_TESTBED_OBJECT") {
         Some(path) => path.into(),
-        None => PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../target/bpf/lab.o"),
+        None => PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../target/bpf/testbed.o"),
     }
 }
 
@@ -27,7 +27,7 @@ pub(crate) struct PassProgram {
 }
 
 impl PassProgram {
-    /// Attaches program `pass` of the lab's object to `interface`.
+    /// Attaches program `pass` of the testbed's object to `interface`.
     pub(crate) fn attach(namespace: &Namespace, interface: &str) -> Result<Self> {
         let object = object();
         ensure!(object.exists(), "no {}: run `cargo xtask build`", object.display());

@@ -12,7 +12,7 @@ use nix::unistd::Pid;
 
 use crate::interrupt;
 
-/// A process of the lab and its children (one process group).
+/// A process of the testbed and its children (one process group).
 #[derive(Debug)]
 pub struct Peer {
     name: String,
@@ -21,10 +21,10 @@ pub struct Peer {
 }
 
 impl Peer {
-    /// Starts `command`; what it writes goes to `LOGS/NAME.log`. The name must be unique in the lab.
+    /// Starts `command`; what it writes goes to `LOGS/NAME.log`. The name must be unique in the testbed.
     pub fn start(name: &str, mut command: Command, logs: &Path) -> Result<Self> {
         let log = logs.join(format!("{name}.log"));
-        ensure!(!log.exists(), "the lab has a peer {name} already");
+        ensure!(!log.exists(), "the testbed has a peer {name} already");
         let file = File::create(&log).with_context(|| format!("create {}", log.display()))?;
         let program = command.get_program().to_string_lossy().into_owned();
         let child = command
@@ -119,7 +119,7 @@ impl Drop for Peer {
             if let Some(signal) =
                 status.signal().filter(|&s| s == Signal::SIGSEGV as i32 || s == Signal::SIGABRT as i32)
             {
-                eprintln!("lab: {} crashed with signal {signal}", self.name);
+                eprintln!("testbed: {} crashed with signal {signal}", self.name);
             }
             return;
         }

@@ -14,7 +14,7 @@ use crate::latch::{Latch, LatchConfig};
 use crate::netns::Namespace;
 use crate::peer::wait_until;
 use crate::sipp::{Scenario, Sipp, SippConfig};
-use crate::topology::{Lab, LabConfig, address};
+use crate::topology::{Testbed, TestbedConfig, address};
 
 /// Where terminals send their signalling.
 pub const LATCH: SocketAddrV4 = SocketAddrV4::new(address::LATCH_ACCESS, 5060);
@@ -22,11 +22,11 @@ pub const LATCH: SocketAddrV4 = SocketAddrV4::new(address::LATCH_ACCESS, 5060);
 /// A phone's address in the core network, without Latch before it.
 pub const GATEWAY: Ipv4Addr = Ipv4Addr::new(10, 9, 0, 30);
 
-/// A lab in which Kamailio and Latch run.
+/// A testbed in which Kamailio and Latch run.
 #[derive(Debug)]
-pub struct Scene<'lab> {
-    /// The lab.
-    pub lab: &'lab Lab,
+pub struct Scene<'testbed> {
+    /// The testbed.
+    pub testbed: &'testbed Testbed,
     /// The softswitch.
     pub kamailio: Kamailio,
     /// Latch.
@@ -34,11 +34,16 @@ pub struct Scene<'lab> {
     config: KamailioConfig,
 }
 
-impl<'lab> Scene<'lab> {
+impl<'testbed> Scene<'testbed> {
     /// Starts both and waits until they are ready.
-    pub fn start(lab: &'lab Lab, kamailio: &KamailioConfig, latch: &LatchConfig) -> Result<Self> {
+    pub fn start(testbed: &'testbed Testbed, kamailio: &KamailioConfig, latch: &LatchConfig) -> Result<Self> {
         let config = kamailio.clone();
-        Ok(Self { lab, kamailio: Kamailio::start(lab, kamailio)?, latch: Latch::start(lab, latch)?, config })
+        Ok(Self {
+            testbed,
+            kamailio: Kamailio::start(testbed, kamailio)?,
+            latch: Latch::start(testbed, latch)?,
+            config,
+        })
     }
 
     /// A baresip at phone `number` (192.168.1.10) that has registered as `user` through Latch. `change` may alter its
@@ -47,7 +52,7 @@ impl<'lab> Scene<'lab> {
         let mut config = BaresipConfig::new(user, address::PHONE, LATCH);
         config.password = Some(self.password(user));
         change(&mut config);
-        let mut phone = Baresip::start(self.lab, user, self.lab.phone(number)?, &config)?;
+        let mut phone = Baresip::start(self.testbed, user, self.testbed.phone(number)?, &config)?;
         phone.wait_registered(Duration::from_secs(20))?;
         Ok(phone)
     }
@@ -61,7 +66,7 @@ impl<'lab> Scene<'lab> {
     pub fn register(&self, number: usize, user: &str) -> Result<()> {
         let config = self.sipp(Scenario::Register, user, address::PHONE);
         let name = format!("register-{user}");
-        Sipp::run(self.lab, &name, self.lab.phone(number)?, &config, Duration::from_secs(20))?;
+        Sipp::run(self.testbed, &name, self.testbed.phone(number)?, &config, Duration::from_secs(20))?;
         self.kamailio.wait_for_contacts(user, 1, Duration::from_secs(10)).map(drop)
     }
 
@@ -71,7 +76,7 @@ impl<'lab> Scene<'lab> {
         self.latch.wait_for_cdrs(count, Duration::from_secs(20))?;
         wait_until("no leg is open", Duration::from_secs(20), || Ok(self.latch.open_legs()? == 0))?;
         // A call that Latch forgot would end, and be recorded, only when it stops.
-        let records = self.latch.stop(self.lab)?;
+        let records = self.latch.stop(self.testbed)?;
         ensure!(records.len() == count, "{count} records were expected: {records:#?}");
         Ok(records)
     }
@@ -86,43 +91,43 @@ impl<'lab> Scene<'lab> {
 /// alice, who has IPv6 only, and carol in the core network, who has IPv4 only: real phones, and what nftables counts of
 /// their media.
 #[derive(Debug)]
-pub struct SixScene<'lab> {
+pub struct SixScene<'testbed> {
     /// Latch and the softswitch.
-    pub scene: Scene<'lab>,
+    pub scene: Scene<'testbed>,
     /// At 2001:db8:1::20.
     pub alice: Baresip,
     /// At 10.9.0.30.
     pub carol: Baresip,
     /// At alice's host: `in` and `out`, media from and to Latch; `four`, all IPv4; `strange`, packets of a flood.
-    pub at_alice: Counters<'lab>,
+    pub at_alice: Counters<'testbed>,
     /// At carol's: `in`, `out` and `strange`.
-    pub at_carol: Counters<'lab>,
+    pub at_carol: Counters<'testbed>,
 }
 
-impl<'lab> SixScene<'lab> {
-    /// The lab for it.
-    pub fn lab() -> LabConfig {
-        LabConfig {
+impl<'testbed> SixScene<'testbed> {
+    /// The testbed for it.
+    pub fn testbed() -> TestbedConfig {
+        TestbedConfig {
             nats: Vec::new(),
             access_hosts: vec![("six", Ipv4Addr::new(203, 0, 113, 50))],
             core_hosts: vec![("gateway", GATEWAY)],
-            ..LabConfig::default()
+            ..TestbedConfig::default()
         }
     }
 
     /// Starts everything; both phones have registered.
-    pub fn start(lab: &'lab Lab, latch: LatchConfig) -> Result<Self> {
-        let (six, gateway) = (lab.host("six")?, lab.host("gateway")?);
-        lab.latch().ipv6("access", address::LATCH_ACCESS_V6)?;
+    pub fn start(testbed: &'testbed Testbed, latch: LatchConfig) -> Result<Self> {
+        let (six, gateway) = (testbed.host("six")?, testbed.host("gateway")?);
+        testbed.latch().ipv6("access", address::LATCH_ACCESS_V6)?;
         // It has no other.
         six.ip("addr flush dev eth0 scope global")?;
         six.ipv6("eth0", address::PHONE_V6)?;
         let scene = Scene::start(
-            lab,
+            testbed,
             &KamailioConfig::default(),
             &LatchConfig { access: address::LATCH_ACCESS_V6.into(), ..latch },
         )?;
-        let count = |host: &'lab Namespace, ip: &str, latch: &str| {
+        let count = |host: &'testbed Namespace, ip: &str, latch: &str| {
             let media = |side, port| format!("{ip} {side} {latch} udp {port} 16384-16484");
             let (arriving, leaving) = (media("saddr", "dport"), media("daddr", "sport"));
             let strange = format!("meta l4proto udp {STRANGE}");
@@ -138,7 +143,7 @@ impl<'lab> SixScene<'lab> {
         let at_carol = count(gateway, "ip", &address::LATCH_CORE.to_string())?;
         let phone = |user: &str, host: &str, config: BaresipConfig| -> Result<Baresip> {
             let config = BaresipConfig { password: Some(scene.password(user)), ..config };
-            let mut phone = Baresip::start(lab, user, lab.host(host)?, &config)?;
+            let mut phone = Baresip::start(testbed, user, testbed.host(host)?, &config)?;
             phone.wait_registered(Duration::from_secs(20))?;
             Ok(phone)
         };

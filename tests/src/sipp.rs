@@ -11,7 +11,7 @@ use nix::sys::signal::Signal;
 use crate::kamailio::Kamailio;
 use crate::netns::Namespace;
 use crate::peer::{Peer, wait_until};
-use crate::topology::Lab;
+use crate::topology::Testbed;
 
 /// What a SIPp does. Callers authenticate where they are asked and a password is set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -167,9 +167,9 @@ pub struct SippReport {
 }
 
 impl Sipp {
-    /// Starts it in `namespace`. The name must be unique in the lab; logs and scenario go under it.
-    pub fn start(lab: &Lab, name: &str, namespace: &Namespace, config: &SippConfig) -> Result<Self> {
-        let directory = lab.directory().join(name);
+    /// Starts it in `namespace`. The name must be unique in the testbed; logs and scenario go under it.
+    pub fn start(testbed: &Testbed, name: &str, namespace: &Namespace, config: &SippConfig) -> Result<Self> {
+        let directory = testbed.directory().join(name);
         std::fs::create_dir_all(&directory)?;
         let (scenario, phones) = (directory.join("scenario.xml"), directory.join("phones.csv"));
         let mut xml = config.scenario.xml(&config.method);
@@ -223,34 +223,34 @@ impl Sipp {
         command.args(["-nostdin", "-f", "3600", "-recv_timeout", "120000"]);
         // SIPp makes its socket's buffers smaller than the kernel would; then bursts are lost.
         command.args(["-buff_size", "1000000"]);
-        command.arg("-trace_err").arg("-error_file").arg(lab.logs().join(format!("{name}.errors.log")));
+        command.arg("-trace_err").arg("-error_file").arg(testbed.logs().join(format!("{name}.errors.log")));
         command.args(["-trace_stat", "-fd", "1", "-stf"]).arg(&statistics);
         let messages = directory.join("messages.log");
         if config.calls == 1 {
             command.arg("-trace_msg").arg("-message_file").arg(&messages);
         }
-        let sipp = Self { peer: Peer::start(name, command, &lab.logs())?, statistics, messages };
+        let sipp = Self { peer: Peer::start(name, command, &testbed.logs())?, statistics, messages };
         wait_until("SIPp has opened its socket", Duration::from_secs(5), || Ok(sipp.statistics.exists()))?;
         Ok(sipp)
     }
 
     /// Starts it and waits for its end; an error unless every call succeeded.
     pub fn run(
-        lab: &Lab,
+        testbed: &Testbed,
         name: &str,
         namespace: &Namespace,
         config: &SippConfig,
         timeout: Duration,
     ) -> Result<SippReport> {
-        Self::start(lab, name, namespace, config)?.expect_success(timeout)
+        Self::start(testbed, name, namespace, config)?.expect_success(timeout)
     }
 
     /// Has a [`Scenario::CallUntilTold`] send its BYE: by a request of its call, from its own host.
     pub fn hang_up(&self, namespace: &Namespace, at: SocketAddrV4) -> Result<()> {
         let call_id = format!("1-{}-{}", self.peer.pid(), self.peer.name());
         let told = format!(
-            "INFO sip:lab@{at} SIP/2.0\r\nVia: SIP/2.0/UDP {at};branch=z9hG4bK-lab\r\nFrom: <sip:lab@{at}>;tag=lab\r\n\
-             To: <sip:lab@{at}>\r\nCall-ID: {call_id}\r\nCSeq: 1 INFO\r\nContent-Length: 0\r\n\r\n"
+            "INFO sip:testbed@{at} SIP/2.0\r\nVia: SIP/2.0/UDP {at};branch=z9hG4bK-testbed\r\nFrom: <sip:testbed@{at}>;tag=testbed\r\n\
+             To: <sip:testbed@{at}>\r\nCall-ID: {call_id}\r\nCSeq: 1 INFO\r\nContent-Length: 0\r\n\r\n"
         );
         let socket = namespace.udp(SocketAddrV4::new(*at.ip(), 0))?;
         socket.send_to(told.as_bytes(), at).context("tell SIPp to hang up").map(drop)

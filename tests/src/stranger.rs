@@ -8,17 +8,17 @@ use anyhow::Result;
 
 use crate::counters::{Count, Counters, Direction};
 use crate::rtp::{Sink, Stream, Tally};
-use crate::topology::{Lab, address};
+use crate::topology::{Testbed, address};
 
 /// The SSRC of everything the stranger sends: nobody else uses it.
 const SSRC: u32 = 0xbad0_bad0;
 
 /// A host at 203.0.113.66 with one socket, which listens all the time.
 #[derive(Debug)]
-pub struct Stranger<'lab> {
+pub struct Stranger<'testbed> {
     socket: UdpSocket,
     sink: Sink,
-    counters: Counters<'lab>,
+    counters: Counters<'testbed>,
 }
 
 /// What the stranger got out of it.
@@ -30,13 +30,13 @@ pub struct StrangerReport {
     pub ip: Count,
 }
 
-impl<'lab> Stranger<'lab> {
+impl<'testbed> Stranger<'testbed> {
     /// The SSRC of the packets it sends, to look for at the victims.
     pub const SSRC: u32 = SSRC;
 
     /// Opens the socket (port 40000) and begins to listen.
-    pub fn start(lab: &'lab Lab) -> Result<Self> {
-        let namespace = lab.host("stranger")?;
+    pub fn start(testbed: &'testbed Testbed) -> Result<Self> {
+        let namespace = testbed.host("stranger")?;
         let counters = Counters::add(namespace, &[("ip_in", Direction::In, "ip version 4")])?;
         let socket = namespace.udp(SocketAddrV4::new(address::STRANGER, 40_000))?;
         Ok(Self { sink: Sink::start(&socket)?, socket, counters })

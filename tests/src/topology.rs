@@ -1,4 +1,4 @@
-//! The lab's networks, and the guard that removes them.
+//! The testbed's networks, and the guard that removes them.
 
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
@@ -14,7 +14,7 @@ use crate::nat::{Nat, NatKind};
 use crate::netns::{self, Namespace, link};
 use crate::pass::PassProgram;
 
-/// Addresses of the lab. They live inside its namespaces, so every lab uses the same.
+/// Addresses of the testbed. They live inside its namespaces, so every testbed uses the same.
 pub mod address {
     use std::net::{Ipv4Addr, Ipv6Addr};
 
@@ -42,7 +42,7 @@ pub mod address {
 
 /// What to build. The default is two port-restricted NATs with one phone each.
 #[derive(Clone, Debug)]
-pub struct LabConfig {
+pub struct TestbedConfig {
     /// NAT 1, 2, ... with their phones.
     pub nats: Vec<NatConfig>,
     /// Further hosts in 203.0.113.0/24: name and address.
@@ -70,7 +70,7 @@ impl Default for NatConfig {
     }
 }
 
-impl Default for LabConfig {
+impl Default for TestbedConfig {
     fn default() -> Self {
         Self {
             nats: vec![NatConfig::default(); 2],
@@ -81,18 +81,18 @@ impl Default for LabConfig {
     }
 }
 
-impl LabConfig {
-    /// The default lab with NATs of these kinds, one phone each.
+impl TestbedConfig {
+    /// The default testbed with NATs of these kinds, one phone each.
     pub fn with_nats(kinds: &[NatKind]) -> Self {
         let nats = kinds.iter().map(|&kind| NatConfig { kind, ..NatConfig::default() }).collect();
         Self { nats, ..Self::default() }
     }
 }
 
-/// A lab. Dropped, it ends every process in its namespaces and removes them, its links and its directory; where the
+/// A testbed. Dropped, it ends every process in its namespaces and removes them, its links and its directory; where the
 /// thread is panicking it prints the peers' logs first.
 #[derive(Debug)]
-pub struct Lab {
+pub struct Testbed {
     prefix: String,
     directory: PathBuf,
     // The programs go before the interfaces they are attached to.
@@ -105,19 +105,19 @@ pub struct Lab {
     latch: Namespace,
 }
 
-impl Lab {
-    /// Builds the lab; removes first what labs of dead processes left behind.
-    pub fn new(config: LabConfig) -> Result<Self> {
+impl Testbed {
+    /// Builds the testbed; removes first what testbeds of dead processes left behind.
+    pub fn new(config: TestbedConfig) -> Result<Self> {
         static PRUNED: Once = Once::new();
         static NUMBER: AtomicU32 = AtomicU32::new(1);
         PRUNED.call_once(netns::prune);
 
         let prefix = format!("{}{}-{}", netns::PREFIX, std::process::id(), NUMBER.fetch_add(1, Ordering::Relaxed));
         let directory = std::env::temp_dir().join(&prefix);
-        std::fs::create_dir_all(directory.join("logs")).context("make the lab's directory")?;
+        std::fs::create_dir_all(directory.join("logs")).context("make the testbed's directory")?;
         let namespace = |role: &str| Namespace::create(format!("{prefix}-{role}"));
 
-        let mut lab = Self {
+        let mut testbed = Self {
             inet: namespace("inet")?,
             latch: namespace("latch")?,
             softswitch: namespace("softswitch")?,
@@ -128,22 +128,22 @@ impl Lab {
             directory,
             prefix,
         };
-        lab.build_access()?;
-        lab.build_core()?;
+        testbed.build_access()?;
+        testbed.build_core()?;
         for (number, nat) in (1u8..).zip(&config.nats) {
-            lab.add_nat(number, nat)?;
+            testbed.add_nat(number, nat)?;
         }
-        lab.add_access_host("stranger", address::STRANGER)?;
+        testbed.add_access_host("stranger", address::STRANGER)?;
         for (name, host) in &config.access_hosts {
-            lab.add_access_host(name, *host)?;
+            testbed.add_access_host(name, *host)?;
         }
         for (name, host) in &config.core_hosts {
-            lab.add_core_host(name, *host)?;
+            testbed.add_core_host(name, *host)?;
         }
         if config.plain_router {
-            lab.route_plainly()?;
+            testbed.route_plainly()?;
         }
-        Ok(lab)
+        Ok(testbed)
     }
 
     /// Where Latch runs: interfaces `access` (203.0.113.10/24) and `core` (10.9.0.10/24), no forwarding.
@@ -164,25 +164,25 @@ impl Lab {
 
     /// NAT `number`, from 1.
     pub fn nat(&self, number: usize) -> Result<&Nat> {
-        self.nats.get(number.wrapping_sub(1)).ok_or_else(|| anyhow!("the lab has no NAT {number}"))
+        self.nats.get(number.wrapping_sub(1)).ok_or_else(|| anyhow!("the testbed has no NAT {number}"))
     }
 
     /// Phone `number`, from 1, counted through the NATs in their order: interface `eth0`.
     pub fn phone(&self, number: usize) -> Result<&Namespace> {
-        self.phones.get(number.wrapping_sub(1)).ok_or_else(|| anyhow!("the lab has no phone {number}"))
+        self.phones.get(number.wrapping_sub(1)).ok_or_else(|| anyhow!("the testbed has no phone {number}"))
     }
 
     /// A further host by its name (`stranger` always exists): interface `eth0`.
     pub fn host(&self, name: &str) -> Result<&Namespace> {
-        self.hosts.get(name).ok_or_else(|| anyhow!("the lab has no host {name}"))
+        self.hosts.get(name).ok_or_else(|| anyhow!("the testbed has no host {name}"))
     }
 
-    /// A directory for this lab's files, removed with it.
+    /// A directory for this testbed's files, removed with it.
     pub fn directory(&self) -> &Path {
         &self.directory
     }
 
-    /// Where its Latch pins its maps and links; removed with the lab.
+    /// Where its Latch pins its maps and links; removed with the testbed.
     pub fn pins(&self) -> PathBuf {
         netns::pins(&self.prefix)
     }
@@ -192,7 +192,7 @@ impl Lab {
         self.directory.join("logs")
     }
 
-    /// What the names of this lab's namespaces begin with.
+    /// What the names of this testbed's namespaces begin with.
     pub fn prefix(&self) -> &str {
         &self.prefix
     }
@@ -295,16 +295,16 @@ impl Lab {
     }
 }
 
-impl Drop for Lab {
+impl Drop for Testbed {
     fn drop(&mut self) {
         if std::thread::panicking() {
             self.print_logs(80);
         }
         // A Latch that was killed left them.
         if let Err(error) = Pins::new(&self.pins()).remove() {
-            eprintln!("lab: {error:#}");
+            eprintln!("testbed: {error:#}");
         }
-        if std::env::var_os("LATCH_LAB_KEEP_FILES").is_none() {
+        if std::env::var_os("LATCH_TESTBED_KEEP_FILES").is_none() {
             let _ = std::fs::remove_dir_all(&self.directory);
         }
     }

@@ -14,7 +14,7 @@ use aya::{Ebpf, EbpfLoader};
 
 use crate::netns::{Namespace, link};
 use crate::pass::object;
-use crate::topology::{Lab, address};
+use crate::topology::{Testbed, address};
 
 /// A VLAN tag: identifier and priority.
 type Tag = (u16, u8);
@@ -28,12 +28,12 @@ pub struct Vlan {
 impl Vlan {
     /// Puts Latch's `interface` (`access` or `core`) on a VLAN, or with two tags, outermost first, on one within another.
     /// Frames to Latch have the priorities of `tags`. The address moves to the VLAN's device: before Latch starts.
-    pub fn new(lab: &Lab, interface: &str, tags: &[Tag]) -> Result<Self> {
+    pub fn new(testbed: &Testbed, interface: &str, tags: &[Tag]) -> Result<Self> {
         let (far, own) = match interface {
-            "access" => (lab.inet(), address::LATCH_ACCESS),
-            _ => (lab.softswitch(), address::LATCH_CORE),
+            "access" => (testbed.inet(), address::LATCH_ACCESS),
+            _ => (testbed.softswitch(), address::LATCH_CORE),
         };
-        let latch = lab.latch();
+        let latch = testbed.latch();
         for (namespace, interface) in [(latch, interface), (far, "latch")] {
             // XDP at the other end does not see tags that are beside the frame.
             namespace.run("ethtool", &format!("-K {interface} tx-vlan-hw-insert off tx-vlan-stag-hw-insert off"))?;
@@ -83,7 +83,7 @@ fn attach(
         .override_global("TAGS", &[control(0), control(1)], true)
         .override_global("TAG_DEVICE", &device, true)
         .load_file(object())
-        .context("load the lab's programs")?;
+        .context("load the testbed's programs")?;
     let program: &mut SchedClassifier = ebpf.program_mut(name).context("no such program")?.try_into()?;
     program.load().with_context(|| format!("load {name}"))?;
     namespace

@@ -1,7 +1,6 @@
 //! The kernel's relay as the engine uses it: streams applied, real packets through it, streams released.
 
 use anyhow::{Context, Result, ensure};
-use lab::{LabConfig, address, lab_test, leftovers, rtp, wait_until};
 use proxy_user::{
     config::{Config, PortRange, Realm, RealmPolicy, Side, Trust},
     datapath::{Datapath, MediaRelay, kernel::StartMode},
@@ -14,6 +13,7 @@ use std::{
     process::Command,
     time::{Duration, Instant},
 };
+use testbed::{TestbedConfig, address, in_testbed, leftovers, rtp, wait_until};
 
 const TERMINAL: SocketAddrV4 = SocketAddrV4::new(address::STRANGER, 40_000);
 const SOFTSWITCH: SocketAddrV4 = SocketAddrV4::new(address::SOFTSWITCH, 20_000);
@@ -26,24 +26,24 @@ const OCTETS: u64 = 20 + 8 + 12 + 160;
 
 #[test]
 fn a_stream_lives_and_leaves_nothing() {
-    lab_test(LabConfig { nats: Vec::new(), ..LabConfig::default() }, |lab| {
+    in_testbed(TestbedConfig { nats: Vec::new(), ..TestbedConfig::default() }, |testbed| {
         let terminal = Host {
-            rtp: lab.host("stranger")?.udp(TERMINAL)?,
-            rtcp: lab.host("stranger")?.udp(above(TERMINAL))?,
+            rtp: testbed.host("stranger")?.udp(TERMINAL)?,
+            rtcp: testbed.host("stranger")?.udp(above(TERMINAL))?,
             relay: ACCESS,
         };
         let softswitch = Host {
-            rtp: lab.softswitch().udp(SOFTSWITCH)?,
-            rtcp: lab.softswitch().udp(above(SOFTSWITCH))?,
+            rtp: testbed.softswitch().udp(SOFTSWITCH)?,
+            rtcp: testbed.softswitch().udp(above(SOFTSWITCH))?,
             relay: CORE,
         };
-        let legs = lab.latch().enter(|| relay(&terminal, &softswitch))?;
+        let legs = testbed.latch().enter(|| relay(&terminal, &softswitch))?;
         // The mapped memory is gone too, or the kernel would still have the map.
         wait_until("LEGS is gone", Duration::from_secs(5), || {
             let shown = Command::new("bpftool").args(["map", "show", "id", &legs.to_string()]).output()?;
             Ok(!shown.status.success())
         })?;
-        leftovers::no_xdp(lab.latch())
+        leftovers::no_xdp(testbed.latch())
     });
 }
 

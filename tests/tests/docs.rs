@@ -31,10 +31,10 @@ fn every_counter_is_explained() -> Result<()> {
 
 #[test]
 fn every_field_that_bpftool_shows_is_explained() -> Result<()> {
-    if !lab::available() {
+    if !testbed::available() {
         return Ok(());
     }
-    let object = lab::xdp::object("latch");
+    let object = testbed::xdp::object("latch");
     let output = Command::new("bpftool").args(["-j", "btf", "dump", "file"]).arg(&object).output()?;
     ensure!(output.status.success(), "bpftool: {}", String::from_utf8_lossy(&output.stderr));
     let dump: serde_json::Value = serde_json::from_slice(&output.stdout)?;
@@ -55,7 +55,7 @@ fn every_field_that_bpftool_shows_is_explained() -> Result<()> {
 fn the_memory_that_strangers_may_take_is_stated() -> Result<()> {
     let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/sip.md");
     let text = std::fs::read_to_string(&file).with_context(|| file.display().to_string())?;
-    let bytes = proxy_user::engine::strangers_memory(&lab::LatchConfig::default().parsed()?);
+    let bytes = proxy_user::engine::strangers_memory(&testbed::LatchConfig::default().parsed()?);
     let stated = format!("less than {} MB", bytes.div_ceil(1_000_000));
     ensure!(text.contains(&stated), "docs/sip.md does not say {stated:?}");
     Ok(())

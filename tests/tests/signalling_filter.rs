@@ -1,7 +1,6 @@
 //! The filter of a signalling socket, in the kernel: whose datagrams come through, and how many.
 
 use anyhow::{Result, ensure};
-use lab::{as_root, leftovers::BpfObjects};
 use proxy_common::signalling::Counters;
 use proxy_user::{
     config::{Config, Strangers},
@@ -12,6 +11,7 @@ use std::{
     net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket},
     time::{Duration, Instant},
 };
+use testbed::{as_root, leftovers::BpfObjects};
 
 /// What one source may send at once.
 const SOURCE: u64 = 10;

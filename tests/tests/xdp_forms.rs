@@ -1,11 +1,6 @@
 //! Packets of every form (IP version, VLAN tags, kinds of payload) one by one through the XDP program: verdict and bytes.
 
 use anyhow::Result;
-use lab::xdp::{
-    A, A_V6, ACCESS, ACCESS_V6, B, B_V6, CORE, CORE_V6, GENERATION_A, HOP_ACCESS, HOP_CORE, HOP_LOCAL, HOP_TAGGED,
-    HOP_TAGGED_TWICE, NAT, Packet, SOFTSWITCH, SOFTSWITCH_V6, TAGS, TERMINAL_V6, World, bytes, leg_a, leg_a_v6, leg_b,
-    leg_b_v6,
-};
 use proptest::{prelude::*, test_runner::TestRunner};
 use proxy_common::{
     layout::{Leg, leg_flags},
@@ -14,6 +9,11 @@ use proxy_common::{
 use std::{
     cell::RefCell,
     net::{Ipv6Addr, SocketAddr},
+};
+use testbed::xdp::{
+    A, A_V6, ACCESS, ACCESS_V6, B, B_V6, CORE, CORE_V6, GENERATION_A, HOP_ACCESS, HOP_CORE, HOP_LOCAL, HOP_TAGGED,
+    HOP_TAGGED_TWICE, NAT, Packet, SOFTSWITCH, SOFTSWITCH_V6, TAGS, TERMINAL_V6, World, bytes, leg_a, leg_a_v6, leg_b,
+    leg_b_v6,
 };
 
 const STRANGER_V6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0xbad, 0, 0, 0, 0, 1);
@@ -89,7 +89,7 @@ fn above(address: SocketAddr) -> SocketAddr {
 
 #[test]
 fn a_stream_goes_both_ways_whatever_the_ip_versions() -> Result<()> {
-    if !lab::available() {
+    if !testbed::available() {
         return Ok(());
     }
     for stream in streams() {
@@ -132,7 +132,7 @@ fn a_stream_goes_both_ways_whatever_the_ip_versions() -> Result<()> {
 #[test]
 fn ipv6_is_learned_like_ipv4() -> Result<()> {
     use Verdict::*;
-    if !lab::available() {
+    if !testbed::available() {
         return Ok(());
     }
     let [_, stream, ..] = streams();
@@ -189,7 +189,7 @@ fn ipv6_is_learned_like_ipv4() -> Result<()> {
 
 #[test]
 fn vlan_tags_come_and_go() -> Result<()> {
-    if !lab::available() {
+    if !testbed::available() {
         return Ok(());
     }
     let [outer, inner] = TAGS;
@@ -226,7 +226,7 @@ fn vlan_tags_come_and_go() -> Result<()> {
 
 #[test]
 fn labels_are_set_and_congestion_marks_kept() -> Result<()> {
-    if !lab::available() {
+    if !testbed::available() {
         return Ok(());
     }
     for stream in streams() {
@@ -243,7 +243,7 @@ fn labels_are_set_and_congestion_marks_kept() -> Result<()> {
 
 #[test]
 fn with_rtcp_mux_both_use_one_port_on_that_side() -> Result<()> {
-    if !lab::available() {
+    if !testbed::available() {
         return Ok(());
     }
     for mut stream in streams() {
@@ -276,7 +276,7 @@ fn with_rtcp_mux_both_use_one_port_on_that_side() -> Result<()> {
 #[test]
 fn what_else_is_carried_comes_from_where_signalling_said_and_latches_only_a_handshake() -> Result<()> {
     use Verdict::*;
-    if !lab::available() {
+    if !testbed::available() {
         return Ok(());
     }
     let carried = leg_flags::CARRY_STUN | leg_flags::CARRY_DTLS | leg_flags::CARRY_ZRTP;
@@ -339,7 +339,7 @@ fn what_else_is_carried_comes_from_where_signalling_said_and_latches_only_a_hand
 #[test]
 fn ipv6_that_is_not_the_relays_or_cannot_be_read_is_left_alone() -> Result<()> {
     use Verdict::*;
-    if !lab::available() {
+    if !testbed::available() {
         return Ok(());
     }
     let [_, stream, ..] = streams();
@@ -379,7 +379,7 @@ fn ipv6_that_is_not_the_relays_or_cannot_be_read_is_left_alone() -> Result<()> {
 
 #[test]
 fn whatever_crosses_has_right_checksums() -> Result<()> {
-    if !lab::available() {
+    if !testbed::available() {
         return Ok(());
     }
     let worlds = streams().map(|stream| RefCell::new((stream.world().unwrap(), stream)));
@@ -418,7 +418,7 @@ fn whatever_crosses_has_right_checksums() -> Result<()> {
 
 #[test]
 fn two_calls_that_a_softswitch_joins_may_be_of_different_ip_versions() -> Result<()> {
-    if !lab::available() {
+    if !testbed::available() {
         return Ok(());
     }
     // Terminal (IPv6) - A_V6 - B - (joined over IPv4) - C - D - terminal 2 (IPv4).

@@ -1,10 +1,6 @@
 //! Who may send to a leg, and where its answers go: sequences of packets through the XDP program.
 
 use anyhow::Result;
-use lab::xdp::{
-    A, ACCESS, B, CORE, GENERATION_A, HOP_ACCESS, HOP_CORE, NAT, Packet, Platform, SOFTSWITCH, TERMINAL, World, leg_a,
-    leg_b,
-};
 use proxy_common::{
     latch::Rank,
     layout::{LatchEvent, Leg, LegState, Remote},
@@ -12,6 +8,10 @@ use proxy_common::{
     verdict::Verdict::{self, *},
 };
 use std::sync::Barrier;
+use testbed::xdp::{
+    A, ACCESS, B, CORE, GENERATION_A, HOP_ACCESS, HOP_CORE, NAT, Packet, Platform, SOFTSWITCH, TERMINAL, World, leg_a,
+    leg_b,
+};
 
 type Endpoint = ([u8; 4], u16);
 
@@ -171,7 +171,7 @@ fn sequences() -> Vec<Sequence> {
 
 #[test]
 fn a_leg_learns_who_may_send_to_it() -> Result<()> {
-    if !lab::available() {
+    if !testbed::available() {
         return Ok(());
     }
     for Sequence { name, leg, packets, latched, told } in sequences() {
@@ -198,7 +198,7 @@ fn a_leg_learns_who_may_send_to_it() -> Result<()> {
 
 #[test]
 fn the_packet_that_latches_opens_the_way_back() -> Result<()> {
-    if !lab::available() {
+    if !testbed::available() {
         return Ok(());
     }
     let back = Packet::rtp(SWITCH, B_RTP);
@@ -231,7 +231,7 @@ fn the_packet_that_latches_opens_the_way_back() -> Result<()> {
 
 #[test]
 fn a_latched_peer_is_answered_where_it_sends_from() -> Result<()> {
-    if !lab::available() {
+    if !testbed::available() {
         return Ok(());
     }
     // The softswitch sends from a port that is not in its session description: what it sends from wins.
@@ -245,7 +245,7 @@ fn a_latched_peer_is_answered_where_it_sends_from() -> Result<()> {
 
 #[test]
 fn rtcp_follows_rtp_and_goes_where_rtp_goes() -> Result<()> {
-    if !lab::available() {
+    if !testbed::available() {
         return Ok(());
     }
     let mut world = World::new()?;
@@ -272,7 +272,7 @@ fn rtcp_follows_rtp_and_goes_where_rtp_goes() -> Result<()> {
 
 #[test]
 fn a_port_that_is_used_again_begins_unlatched() -> Result<()> {
-    if !lab::available() {
+    if !testbed::available() {
         return Ok(());
     }
     let mut world = World::new()?;
@@ -298,7 +298,7 @@ fn a_port_that_is_used_again_begins_unlatched() -> Result<()> {
 
 #[test]
 fn a_peer_that_comes_later_finds_what_was_latched() -> Result<()> {
-    if !lab::available() {
+    if !testbed::available() {
         return Ok(());
     }
     // The terminal latched while its peer was another leg, as when one of several answers is chosen.
@@ -314,7 +314,7 @@ fn a_peer_that_comes_later_finds_what_was_latched() -> Result<()> {
 
 #[test]
 fn of_many_that_race_for_a_leg_one_wins() -> Result<()> {
-    if !lab::available() {
+    if !testbed::available() {
         return Ok(());
     }
     Platform::ALL.into_iter().try_for_each(|platform| race(&mut World::of(&[platform])?))

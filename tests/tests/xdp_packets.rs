@@ -1,10 +1,6 @@
 //! Packets one by one through the XDP program: verdict, action, bytes and counters of each.
 
 use anyhow::Result;
-use lab::xdp::{
-    A, ACCESS, B, CORE, HOP_ACCESS, HOP_CORE, HOP_LOCAL, HOP_NARROW, HOP_NO_DEVICE, LEGS, NAT, Packet, SOFTSWITCH,
-    TERMINAL, World, leg_a, leg_b, local_slot,
-};
 use proptest::{prelude::*, test_runner::TestRunner};
 use proxy_common::{
     layout::{Drops, Leg, leg_flags},
@@ -12,6 +8,10 @@ use proxy_common::{
     verdict::{Action, Verdict},
 };
 use std::{cell::RefCell, collections::BTreeSet};
+use testbed::xdp::{
+    A, ACCESS, B, CORE, HOP_ACCESS, HOP_CORE, HOP_LOCAL, HOP_NARROW, HOP_NO_DEVICE, LEGS, NAT, Packet, SOFTSWITCH,
+    TERMINAL, World, leg_a, leg_b, local_slot,
+};
 
 const PHONE: ([u8; 4], u16) = (NAT, 61_000);
 const PHONE_RTCP: ([u8; 4], u16) = (NAT, 61_001);
@@ -310,7 +310,7 @@ fn rows() -> Vec<Row> {
 
 #[test]
 fn every_packet_has_its_verdict_action_and_bytes() -> Result<()> {
-    if !lab::available() {
+    if !testbed::available() {
         return Ok(());
     }
     let mut reached = BTreeSet::new();
@@ -337,7 +337,7 @@ fn every_packet_has_its_verdict_action_and_bytes() -> Result<()> {
 
 #[test]
 fn legs_count_what_they_forward_and_why_they_drop() -> Result<()> {
-    if !lab::available() {
+    if !testbed::available() {
         return Ok(());
     }
     let world = World::new()?;
@@ -376,7 +376,7 @@ fn legs_count_what_they_forward_and_why_they_drop() -> Result<()> {
 
 #[test]
 fn a_packet_between_two_calls_is_handled_by_both_and_rewritten_once() -> Result<()> {
-    if !lab::available() {
+    if !testbed::available() {
         return Ok(());
     }
     // Terminal 1 - A - B - (the softswitch joined the calls) - C - D - terminal 2, where C is at core port 40010.
@@ -434,7 +434,7 @@ fn a_packet_between_two_calls_is_handled_by_both_and_rewritten_once() -> Result<
 
 #[test]
 fn whatever_is_forwarded_has_right_checksums() -> Result<()> {
-    if !lab::available() {
+    if !testbed::available() {
         return Ok(());
     }
     let world = RefCell::new(World::new()?);
@@ -472,7 +472,7 @@ fn whatever_is_forwarded_has_right_checksums() -> Result<()> {
 
 #[test]
 fn other_traffic_passes_byte_for_byte() -> Result<()> {
-    if !lab::available() {
+    if !testbed::available() {
         return Ok(());
     }
     let world = World::new()?;

@@ -1,13 +1,13 @@
 //! Streams of packets through the XDP program and the relay in user space, in the time that they take: trials, new ports, rates, and what is measured.
 
 use anyhow::Result;
-use lab::xdp::{A, ACCESS, B, CORE, HOP_ACCESS, NAT, Packet, Platform, SOFTSWITCH, World, leg_a, leg_b};
 use proxy_common::{
     latch::{REBOUND, Rank},
     layout::{Leg, leg_flags},
     verdict::Verdict::{self, *},
 };
 use std::{net::SocketAddr, time::Duration};
+use testbed::xdp::{A, ACCESS, B, CORE, HOP_ACCESS, NAT, Packet, Platform, SOFTSWITCH, World, leg_a, leg_b};
 
 const SSRC: u32 = 0xcafe;
 
@@ -39,7 +39,7 @@ fn wait(ms: u64) {
 /// The two relays read their clocks at other moments, so each has a world of its own.
 fn on_each(test: impl Fn(Platform) -> Result<()>) -> Result<()> {
     test(Platform::User)?;
-    if lab::available() { test(Platform::Kernel) } else { Ok(()) }
+    if testbed::available() { test(Platform::Kernel) } else { Ok(()) }
 }
 
 fn with(platform: Platform, change: impl FnOnce(&mut Leg)) -> Result<World> {

@@ -16,8 +16,8 @@ use crate::shell;
 use crate::toolchain::{Core, TARGET, Toolchain};
 use crate::workspace::Workspace;
 
-/// The programs of `proxy-ebpf`: the product's and the lab's.
-const OBJECTS: [&str; 3] = ["latch", "signalling", "lab"];
+/// The programs of `proxy-ebpf`: the product's and the testbed's.
+const OBJECTS: [&str; 3] = ["latch", "signalling", "testbed"];
 
 /// How the BPF objects are compiled.
 const BPF_FLAGS: [&str; 3] = [

@@ -9,8 +9,8 @@ use anyhow::{Context as _, Result, bail};
 
 use crate::shell::{self, Privilege};
 
-/// What the lab and its tests use: network namespaces, NATs, real SIP peers, and eyes on the wire.
-pub(crate) const LAB: &[&str] = &[
+/// What the testbed and its tests use: network namespaces, NATs, real SIP peers, and eyes on the wire.
+pub(crate) const TESTBED: &[&str] = &[
     "baresip-core",
     "bpftool",
     "ethtool",
@@ -27,7 +27,7 @@ pub(crate) const LAB: &[&str] = &[
     "util-linux",
 ];
 
-/// What `cargo xtask bench` uses: the tools of its lab, and the relay that it compares with.
+/// What `cargo xtask bench` uses: the tools of its testbed, and the relay that it compares with.
 pub(crate) const BENCH: &[&str] = &["bpftool", "ethtool", "iproute2", "nftables", "rtpengine-daemon"];
 
 /// Services that some of these packages would have systemd start at the next boot.
@@ -152,7 +152,7 @@ impl Installer {
         Ok(())
     }
 
-    /// The lab starts its own peers in its own namespaces: none of them is wanted on the host.
+    /// The testbed starts its own peers in its own namespaces: none of them is wanted on the host.
     fn keep_from_starting_at_boot(&mut self, packages: &[String]) -> Result<()> {
         let new: Vec<_> = SERVICES.iter().filter(|service| packages.iter().any(|name| name == *service)).collect();
         if new.is_empty() || !Path::new("/run/systemd/system").exists() {
@@ -160,7 +160,7 @@ impl Installer {
         }
         let mut disable = self.privilege.command("systemctl");
         disable.arg("disable").args(new);
-        self.act("keeping the freshly installed daemons from starting at boot: the lab runs its own", &mut disable)
+        self.act("keeping the freshly installed daemons from starting at boot: the testbed runs its own", &mut disable)
     }
 
     /// Runs a command that changes the machine and needs root, or only shows it.

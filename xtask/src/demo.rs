@@ -18,7 +18,7 @@ pub(crate) struct Options {
 pub(crate) fn run(options: &Options) -> Result<()> {
     exec::ensure_privileged("the demo makes network namespaces")?;
     let workspace = Workspace::locate()?;
-    setup::ensure(&workspace, &[Group::Build, Group::Lab], options.no_install)?;
+    setup::ensure(&workspace, &[Group::Build, Group::Testbed], options.no_install)?;
     let demo = build::build_for_demo(&workspace)?;
     exec::replace_this_process(&workspace, "starting the demo", &demo, [""; 0])
 }

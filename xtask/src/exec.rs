@@ -12,7 +12,7 @@ use crate::workspace::Workspace;
 
 /// What reaches the program of our environment through sudo.
 const PRESERVED: &str =
-    "--preserve-env=NO_COLOR,RUST_LOG,RUST_BACKTRACE,LATCH_BPF_OBJECT,LATCH_SIGNALLING_OBJECT,LATCH_LAB_OBJECT";
+    "--preserve-env=NO_COLOR,RUST_LOG,RUST_BACKTRACE,LATCH_BPF_OBJECT,LATCH_SIGNALLING_OBJECT,LATCH_TESTBED_OBJECT";
 
 /// Fails where there is neither root nor sudo. `what` begins the sentence: "the demo makes network namespaces".
 pub(crate) fn ensure_privileged(what: &str) -> Result<()> {
@@ -38,8 +38,8 @@ pub(crate) fn replace_this_process(
         Privilege::Root | Privilege::None => Command::new(program),
     };
     command.args(arguments);
-    if workspace.target != workspace.root.join("target") && std::env::var_os("LATCH_LAB_OBJECT").is_none() {
-        command.env("LATCH_LAB_OBJECT", workspace.bpf().join("lab.o"));
+    if workspace.target != workspace.root.join("target") && std::env::var_os("LATCH_TESTBED_OBJECT").is_none() {
+        command.env("LATCH_TESTBED_OBJECT", workspace.bpf().join("testbed.o"));
     }
     shell::announce(why, &command);
     eprintln!();

@@ -26,8 +26,8 @@ pub(crate) struct Options {
 pub(crate) enum Group {
     /// Compile the XDP program: a BPF compiler and bpf-linker.
     Build,
-    /// Run the lab and its tests: network tools and real SIP peers.
-    Lab,
+    /// Run the testbed and its tests: network tools and real SIP peers.
+    Testbed,
     /// Run the comparison benchmarks: the relay that Latch is compared with.
     Bench,
 }
@@ -52,8 +52,8 @@ pub(crate) fn ensure(workspace: &Workspace, groups: &[Group], no_install: bool) 
     if groups.contains(&Group::Build) {
         ensure_toolchain(workspace, &mut installer)?;
     }
-    if groups.contains(&Group::Lab) {
-        ensure_packages("installing the lab's network tools and SIP peers", debian::LAB, &mut installer)?;
+    if groups.contains(&Group::Testbed) {
+        ensure_packages("installing the testbed's network tools and SIP peers", debian::TESTBED, &mut installer)?;
     }
     if groups.contains(&Group::Bench) {
         ensure_packages(
@@ -202,7 +202,7 @@ fn ensure_packages(why: &str, wanted: &[&str], installer: &mut Installer) -> Res
     if !debian::is_debian() {
         bail!(
             "this machine does not install packages with Debian's apt, so their presence can't be checked here. The \
-             lab is made for Debian 12; it needs what these Debian packages contain: {}",
+             testbed is made for Debian 12; it needs what these Debian packages contain: {}",
             wanted.join(" ")
         );
     }

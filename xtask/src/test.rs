@@ -28,7 +28,7 @@ pub(crate) struct Options {
 pub(crate) fn run(options: &Options) -> Result<()> {
     let workspace = Workspace::locate()?;
     let privilege = Privilege::of_this_process();
-    let groups: &[Group] = if privilege == Privilege::None { &[Group::Build] } else { &[Group::Build, Group::Lab] };
+    let groups: &[Group] = if privilege == Privilege::None { &[Group::Build] } else { &[Group::Build, Group::Testbed] };
     setup::ensure(&workspace, groups, options.no_install)?;
     build::build_for_tests(&workspace)?;
 
@@ -36,17 +36,17 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     cargo.current_dir(&workspace.root).args(["test", "--workspace", "--locked", "--no-fail-fast"]);
     if privilege != Privilege::None {
         // What cannot run here now is a failure: a test that is skipped in silence would pass.
-        cargo.env("LATCH_LAB_REQUIRED", "1");
+        cargo.env("LATCH_TESTBED_REQUIRED", "1");
     }
     match privilege {
         Privilege::Root => {}
         Privilege::Sudo => {
-            // The lab makes network namespaces: the test programs run as root, the compiler does not.
+            // The testbed makes network namespaces: the test programs run as root, the compiler does not.
             cargo.env(format!("CARGO_TARGET_{}_RUNNER", host_as_variable()?), "sudo --preserve-env --");
         }
         Privilege::None => {
             shell::say(
-                "skipped: the tests in the lab (package `tests`), which make network namespaces. That takes root",
+                "skipped: the tests in the testbed (package `tests`), which make network namespaces. That takes root",
             );
             shell::say("         or sudo. Run `cargo xtask test` as root for all tests");
             cargo.args(["--exclude", "tests"]);

@@ -4,8 +4,8 @@
 use std::net::SocketAddrV4;
 
 use anyhow::{Context, Result};
-use lab::feed::{BareRedirect, Generator, Sink};
-use lab::{Chain, address, chain};
+use testbed::feed::{BareRedirect, Generator, Sink};
+use testbed::{Chain, address, chain};
 
 use crate::latch;
 use crate::rtpengine::Rtpengine;

@@ -5,13 +5,13 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use aya::programs::{ProgramFd, loaded_programs};
-use lab::{address, chain, leftovers::BpfObjects};
 use proxy_user::{
     config::{Config, PortRange, Realm, RealmPolicy, Side, Trust},
     datapath::{Datapath, MediaRelay, Mode, kernel::StartMode},
     media::{LegPolicy, LegSpec, MediaEvent, RealmId, RemoteMedia, StreamId, StreamSpec},
     objects,
 };
+use testbed::{address, chain, leftovers::BpfObjects};
 
 use crate::cases::{RELAY, STREAMS};
 

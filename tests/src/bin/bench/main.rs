@@ -1,7 +1,7 @@
 //! `cargo xtask bench`: how many packets a second Latch relays, beside the least that a program can do, the kernel's own
 //! NAT and a relay in user space. `docs/benchmark.md` says how it is measured and how to read it.
 //!
-//! - [`cases`] makes the four relays, each in a chain of its own ([`lab::Chain`]): [`latch`] and [`rtpengine`] (which
+//! - [`cases`] makes the four relays, each in a chain of its own ([`testbed::Chain`]): [`latch`] and [`rtpengine`] (which
 //!   speaks [`ng`]) have a file each;
 //! - [`rate`] finds out how many packets a second a chain takes without loss, [`program`] how long a program takes;
 //! - [`rounds`] has everybody take turns, [`report`] prints what came out;
@@ -11,7 +11,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
-use lab::interrupt;
+use testbed::interrupt;
 
 mod cases;
 mod core;

@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 use aya::programs::ProgramFd;
-use lab::feed::{self, BareRedirect, Empty, Restore};
+use testbed::feed::{self, BareRedirect, Empty, Restore};
 
 /// Nanoseconds a packet.
 #[derive(Clone, Copy, Debug)]

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use anyhow::Result;
-use lab::feed::{Empty, Restore};
-use lab::{Chain, interrupt};
+use testbed::feed::{Empty, Restore};
+use testbed::{Chain, interrupt};
 
 use crate::cases::{self, NAMES, RELAY};
 use crate::core::with_own_core;

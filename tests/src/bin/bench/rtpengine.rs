@@ -4,7 +4,7 @@ use std::net::{Ipv4Addr, SocketAddrV4};
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, ensure};
-use lab::{Namespace, Peer, address, chain};
+use testbed::{Namespace, Peer, address, chain};
 
 use crate::ng::{self, Value};
 
@@ -38,7 +38,7 @@ impl Rtpengine {
         let control = namespace.udp(SocketAddrV4::new(Ipv4Addr::LOCALHOST, 0))?;
         control.connect(NG)?;
         let ping = [("command", Value::Text("ping"))];
-        lab::wait_until("rtpengine answers", Duration::from_secs(10), || {
+        testbed::wait_until("rtpengine answers", Duration::from_secs(10), || {
             ensure!(daemon.is_running(), "rtpengine ended: {}", daemon.output());
             // Until it listens, the kernel refuses the datagram.
             Ok(ng::request(&control, "ping", &ping, "result").is_ok_and(|result| result == "pong"))

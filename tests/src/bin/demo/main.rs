@@ -1,15 +1,15 @@
 //! A real call through Latch, told as it happens: what `cargo xtask demo` runs, as root.
 //!
 //! [`story`] makes the call and checks every sentence before it is printed; [`tell`] prints; [`fold`] cuts what other
-//! programs printed to size. Here: the lab around it, and its removal, whatever happens.
+//! programs printed to size. Here: the testbed around it, and its removal, whatever happens.
 
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
-use lab::leftovers::{self, BpfObjects};
-use lab::{Lab, LabConfig, interrupt};
 use tell::Teller;
+use testbed::leftovers::{self, BpfObjects};
+use testbed::{Testbed, TestbedConfig, interrupt};
 
 mod fold;
 mod story;
@@ -35,27 +35,27 @@ fn run(teller: &mut Teller) -> Result<()> {
     interrupt::catch()?;
     story::title(teller)?;
     if !nix::unistd::geteuid().is_root() {
-        bail!("a lab of network namespaces takes root: run `cargo xtask demo`");
+        bail!("a testbed of network namespaces takes root: run `cargo xtask demo`");
     }
     teller.begin("Network", "making namespaces, links and NATs")?;
-    let lab = Lab::new(LabConfig::with_nats(&story::NATS)).context("the lab could not be made")?;
-    let prefix = lab.prefix().to_owned();
-    let directory = lab.directory().to_owned();
+    let testbed = Testbed::new(TestbedConfig::with_nats(&story::NATS)).context("the testbed could not be made")?;
+    let prefix = testbed.prefix().to_owned();
+    let directory = testbed.directory().to_owned();
     let mut objects = Vec::new();
-    let told = story::tell(&lab, teller, &mut objects);
+    let told = story::tell(&testbed, teller, &mut objects);
     match &told {
         Ok(()) => teller.begin("Clean-up", "removing everything")?,
         Err(_) if interrupt::happened() => {}
         Err(error) => {
             teller.failed(&format!("{error:#}"));
-            lab.print_logs(LOG_LINES);
+            testbed.print_logs(LOG_LINES);
             eprintln!("---");
         }
     }
-    // The lab's own programs at the far ends of Latch's links.
+    // The testbed's own programs at the far ends of Latch's links.
     objects.push(BpfObjects::of(std::process::id())?);
     let namespaces = leftovers::namespaces(&prefix).len();
-    drop(lab);
+    drop(testbed);
 
     let left = leftovers::namespaces(&prefix);
     ensure!(left.is_empty(), "namespaces are left: {left:?}");

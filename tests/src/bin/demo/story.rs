@@ -6,12 +6,12 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, ensure};
-use lab::leftovers::{self, BpfObjects};
-use lab::{
-    Baresip, Capture, Count, Counters, Direction, Kamailio, KamailioConfig, Lab, LatchConfig, Namespace, NatKind,
-    Scene, address, rtp, wait_until,
-};
 use serde_json::Value;
+use testbed::leftovers::{self, BpfObjects};
+use testbed::{
+    Baresip, Capture, Count, Counters, Direction, Kamailio, KamailioConfig, LatchConfig, Namespace, NatKind, Scene,
+    Testbed, address, rtp, wait_until,
+};
 
 use crate::fold;
 use crate::tell::{Teller, WIDTH};
@@ -59,14 +59,14 @@ pub(crate) fn title(teller: &Teller) -> Result<()> {
 }
 
 /// Makes the call. What Latch loads into the kernel is noted in `objects`, to be looked for when all is over.
-pub(crate) fn tell(lab: &Lab, teller: &mut Teller, objects: &mut Vec<BpfObjects>) -> Result<()> {
-    network(lab, teller)?;
-    let scene = start(lab, teller)?;
+pub(crate) fn tell(testbed: &Testbed, teller: &mut Teller, objects: &mut Vec<BpfObjects>) -> Result<()> {
+    network(testbed, teller)?;
+    let scene = start(testbed, teller)?;
     objects.push(scene.latch.bpf_objects()?);
     let [mut alice, mut bob] = register(&scene, teller)?;
-    let ends = [count_at(lab.phone(1)?)?, count_at(lab.phone(2)?)?];
-    let stated = call(lab, &mut alice, &mut bob, teller)?;
-    media(lab, &ends, teller)?;
+    let ends = [count_at(testbed.phone(1)?)?, count_at(testbed.phone(2)?)?];
+    let stated = call(testbed, &mut alice, &mut bob, teller)?;
+    media(testbed, &ends, teller)?;
     maps(&scene, stated, teller)?;
     let legs = scene.latch.open_legs()?;
     hang_up(&scene, &mut alice, &mut bob, legs, teller)?;
@@ -74,24 +74,24 @@ pub(crate) fn tell(lab: &Lab, teller: &mut Teller, objects: &mut Vec<BpfObjects>
     records(scene, &ends, teller)
 }
 
-fn network(lab: &Lab, teller: &mut Teller) -> Result<()> {
+fn network(testbed: &Testbed, teller: &mut Teller) -> Result<()> {
     for (name, number) in PHONES {
-        let addresses = lab.phone(number.into())?.ip("-4 -o addr show dev eth0")?;
+        let addresses = testbed.phone(number.into())?.ip("-4 -o addr show dev eth0")?;
         ensure!(addresses.contains(&format!(" {}/24 ", address::PHONE)), "{name} has {addresses}");
-        let nat = lab.nat(number.into())?;
+        let nat = testbed.nat(number.into())?;
         ensure!(nat.public() == address::nat(number), "the NAT of {name} has address {}", nat.public());
     }
-    let count = leftovers::namespaces(lab.prefix()).len();
+    let count = leftovers::namespaces(testbed.prefix()).len();
     teller.done(&format!("{count} network namespaces; same private address twice; NATs symmetric and port-restricted"))
 }
 
-fn start<'lab>(lab: &'lab Lab, teller: &mut Teller) -> Result<Scene<'lab>> {
+fn start<'testbed>(testbed: &'testbed Testbed, teller: &mut Teller) -> Result<Scene<'testbed>> {
     teller.begin("Latch", "starting Kamailio and Latch")?;
     let digest = KamailioConfig { digest: true, ..KamailioConfig::default() };
     // Few ports, so that the maps are dumped in no time.
     let arguments = vec!["--max-legs".into(), "1024".into()];
     let small = LatchConfig { ports: (30_000, 30_999), arguments, ..LatchConfig::default() };
-    let scene = Scene::start(lab, &digest, &small)?;
+    let scene = Scene::start(testbed, &digest, &small)?;
     let said = scene.latch.peer.output();
     let line = said.lines().find(|line| line.starts_with("XDP program (")).unwrap_or_default();
     ensure!(line.contains("native mode on access, core"), "Latch's XDP program is not in native mode: {line:?}");
@@ -133,10 +133,10 @@ fn register(scene: &Scene<'_>, teller: &mut Teller) -> Result<[Baresip; 2]> {
 }
 
 /// The call begins. Returns the port that alice's session description states.
-fn call(lab: &Lab, alice: &mut Baresip, bob: &mut Baresip, teller: &mut Teller) -> Result<u16> {
+fn call(testbed: &Testbed, alice: &mut Baresip, bob: &mut Baresip, teller: &mut Teller) -> Result<u16> {
     let limit = Duration::from_secs(5);
     teller.begin("Call", "alice calls bob")?;
-    let said = Capture::start(lab, "said-by-alice", lab.phone(1)?, "eth0", "udp")?;
+    let said = Capture::start(testbed, "said-by-alice", testbed.phone(1)?, "eth0", "udp")?;
     let dialled = Instant::now();
     alice.dial("bob")?;
     let ringing = bob.wait_for("CALL_INCOMING", limit)?;
@@ -156,12 +156,12 @@ fn call(lab: &Lab, alice: &mut Baresip, bob: &mut Baresip, teller: &mut Teller) 
     Ok(stated)
 }
 
-fn media(lab: &Lab, ends: &[Counters<'_>; 2], teller: &mut Teller) -> Result<()> {
+fn media(testbed: &Testbed, ends: &[Counters<'_>; 2], teller: &mut Teller) -> Result<()> {
     teller.begin("Media", &format!("they talk for {} s", TALK.as_secs()))?;
     wait_until("each phone hears the other", Duration::from_secs(5), || {
         Ok(ends[0].get("rtp_in")?.packets > 0 && ends[1].get("rtp_in")?.packets > 0)
     })?;
-    let heard = |name: &str, phone| Capture::start(lab, name, lab.phone(phone)?, "eth0", "udp");
+    let heard = |name: &str, phone| Capture::start(testbed, name, testbed.phone(phone)?, "eth0", "udp");
     let captures = [heard("heard-by-bob", 2)?, heard("heard-by-alice", 1)?];
     let begin = [passed(&ends[0], &ends[1])?, passed(&ends[1], &ends[0])?];
     let started = Instant::now();
@@ -310,7 +310,7 @@ fn records(scene: Scene<'_>, ends: &[Counters<'_>; 2], teller: &mut Teller) -> R
     ))?;
     teller.more(&format!("alice heard {alice}, bob {bob} RTP packets: so say the records, octets too. Alice's:"))?;
 
-    let file = std::fs::read_to_string(scene.lab.directory().join("cdr.jsonl"))?;
+    let file = std::fs::read_to_string(scene.testbed.directory().join("cdr.jsonl"))?;
     let nat = format!("\"{}:", address::nat(1));
     let line = file.lines().find(|line| line.contains(&nat)).ok_or_else(|| anyhow!("no record of alice"))?;
     teller.quote(&fold::fold(&fold::omit(&fold::squeeze(line), &RECORD_OMITS), WIDTH - 4))?;

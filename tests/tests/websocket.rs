@@ -7,11 +7,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, ensure};
-use lab::rtp::Stream;
-use lab::{
-    Authority, Counters, Direction, KamailioConfig, Lab, LabConfig, LatchConfig, NatKind, Scene, address, lab_test,
-};
 use proxy_user::signalling::sip::{Message, Name, NameAddr};
+use testbed::rtp::Stream;
+use testbed::{
+    Authority, Counters, Direction, KamailioConfig, LatchConfig, NatKind, Scene, Testbed, TestbedConfig, address,
+    in_testbed,
+};
 use tokio_rustls::rustls::{
     ClientConfig, ClientConnection, RootCertStore, StreamOwned,
     crypto::ring,
@@ -36,9 +37,9 @@ struct Browser {
 
 impl Browser {
     /// Connects from phone 1, by TLS where there is an authority to trust.
-    fn connect(lab: &Lab, port: u16, authority: Option<&Authority>) -> Result<Self> {
+    fn connect(testbed: &Testbed, port: u16, authority: Option<&Authority>) -> Result<Self> {
         let latch = SocketAddr::from((address::LATCH_ACCESS, port));
-        let stream = lab.phone(1)?.enter(|| Ok(TcpStream::connect(latch)?))?;
+        let stream = testbed.phone(1)?.enter(|| Ok(TcpStream::connect(latch)?))?;
         stream.set_read_timeout(Some(TIMEOUT))?;
         let stream: Box<dyn Bytes> = match authority {
             None => Box::new(stream),
@@ -152,28 +153,28 @@ fn hear_each_other(socket: &UdpSocket, relay: SocketAddrV4, at: &[Counters<'_>])
     let heard = || at.iter().map(|at| Ok(at.get("rtp")?.packets)).collect::<Result<Vec<_>>>();
     let before = heard()?;
     Stream { packets: 100, ..Stream::default() }.send(socket, relay)?;
-    lab::wait_until("both hear the other", TIMEOUT, || {
+    testbed::wait_until("both hear the other", TIMEOUT, || {
         Ok(heard()?.iter().zip(&before).all(|(now, before)| *now >= before + 50))
     })
 }
 
 fn call_over_a_websocket(secure: bool) {
-    lab_test(LabConfig::with_nats(&[NatKind::Symmetric, NatKind::PortRestricted]), |lab| {
-        let authority = Authority::new(lab.directory(), "ca")?;
+    in_testbed(TestbedConfig::with_nats(&[NatKind::Symmetric, NatKind::PortRestricted]), |testbed| {
+        let authority = Authority::new(testbed.directory(), "ca")?;
         let own = authority.issue("latch", &[&address::LATCH_ACCESS.to_string()])?;
         let files = format!("certificate = \"{}\"\nkey = \"{}\"\n", own.certificate.display(), own.key.display());
         let realms = [format!("ws_port = 8080\nwss_port = 8443\n{files}"), String::new()];
         let latch = LatchConfig { realms, keepalive_period_s: 2, ..LatchConfig::default() };
-        let scene = Scene::start(lab, &KamailioConfig::default(), &latch)?;
+        let scene = Scene::start(testbed, &KamailioConfig::default(), &latch)?;
         let rtp = |phone, ports: &str| {
             let matching = format!("ip saddr {} udp dport {ports}", address::LATCH_ACCESS);
-            Counters::add(lab.phone(phone)?, &[("rtp", Direction::In, &matching)])
+            Counters::add(testbed.phone(phone)?, &[("rtp", Direction::In, &matching)])
         };
         let at = [rtp(1, "6000")?, rtp(2, "16384-16484")?];
         let mut bob = scene.baresip(2, "bob", |_| {})?;
 
         let port = if secure { 8443 } else { 8080 };
-        let mut alice = Browser::connect(lab, port, secure.then_some(&authority))?;
+        let mut alice = Browser::connect(testbed, port, secure.then_some(&authority))?;
         alice.send("\r\n\r\n")?;
         ensure!(alice.receive_text()? == "\r\n", "the answer to a ping");
         let identity = "From: <sip:alice@example.test>;tag=r\r\nTo: <sip:alice@example.test>\r\nCall-ID: r1\r\n";
@@ -186,7 +187,7 @@ fn call_over_a_websocket(secure: bool) {
         ensure!(keepalive.value(Name::Via).is_some_and(|via| via.starts_with(&format!("SIP/2.0/{}", alice.transport))));
 
         // Bob calls her, and she hangs up.
-        let socket = lab.phone(1)?.udp(SocketAddrV4::new(address::PHONE, 6_000))?;
+        let socket = testbed.phone(1)?.udp(SocketAddrV4::new(address::PHONE, 6_000))?;
         bob.dial("alice")?;
         let invite = alice.receive("INVITE")?;
         ensure!(uri(&invite)?.ends_with(&format!("@203.0.113.10:{port};transport=ws")), "{}", uri(&invite)?);

@@ -4,14 +4,14 @@ use std::net::{Ipv4Addr, SocketAddrV4};
 use std::time::Duration;
 
 use anyhow::{Result, anyhow, ensure};
-use lab::call::{self, audio, number, recorded};
-use lab::rtp::{Sink, Stream};
-use lab::{
-    Counters, Direction, End, KamailioConfig, Lab, LabConfig, LatchConfig, MediaCall, NatKind, Scenario, Scene, Sipp,
-    SippConfig, Stranger, address, lab_test, wait_until,
-};
 use proxy_common::verdict::{Action, Verdict};
 use serde_json::Value;
+use testbed::call::{self, audio, number, recorded};
+use testbed::rtp::{Sink, Stream};
+use testbed::{
+    Counters, Direction, End, KamailioConfig, LatchConfig, MediaCall, NatKind, Scenario, Scene, Sipp, SippConfig,
+    Stranger, Testbed, TestbedConfig, address, in_testbed, wait_until,
+};
 
 /// How long anything may take that has to happen: much longer than it does.
 const TIMEOUT: Duration = Duration::from_secs(20);
@@ -27,7 +27,7 @@ fn dropped(flow: &Value) -> [u64; 4] {
 
 /// Nothing of Latch but its two signalling sockets can see a packet, and the host's stack saw none on the media ports.
 fn user_space_has_no_media(scene: &Scene<'_>, stack: &Counters<'_>) -> Result<()> {
-    let latch = scene.lab.latch();
+    let latch = scene.testbed.latch();
     let sockets = |file: &str| -> Result<Vec<String>> {
         let text = latch.run("cat", &format!("/proc/net/{file}"))?;
         Ok(text.lines().skip(1).map(str::to_owned).collect())
@@ -43,20 +43,20 @@ fn user_space_has_no_media(scene: &Scene<'_>, stack: &Counters<'_>) -> Result<()
     Ok(())
 }
 
-fn count_media_in_the_stack<'lab>(lab: &'lab Lab) -> Result<Counters<'lab>> {
+fn count_media_in_the_stack<'testbed>(testbed: &'testbed Testbed) -> Result<Counters<'testbed>> {
     let ports = |end| format!("udp {end} 30000-39999");
     Counters::add(
-        lab.latch(),
+        testbed.latch(),
         &[("media_in", Direction::In, &ports("dport")), ("media_out", Direction::Out, &ports("sport"))],
     )
 }
 
 /// Ten seconds of a call between two terminals, every packet of which passes through both of their legs.
 fn talk_for_ten_seconds(kind: NatKind) {
-    lab_test(LabConfig::with_nats(&[kind; 2]), |lab| {
-        let scene = Scene::start(lab, &KamailioConfig::default(), &LatchConfig::default())?;
+    in_testbed(TestbedConfig::with_nats(&[kind; 2]), |testbed| {
+        let scene = Scene::start(testbed, &KamailioConfig::default(), &LatchConfig::default())?;
         ensure!(scene.latch.peer.output().contains("native mode on access, core"), "the program is not in native mode");
-        let stack = count_media_in_the_stack(lab)?;
+        let stack = count_media_in_the_stack(testbed)?;
         let call = MediaCall::start(&scene, seconds(20))?;
         let (alice, bob) = (&call.alice, &call.bob);
         let (at_alice, at_bob) = (Sink::start(&alice.rtp)?, Sink::start(&bob.rtp)?);
@@ -91,7 +91,7 @@ fn talk_for_ten_seconds(kind: NatKind) {
         let records = scene.finish(2)?;
         // What bob sent before there was a way to alice was dropped on its way to her.
         for (nat, (sent, received), drops) in [(1, alices, [0, 0, 2, 0]), (2, bobs, [0; 4])] {
-            let stream = audio(&records, lab, nat)?;
+            let stream = audio(&records, testbed, nat)?;
             let (up, down) = (&stream["access_to_core"], &stream["core_to_access"]);
             ensure!(recorded(up) == sent && dropped(up) == [0; 4], "phone {nat} sent {sent:?}: {up:#}");
             ensure!(recorded(down) == received && dropped(down) == drops, "phone {nat} got {received:?}: {down:#}");
@@ -119,20 +119,21 @@ fn ten_seconds_through_symmetric_nats_lose_nothing_and_the_records_agree_with_th
 #[test]
 fn media_between_a_terminal_and_the_core_is_redirected_and_counted() {
     let gateway = Ipv4Addr::new(10, 9, 0, 30);
-    let config = LabConfig { core_hosts: vec![("gateway", gateway)], ..LabConfig::with_nats(&[NatKind::Symmetric]) };
-    lab_test(config, |lab| {
-        let scene = Scene::start(lab, &KamailioConfig::default(), &LatchConfig::default())?;
-        let stack = count_media_in_the_stack(lab)?;
+    let config =
+        TestbedConfig { core_hosts: vec![("gateway", gateway)], ..TestbedConfig::with_nats(&[NatKind::Symmetric]) };
+    in_testbed(config, |testbed| {
+        let scene = Scene::start(testbed, &KamailioConfig::default(), &LatchConfig::default())?;
+        let stack = count_media_in_the_stack(testbed)?;
         scene.register(1, "alice")?;
         let softswitch = SocketAddrV4::new(address::SOFTSWITCH, 5060);
         let carol = SippConfig { remote: softswitch, ..scene.sipp(Scenario::Register, "carol", gateway) };
-        Sipp::run(lab, "register-carol", lab.host("gateway")?, &carol, TIMEOUT)?;
+        Sipp::run(testbed, "register-carol", testbed.host("gateway")?, &carol, TIMEOUT)?;
         let carol = SippConfig { scenario: Scenario::Answer, ..carol };
-        let callee = Sipp::start(lab, "callee", lab.host("gateway")?, &carol)?;
+        let callee = Sipp::start(testbed, "callee", testbed.host("gateway")?, &carol)?;
         let alice = SippConfig { hold: seconds(10), ..scene.sipp(Scenario::Call, "alice", address::PHONE) };
-        let caller = Sipp::start(lab, "caller", lab.phone(1)?, &alice.calling("carol"))?;
-        let alice = End::open(lab.phone(1)?, address::PHONE, caller.wait_for_remote_media(TIMEOUT)?)?;
-        let carol = End::open(lab.host("gateway")?, gateway, callee.wait_for_remote_media(TIMEOUT)?)?;
+        let caller = Sipp::start(testbed, "caller", testbed.phone(1)?, &alice.calling("carol"))?;
+        let alice = End::open(testbed.phone(1)?, address::PHONE, caller.wait_for_remote_media(TIMEOUT)?)?;
+        let carol = End::open(testbed.host("gateway")?, gateway, callee.wait_for_remote_media(TIMEOUT)?)?;
 
         // Whoever is behind the NAT begins.
         for (near, far) in [(&alice, &carol), (&carol, &alice)] {
@@ -150,7 +151,7 @@ fn media_between_a_terminal_and_the_core_is_redirected_and_counted() {
         callee.expect_success(TIMEOUT)?;
 
         let records = scene.finish(1)?;
-        let stream = audio(&records, lab, 1)?;
+        let stream = audio(&records, testbed, 1)?;
         for (flow, ends) in [("access_to_core", sent), ("core_to_access", received)] {
             ensure!(recorded(&stream[flow]) == ends && dropped(&stream[flow]) == [0; 4], "{flow}: {ends:?} {stream:#}");
         }
@@ -160,11 +161,11 @@ fn media_between_a_terminal_and_the_core_is_redirected_and_counted() {
 
 #[test]
 fn a_stranger_who_sprays_the_relay_gets_nothing_and_brings_nothing() {
-    lab_test(LabConfig::default(), |lab| {
+    in_testbed(TestbedConfig::default(), |testbed| {
         // Long enough to spray into it even where the machine is slow.
         let latch = LatchConfig { learning_window_s: 20, ..LatchConfig::default() };
-        let scene = Scene::start(lab, &KamailioConfig::default(), &latch)?;
-        let stranger = Stranger::start(lab)?;
+        let scene = Scene::start(testbed, &KamailioConfig::default(), &latch)?;
+        let stranger = Stranger::start(testbed)?;
         let spray = |rounds| stranger.spray(address::LATCH_ACCESS, 30_000..=39_999, rounds);
         spray(1)?;
 
@@ -200,7 +201,7 @@ fn a_stranger_who_sprays_the_relay_gets_nothing_and_brings_nothing() {
         ensure!(report.ip.bytes == 0 && report.tally.packets() == 0, "the stranger received something: {report:?}");
         let records = scene.finish(2)?;
         for nat in [1, 2] {
-            let up = &audio(&records, lab, nat)?["access_to_core"];
+            let up = &audio(&records, testbed, nat)?["access_to_core"];
             // Five rounds over the RTP and the RTCP port.
             let [source, format, _, _] = dropped(up);
             ensure!(source + format >= 8, "{up:#}");
@@ -211,8 +212,8 @@ fn a_stranger_who_sprays_the_relay_gets_nothing_and_brings_nothing() {
 
 #[test]
 fn a_nat_that_gives_a_running_stream_another_port_costs_seconds_not_the_call() {
-    lab_test(LabConfig::default(), |lab| {
-        let scene = Scene::start(lab, &KamailioConfig::default(), &LatchConfig::default())?;
+    in_testbed(TestbedConfig::default(), |testbed| {
+        let scene = Scene::start(testbed, &KamailioConfig::default(), &LatchConfig::default())?;
         let call = MediaCall::start(&scene, seconds(20))?;
         let (alice, bob) = (&call.alice, &call.bob);
         call.latch(&scene)?;
@@ -221,7 +222,7 @@ fn a_nat_that_gives_a_running_stream_another_port_costs_seconds_not_the_call() {
         bob.wait_for("rtp_in", 51)?;
 
         // Another socket is another mapping of the NAT; the phone knows nothing of that and goes on.
-        let moved = lab.phone(1)?.udp(SocketAddrV4::new(address::PHONE, 6_500))?;
+        let moved = testbed.phone(1)?.udp(SocketAddrV4::new(address::PHONE, 6_500))?;
         let at_moved = Sink::start(&moved)?;
         let from_bob = Stream { packets: 250, ssrc: 2, ..Stream::default() };
         let sending = from_bob.spawn(&bob.rtp, bob.relay)?;
@@ -235,7 +236,7 @@ fn a_nat_that_gives_a_running_stream_another_port_costs_seconds_not_the_call() {
         ensure!(heard >= 50, "alice heard {heard} at the new port");
 
         // A stranger behind the same NAT has no such stream.
-        let stranger = lab.phone(1)?.udp(SocketAddrV4::new(address::PHONE, 6_600))?;
+        let stranger = testbed.phone(1)?.udp(SocketAddrV4::new(address::PHONE, 6_600))?;
         std::thread::sleep(Duration::from_millis(2_300));
         let before = bob.counters.get("rtp_in")?.packets;
         Stream { packets: 50, ssrc: 99, sequence: 350, ..Stream::default() }.send(&stranger, alice.relay)?;
@@ -243,7 +244,7 @@ fn a_nat_that_gives_a_running_stream_another_port_costs_seconds_not_the_call() {
         call.end()?;
 
         let records = scene.finish(2)?;
-        let up = &audio(&records, lab, 1)?["access_to_core"];
+        let up = &audio(&records, testbed, 1)?["access_to_core"];
         let quality = &up["quality"];
         ensure!(number(quality, "reordered") == 0 && number(quality, "duplicates") == 0, "{up:#}");
         // What was dropped while the new port had no claim is what the stream lacks.

@@ -4,12 +4,12 @@ use std::net::{Ipv4Addr, SocketAddrV4};
 use std::time::Duration;
 
 use anyhow::ensure;
-use lab::{
-    Capture, Counters, Direction, KamailioConfig, LabConfig, Latch, LatchConfig, NatConfig, NatKind, Scenario, Scene,
-    Sipp, SippConfig, address, lab_test, leftovers, wait_until,
-};
 use nix::sys::signal::Signal;
 use serde_json::Value;
+use testbed::{
+    Capture, Counters, Direction, KamailioConfig, Latch, LatchConfig, NatConfig, NatKind, Scenario, Scene, Sipp,
+    SippConfig, TestbedConfig, address, in_testbed, leftovers, wait_until,
+};
 
 const SOFTSWITCH: SocketAddrV4 = SocketAddrV4::new(address::SOFTSWITCH, 5060);
 
@@ -21,17 +21,17 @@ fn seconds(count: u64) -> Duration {
 }
 
 /// NATs that forget a mapping after three silent seconds.
-fn forgetful() -> LabConfig {
+fn forgetful() -> TestbedConfig {
     let nat = NatConfig { udp_timeout: Some(seconds(3)), ..NatConfig::default() };
-    LabConfig { nats: vec![nat; 2], ..LabConfig::default() }
+    TestbedConfig { nats: vec![nat; 2], ..TestbedConfig::default() }
 }
 
 #[test]
 fn keep_alive_holds_the_nats_mapping_open() {
     for (period_s, reachable) in [(1, true), (60, false)] {
-        lab_test(forgetful(), |lab| {
+        in_testbed(forgetful(), |testbed| {
             let latch = LatchConfig { keepalive_period_s: period_s, ..LatchConfig::default() };
-            let scene = Scene::start(lab, &KamailioConfig::default(), &latch)?;
+            let scene = Scene::start(testbed, &KamailioConfig::default(), &latch)?;
             let mut bob = scene.baresip(2, "bob", |config| config.auto_answer = true)?;
             std::thread::sleep(seconds(8));
             let mut alice = scene.baresip(1, "alice", |_| {})?;
@@ -50,16 +50,16 @@ fn keep_alive_holds_the_nats_mapping_open() {
 
 #[test]
 fn keep_alive_notices_a_terminal_that_vanishes_and_one_that_comes_back() {
-    lab_test(LabConfig::default(), |lab| {
+    in_testbed(TestbedConfig::default(), |testbed| {
         // A request counts as unanswered after 64 × t1.
         let extra = "[sip]\nt1_ms = 50\n".into();
         let latch = LatchConfig { keepalive_period_s: 1, keepalive_failures: 2, extra, ..LatchConfig::default() };
-        let mut scene = Scene::start(lab, &KamailioConfig::default(), &latch)?;
+        let mut scene = Scene::start(testbed, &KamailioConfig::default(), &latch)?;
         let _alice = scene.baresip(1, "alice", |_| {})?;
         let bob = scene.baresip(2, "bob", |_| {})?;
         bob.peer.signal(Signal::SIGSTOP)?;
         let warning = scene.latch.peer.wait_for_line("no longer answers keep-alives", TIMEOUT)?;
-        ensure!(warning.contains("bob@") && warning.contains(&lab.nat(2)?.public().to_string()), "{warning}");
+        ensure!(warning.contains("bob@") && warning.contains(&testbed.nat(2)?.public().to_string()), "{warning}");
         ensure!(!scene.latch.peer.output().contains("terminal answers again"), "bob was never heard again");
         bob.peer.signal(Signal::SIGCONT)?;
         scene.latch.peer.wait_for_line("terminal answers again", TIMEOUT)?;
@@ -73,23 +73,25 @@ fn keep_alive_notices_a_terminal_that_vanishes_and_one_that_comes_back() {
 #[test]
 fn a_call_without_media_is_ended_by_a_bye_to_both_sides() {
     let gateway = Ipv4Addr::new(10, 9, 0, 30);
-    let config =
-        LabConfig { core_hosts: vec![("gateway", gateway)], ..LabConfig::with_nats(&[NatKind::PortRestricted]) };
-    lab_test(config, |lab| {
+    let config = TestbedConfig {
+        core_hosts: vec![("gateway", gateway)],
+        ..TestbedConfig::with_nats(&[NatKind::PortRestricted])
+    };
+    in_testbed(config, |testbed| {
         let latch = LatchConfig { silence_timeout_s: 3, ..LatchConfig::default() };
-        let scene = Scene::start(lab, &KamailioConfig::default(), &latch)?;
+        let scene = Scene::start(testbed, &KamailioConfig::default(), &latch)?;
         scene.register(1, "alice")?;
         let carol = SippConfig { remote: SOFTSWITCH, ..scene.sipp(Scenario::Register, "carol", gateway) };
-        Sipp::run(lab, "register-carol", lab.host("gateway")?, &carol, TIMEOUT)?;
+        Sipp::run(testbed, "register-carol", testbed.host("gateway")?, &carol, TIMEOUT)?;
         let captures = [
-            Capture::start(lab, "access", lab.inet(), "latch", "")?,
-            Capture::start(lab, "core", lab.softswitch(), "latch", "")?,
+            Capture::start(testbed, "access", testbed.inet(), "latch", "")?,
+            Capture::start(testbed, "core", testbed.softswitch(), "latch", "")?,
         ];
         // Neither scenario ever says BYE: both wait for one.
         let carol = SippConfig { scenario: Scenario::Answer, ..carol };
-        let callee = Sipp::start(lab, "callee", lab.host("gateway")?, &carol)?;
+        let callee = Sipp::start(testbed, "callee", testbed.host("gateway")?, &carol)?;
         let alice = scene.sipp(Scenario::CallUntilHungUp, "alice", address::PHONE).calling("carol");
-        Sipp::run(lab, "caller", lab.phone(1)?, &alice, TIMEOUT)?;
+        Sipp::run(testbed, "caller", testbed.phone(1)?, &alice, TIMEOUT)?;
         callee.expect_success(TIMEOUT)?;
         let records = scene.finish(1)?;
         ensure!(records.iter().all(|record| record["end_cause"] == "media_silence"), "{records:#?}");
@@ -109,9 +111,9 @@ fn a_call_without_media_is_ended_by_a_bye_to_both_sides() {
 
 #[test]
 fn calls_of_terminals_that_vanish_are_ended() {
-    lab_test(LabConfig::default(), |lab| {
+    in_testbed(TestbedConfig::default(), |testbed| {
         let latch = LatchConfig { silence_timeout_s: 3, ..LatchConfig::default() };
-        let scene = Scene::start(lab, &KamailioConfig::default(), &latch)?;
+        let scene = Scene::start(testbed, &KamailioConfig::default(), &latch)?;
         let mut alice = scene.baresip(1, "alice", |_| {})?;
         let mut bob = scene.baresip(2, "bob", |config| config.auto_answer = true)?;
         alice.dial("bob")?;
@@ -128,13 +130,13 @@ fn calls_of_terminals_that_vanish_are_ended() {
 
 #[test]
 fn registrations_end_when_they_are_removed_or_run_out() {
-    lab_test(LabConfig::default(), |lab| {
+    in_testbed(TestbedConfig::default(), |testbed| {
         let extra = "[sip]\nt1_ms = 50\n".into();
         let latch = LatchConfig { keepalive_period_s: 1, extra, ..LatchConfig::default() };
-        let scene = Scene::start(lab, &KamailioConfig::default(), &latch)?;
+        let scene = Scene::start(testbed, &KamailioConfig::default(), &latch)?;
         for (phone, user, expires_s) in [(1, "alice", 3_600), (2, "bob", 4)] {
             let asked = Counters::add(
-                lab.phone(phone)?,
+                testbed.phone(phone)?,
                 &[(
                     "asked",
                     Direction::In,
@@ -144,7 +146,7 @@ fn registrations_end_when_they_are_removed_or_run_out() {
             let asked = || Ok::<_, anyhow::Error>(asked.get("asked")?.packets);
             let register = |name: &str, expires_s| {
                 let registering = SippConfig { expires_s, ..scene.sipp(Scenario::Register, user, address::PHONE) };
-                Sipp::run(lab, name, lab.phone(phone)?, &registering, TIMEOUT)
+                Sipp::run(testbed, name, testbed.phone(phone)?, &registering, TIMEOUT)
             };
             register(user, expires_s)?;
             let registered = asked()?;
@@ -168,16 +170,16 @@ fn registrations_end_when_they_are_removed_or_run_out() {
 
 #[test]
 fn a_thousand_concurrent_calls_are_set_up_held_and_torn_down() {
-    lab_test(LabConfig::default(), |lab| {
-        let scene = Scene::start(lab, &KamailioConfig::default(), &LatchConfig::default())?;
+    in_testbed(TestbedConfig::default(), |testbed| {
+        let scene = Scene::start(testbed, &KamailioConfig::default(), &LatchConfig::default())?;
         scene.register(1, "alice")?;
         scene.register(2, "bob")?;
         let bob = SippConfig { calls: 0, ..scene.sipp(Scenario::Answer, "bob", address::PHONE) };
-        let answering = Sipp::start(lab, "callee", lab.phone(2)?, &bob)?;
+        let answering = Sipp::start(testbed, "callee", testbed.phone(2)?, &bob)?;
         let alice = scene.sipp(Scenario::Call, "alice", address::PHONE).calling("bob");
         // The first call is held until long after the last should be up, even where the machine is slow.
         let calling = SippConfig { calls: 1_000, rate: 150, hold: seconds(25), ..alice };
-        let calling = Sipp::start(lab, "caller", lab.phone(1)?, &calling)?;
+        let calling = Sipp::start(testbed, "caller", testbed.phone(1)?, &calling)?;
         wait_until("a thousand calls are up", seconds(40), || {
             std::thread::sleep(Duration::from_millis(200));
             // Two legs for each terminal of each call.
@@ -196,12 +198,12 @@ fn a_thousand_concurrent_calls_are_set_up_held_and_torn_down() {
 
 #[test]
 fn latch_leaves_nothing_behind_and_starts_again() {
-    lab_test(LabConfig::default(), |lab| {
+    in_testbed(TestbedConfig::default(), |testbed| {
         for _ in 0..2 {
-            let latch = Latch::start(lab, &LatchConfig::default())?;
+            let latch = Latch::start(testbed, &LatchConfig::default())?;
             ensure!(!latch.bpf_objects()?.is_empty(), "a running Latch holds no BPF objects");
-            ensure!(leftovers::no_xdp(lab.latch()).is_err(), "a running Latch has no program at its interfaces");
-            latch.stop(lab)?;
+            ensure!(leftovers::no_xdp(testbed.latch()).is_err(), "a running Latch has no program at its interfaces");
+            latch.stop(testbed)?;
         }
         Ok(())
     });

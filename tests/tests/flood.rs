@@ -6,16 +6,16 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, ensure};
-use lab::call::{audio, recorded};
-use lab::flood::{Flooded, NUMBER};
-use lab::rtp::Stream;
-use lab::xdp::Packet;
-use lab::{
-    Count, Flood, KamailioConfig, Lab, LabConfig, LatchConfig, MediaCall, NatConfig, Scenario, Scene, Sipp, SippConfig,
-    User, address, lab_test, wait_until,
-};
 use proxy_user::engine::strangers_memory;
 use serde_json::{Value, json};
+use testbed::call::{audio, recorded};
+use testbed::flood::{Flooded, NUMBER};
+use testbed::rtp::Stream;
+use testbed::xdp::Packet;
+use testbed::{
+    Count, Flood, KamailioConfig, LatchConfig, MediaCall, NatConfig, Scenario, Scene, Sipp, SippConfig, Testbed,
+    TestbedConfig, User, address, in_testbed, wait_until,
+};
 
 /// How long anything may take that has to happen: much longer than it does.
 const TIMEOUT: Duration = Duration::from_secs(60);
@@ -115,7 +115,7 @@ impl Office {
     fn register(&self, scene: &Scene<'_>) -> Result<()> {
         let config = SippConfig { calls: OFFICE as u32, ..self.config(scene, Scenario::Register, self) };
         let name = format!("register-office{}", self.phone);
-        Sipp::run(scene.lab, &name, scene.lab.phone(self.phone)?, &config, TIMEOUT).map(drop)
+        Sipp::run(scene.testbed, &name, scene.testbed.phone(self.phone)?, &config, TIMEOUT).map(drop)
     }
 }
 
@@ -131,14 +131,14 @@ fn talk(call: &MediaCall<'_>) -> Result<Vec<std::thread::JoinHandle<Result<u32>>
 fn a_flood_of_strangers_takes_neither_a_call_nor_a_packet_from_the_registered() {
     // Ten times what is read of the strangers of one network.
     let _alone = alone();
-    lab_test(lab(), |lab| flooded(lab, 10_000));
+    in_testbed(testbed(), |testbed| flooded(testbed, 10_000));
 }
 
 /// Faster than a process could read it.
 #[test]
 fn nor_does_one_as_fast_as_the_link() {
     let _alone = alone();
-    lab_test(lab(), |lab| flooded(lab, 1_000_000));
+    in_testbed(testbed(), |testbed| flooded(testbed, 1_000_000));
 }
 
 /// One flood at a time: the other one's would take the processors that this one's Latch has to read with.
@@ -147,26 +147,26 @@ fn alone() -> MutexGuard<'static, ()> {
     FLOODING.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn lab() -> LabConfig {
+fn testbed() -> TestbedConfig {
     // A silent phone stays reachable for the length of the test.
     let nat = NatConfig { udp_timeout: Some(Duration::from_secs(600)), ..NatConfig::default() };
-    LabConfig { nats: vec![nat; TALKING + 2], ..LabConfig::default() }
+    TestbedConfig { nats: vec![nat; TALKING + 2], ..TestbedConfig::default() }
 }
 
 /// So many messages a second, with calls of the registered all the while.
-fn flooded(lab: &Lab, per_second: u64) -> Result<()> {
+fn flooded(testbed: &Testbed, per_second: u64) -> Result<()> {
     // Limits that strangers can reach, so that the bound is one.
     let limits = "[limits]\nmax_calls = 2000\nmax_transactions = 10000\n";
     let config = LatchConfig { extra: limits.into(), ..LatchConfig::default() };
     let bound = strangers_memory(&config.parsed()?);
-    let scene = Scene::start(lab, &softswitch(), &config)?;
+    let scene = Scene::start(testbed, &softswitch(), &config)?;
     let pid = scene.latch.peer.pid();
     let [callers, callees] = [0, 1].map(|n| Office { phone: TALKING + 1 + n, first: TALKING + n * OFFICE });
     callers.register(&scene)?;
     callees.register(&scene)?;
     (1..=TALKING).try_for_each(|number| scene.register(number, &user(number - 1)))?;
     let answering = SippConfig { calls: 0, ..callees.config(&scene, Scenario::Answer, &callers) };
-    let answering = Sipp::start(lab, "callees", lab.phone(callees.phone)?, &answering)?;
+    let answering = Sipp::start(testbed, "callees", testbed.phone(callees.phone)?, &answering)?;
     let calling = SippConfig { calls: CALLS, rate: RATE, ..callers.config(&scene, Scenario::Call, &callees) };
     let between = |first: usize| -> Result<MediaCall<'_>> {
         let call = MediaCall::of_registered(&scene, (first, &user(first - 1)), (first + 1, &user(first)))?;
@@ -179,9 +179,9 @@ fn flooded(lab: &Lab, per_second: u64) -> Result<()> {
     // From now on the peak is that of the flood.
     std::fs::write(format!("/proc/{pid}/clear_refs"), "5").context("reset the peak of the memory")?;
 
-    let calling = Sipp::start(lab, "callers", lab.phone(callers.phone)?, &calling)?;
-    let flood = Flood::new(lab.host("stranger")?, "eth0")?;
-    let frames = flood.frames(lab.latch().mac("access")?, messages(&sources()));
+    let calling = Sipp::start(testbed, "callers", testbed.phone(callers.phone)?, &calling)?;
+    let flood = Flood::new(testbed.host("stranger")?, "eth0")?;
+    let frames = flood.frames(testbed.latch().mac("access")?, messages(&sources()));
     let mut talking = calls.iter().map(talk).collect::<Result<Vec<_>>>()?;
     let poured = std::thread::scope(|scope| -> Result<Flooded> {
         let pouring = scope.spawn(|| flood.pour(&frames, FLOOD, per_second));
@@ -192,12 +192,14 @@ fn flooded(lab: &Lab, per_second: u64) -> Result<()> {
             Ok(())
         });
         let poured = pouring.join().map_err(|_| anyhow!("the flood panicked"))?;
-        begun.with_context(|| format!("lost at sockets: {:?}, {:?}", lost_at_sockets(lab), scene.latch.status(lab)))?;
+        begun.with_context(|| {
+            format!("lost at sockets: {:?}, {:?}", lost_at_sockets(testbed), scene.latch.status(testbed))
+        })?;
         poured
     })?;
-    let after = scene.latch.status(lab)?;
+    let after = scene.latch.status(testbed)?;
     println!("{poured}; filter: {}; read: {}; engine: {}", after["filter"], after["signalling"], after["engine"]);
-    println!("held by all: {}; lost at sockets: {}", after["load"], lost_at_sockets(lab)?);
+    println!("held by all: {}; lost at sockets: {}", after["load"], lost_at_sockets(testbed)?);
     for sender in talking.into_iter().flatten() {
         sender.join().map_err(|_| anyhow!("a sender panicked"))??;
     }
@@ -229,18 +231,18 @@ fn flooded(lab: &Lab, per_second: u64) -> Result<()> {
         "registrations": TALKING + 2 * OFFICE });
     let mut left = Value::Null;
     wait_until("nothing but the registrations is left", 2 * TIMEOUT, || {
-        left = held(&scene.latch.status(lab)?);
+        left = held(&scene.latch.status(testbed)?);
         Ok(left == registered)
     })
     .with_context(|| format!("left: {left}"))?;
     ensure!(scene.latch.open_legs()? == 0, "a leg is open");
-    let records = scene.latch.stop(lab)?;
+    let records = scene.latch.stop(testbed)?;
     let (answered, others): (Vec<_>, Vec<_>) = records.into_iter().partition(|record| record["final_code"] == 200);
     println!("{} records of answered calls, {} of others", answered.len(), others.len());
     // Two for each call: one on each side of the softswitch.
     ensure!(answered.len() == 2 * (CALLS as usize + TALKING / 2), "{} records of answered calls", answered.len());
     for (nat, media) in (1..).zip(media.into_iter().flatten()) {
-        let audio = audio(&answered, lab, nat)?;
+        let audio = audio(&answered, testbed, nat)?;
         let [sent, heard] = ["access_to_core", "core_to_access"].map(|direction| recorded(&audio[direction])[0]);
         ensure!(
             [sent, heard] == media,
@@ -251,8 +253,8 @@ fn flooded(lab: &Lab, per_second: u64) -> Result<()> {
 }
 
 /// Datagrams that found no room in a socket of Latch's host.
-fn lost_at_sockets(lab: &Lab) -> Result<String> {
-    let text = lab.latch().run("cat", "/proc/net/snmp")?;
+fn lost_at_sockets(testbed: &Testbed) -> Result<String> {
+    let text = testbed.latch().run("cat", "/proc/net/snmp")?;
     let mut lines = text.lines().filter_map(|line| line.strip_prefix("Udp: "));
     let (names, numbers) = (lines.next().unwrap_or_default(), lines.next().unwrap_or_default());
     let found = names.split(' ').zip(numbers.split(' ')).find(|(name, _)| *name == "RcvbufErrors");

@@ -3,11 +3,11 @@
 use std::time::Duration;
 
 use anyhow::{anyhow, ensure};
-use lab::call::{audio, dropped, recorded};
-use lab::rtp::{Sink, Stream};
-use lab::{
-    Counters, Direction, KamailioConfig, LabConfig, LatchConfig, MediaCall, NatKind, Scene, SixScene, Stranger,
-    address, lab_test, wait_until,
+use testbed::call::{audio, dropped, recorded};
+use testbed::rtp::{Sink, Stream};
+use testbed::{
+    Counters, Direction, KamailioConfig, LatchConfig, MediaCall, NatKind, Scene, SixScene, Stranger, TestbedConfig,
+    address, in_testbed, wait_until,
 };
 
 const TIMEOUT: Duration = Duration::from_secs(20);
@@ -23,14 +23,14 @@ fn in_user_space() -> LatchConfig {
 
 #[test]
 fn a_call_in_user_space_loses_nothing_and_strangers_get_nothing() {
-    lab_test(LabConfig::with_nats(&[NatKind::Symmetric, NatKind::PortRestricted]), |lab| {
-        let scene = Scene::start(lab, &KamailioConfig::default(), &in_user_space())?;
+    in_testbed(TestbedConfig::with_nats(&[NatKind::Symmetric, NatKind::PortRestricted]), |testbed| {
+        let scene = Scene::start(testbed, &KamailioConfig::default(), &in_user_space())?;
         let log = scene.latch.peer.output();
         ensure!(log.contains("relay: USER SPACE on access, core"), "the mode is not stated:\n{log}");
-        let status = scene.latch.status(lab)?;
+        let status = scene.latch.status(testbed)?;
         ensure!(status["relay"]["mode"] == "user", "{status:#}");
         ensure!(scene.latch.bpf_objects()?.is_empty(), "there is BPF");
-        let stranger = Stranger::start(lab)?;
+        let stranger = Stranger::start(testbed)?;
         let spray = |rounds| stranger.spray(address::LATCH_ACCESS, 30_000..=30_999, rounds);
         spray(1)?;
 
@@ -68,7 +68,7 @@ fn a_call_in_user_space_loses_nothing_and_strangers_get_nothing() {
 
         let records = scene.finish(2)?;
         for (nat, (sent, received)) in [(1, alices), (2, bobs)] {
-            let stream = audio(&records, lab, nat)?;
+            let stream = audio(&records, testbed, nat)?;
             let (up, down) = (&stream["access_to_core"], &stream["core_to_access"]);
             ensure!(recorded(up) == sent, "phone {nat} sent {sent:?}: {up:#}");
             ensure!(recorded(down) == received, "phone {nat} got {received:?}: {down:#}");
@@ -80,17 +80,17 @@ fn a_call_in_user_space_loses_nothing_and_strangers_get_nothing() {
 
 #[test]
 fn where_bpf_is_refused_user_space_relays_and_latch_says_so() {
-    lab_test(LabConfig { nats: Vec::new(), ..LabConfig::default() }, |lab| {
+    in_testbed(TestbedConfig { nats: Vec::new(), ..TestbedConfig::default() }, |testbed| {
         let config =
             LatchConfig { arguments: Vec::new(), without: vec!["bpf", "sys_admin", "perfmon"], ..in_user_space() };
-        let latch = lab::Latch::start(lab, &config)?;
+        let latch = testbed::Latch::start(testbed, &config)?;
         let log = latch.peer.output();
         ensure!(log.contains("relay: USER SPACE on access, core"), "the mode is not stated:\n{log}");
         ensure!(log.contains("WARN this host refuses XDP: "), "no reason is given:\n{log}");
-        ensure!(latch.status(lab)?["relay"]["mode"] == "user", "the status says something else");
-        latch.stop(lab)?;
+        ensure!(latch.status(testbed)?["relay"]["mode"] == "user", "the status says something else");
+        latch.stop(testbed)?;
         let config = LatchConfig { arguments: vec!["--relay".into(), "native".into()], ..config };
-        let error = lab::Latch::start_in_vain(lab, &config)?;
+        let error = testbed::Latch::start_in_vain(testbed, &config)?;
         ensure!(error.contains("Operation not permitted"), "{error}");
         Ok(())
     });
@@ -98,8 +98,8 @@ fn where_bpf_is_refused_user_space_relays_and_latch_says_so() {
 
 #[test]
 fn a_call_between_ip_versions_goes_through_user_space() {
-    lab_test(SixScene::lab(), |lab| {
-        let mut six = SixScene::start(lab, in_user_space())?;
+    in_testbed(SixScene::testbed(), |testbed| {
+        let mut six = SixScene::start(testbed, in_user_space())?;
         six.call(true)?;
         six.hear(50)?;
         six.carol.hang_up()?;
@@ -112,10 +112,10 @@ fn a_call_between_ip_versions_goes_through_user_space() {
 /// What else the host does at its interfaces goes on: the relay only listens in.
 #[test]
 fn the_hosts_own_traffic_is_its_own() {
-    lab_test(LabConfig { nats: Vec::new(), ..LabConfig::default() }, |lab| {
-        let latch = lab::Latch::start(lab, &in_user_space())?;
-        let host = lab.host("stranger")?;
-        let own = lab.latch().udp(std::net::SocketAddrV4::new(address::LATCH_ACCESS, 9_000))?;
+    in_testbed(TestbedConfig { nats: Vec::new(), ..TestbedConfig::default() }, |testbed| {
+        let latch = testbed::Latch::start(testbed, &in_user_space())?;
+        let host = testbed.host("stranger")?;
+        let own = testbed.latch().udp(std::net::SocketAddrV4::new(address::LATCH_ACCESS, 9_000))?;
         let far = host.udp(std::net::SocketAddrV4::new(address::STRANGER, 9_000))?;
         let answers = Counters::add(host, &[("unreachable", Direction::In, "icmp type destination-unreachable")])?;
         far.send_to(b"hello", (address::LATCH_ACCESS, 9_000))?;
@@ -127,6 +127,6 @@ fn the_hosts_own_traffic_is_its_own() {
         ensure!(answers.get("unreachable")?.packets == 0, "the host answered for a media port");
         let counters = latch.counters()?;
         ensure!(counters.dropped_closed == 1, "{counters:?}");
-        latch.stop(lab).map(drop)
+        latch.stop(testbed).map(drop)
     });
 }

@@ -1,13 +1,13 @@
-//! The lab proves itself: its NATs, peers, counters and checkers, without Latch in between.
+//! The testbed proves itself: its NATs, peers, counters and checkers, without Latch in between.
 
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::time::{Duration, Instant};
 
 use anyhow::ensure;
-use lab::rtp::{Sink, Stream, sender_report};
-use lab::{
-    Baresip, BaresipConfig, Capture, Counters, Direction, Kamailio, KamailioConfig, Lab, LabConfig, NatConfig, NatKind,
-    Scenario, Sipp, SippConfig, Stranger, address, lab_test, leftovers,
+use testbed::rtp::{Sink, Stream, sender_report};
+use testbed::{
+    Baresip, BaresipConfig, Capture, Counters, Direction, Kamailio, KamailioConfig, NatConfig, NatKind, Scenario, Sipp,
+    SippConfig, Stranger, Testbed, TestbedConfig, address, in_testbed, leftovers,
 };
 
 const SOFTSWITCH: SocketAddrV4 = SocketAddrV4::new(address::SOFTSWITCH, 5060);
@@ -15,8 +15,8 @@ const SOFTSWITCH: SocketAddrV4 = SocketAddrV4::new(address::SOFTSWITCH, 5060);
 const PUBLIC: [(&str, Ipv4Addr); 2] =
     [("ann", Ipv4Addr::new(203, 0, 113, 51)), ("ben", Ipv4Addr::new(203, 0, 113, 52))];
 
-fn without_latch() -> LabConfig {
-    LabConfig { plain_router: true, access_hosts: PUBLIC.to_vec(), ..LabConfig::default() }
+fn without_latch() -> TestbedConfig {
+    TestbedConfig { plain_router: true, access_hosts: PUBLIC.to_vec(), ..TestbedConfig::default() }
 }
 
 fn seconds(count: u64) -> Duration {
@@ -24,26 +24,26 @@ fn seconds(count: u64) -> Duration {
 }
 
 #[test]
-fn a_lab_leaves_nothing_behind_even_after_a_panic() {
-    if !lab::available() {
+fn a_testbed_leaves_nothing_behind_even_after_a_panic() {
+    if !testbed::available() {
         return;
     }
     let (mut prefix, mut directory) = (String::new(), std::path::PathBuf::new());
     let panicked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-        let lab = Lab::new(LabConfig::default()).expect("a lab");
-        (prefix, directory) = (lab.prefix().to_owned(), lab.directory().to_owned());
-        let mut sleeper = lab.phone(1).unwrap().command("sleep").unwrap();
-        let sleeper = lab::Peer::start(
+        let testbed = Testbed::new(TestbedConfig::default()).expect("a testbed");
+        (prefix, directory) = (testbed.prefix().to_owned(), testbed.directory().to_owned());
+        let mut sleeper = testbed.phone(1).unwrap().command("sleep").unwrap();
+        let sleeper = testbed::Peer::start(
             "sleeper",
             {
                 sleeper.arg("600");
                 sleeper
             },
-            &lab.logs(),
+            &testbed.logs(),
         )
         .unwrap();
-        assert_eq!(leftovers::namespaces(&prefix).len(), 8, "the lab's namespaces");
-        // Not even dropped: the lab ends whatever is in its namespaces.
+        assert_eq!(leftovers::namespaces(&prefix).len(), 8, "the testbed's namespaces");
+        // Not even dropped: the testbed ends whatever is in its namespaces.
         std::mem::forget(sleeper);
         panic!("on purpose");
     }));
@@ -54,24 +54,27 @@ fn a_lab_leaves_nothing_behind_even_after_a_panic() {
 
 #[test]
 fn a_port_restricted_nat_keeps_one_port_and_a_symmetric_one_does_not() {
-    lab_test(
-        LabConfig { plain_router: true, ..LabConfig::with_nats(&[NatKind::PortRestricted, NatKind::Symmetric]) },
-        |lab| {
-            let near = lab.host("stranger")?.udp(SocketAddrV4::new(address::STRANGER, 7000))?;
-            let far = lab.softswitch().udp(SocketAddrV4::new(address::SOFTSWITCH, 7000))?;
+    in_testbed(
+        TestbedConfig {
+            plain_router: true,
+            ..TestbedConfig::with_nats(&[NatKind::PortRestricted, NatKind::Symmetric])
+        },
+        |testbed| {
+            let near = testbed.host("stranger")?.udp(SocketAddrV4::new(address::STRANGER, 7000))?;
+            let far = testbed.softswitch().udp(SocketAddrV4::new(address::SOFTSWITCH, 7000))?;
             let mut outside = Vec::new();
             for number in [1, 2] {
-                let phone = lab.phone(number)?.udp(SocketAddrV4::new(address::PHONE, 5060))?;
+                let phone = testbed.phone(number)?.udp(SocketAddrV4::new(address::PHONE, 5060))?;
                 let mut buffer = [0; 16];
                 phone.send_to(b"near", (address::STRANGER, 7000))?;
                 let first = near.recv_from(&mut buffer)?.1;
                 phone.send_to(b"far", SocketAddrV4::new(address::SOFTSWITCH, 7000))?;
                 let second = far.recv_from(&mut buffer)?.1;
-                ensure!(first.ip() == lab.nat(number)?.public() && second.ip() == first.ip(), "{first} {second}");
+                ensure!(first.ip() == testbed.nat(number)?.public() && second.ip() == first.ip(), "{first} {second}");
                 // Answers come back, a third party's packet does not.
                 near.send_to(b"back", first)?;
                 ensure!(phone.recv_from(&mut buffer)?.0 == 4, "no answer through NAT {number}");
-                let third = lab.host("stranger")?.udp(SocketAddrV4::new(address::STRANGER, 7001))?;
+                let third = testbed.host("stranger")?.udp(SocketAddrV4::new(address::STRANGER, 7001))?;
                 third.send_to(b"intruder", first)?;
                 ensure!(phone.recv_from(&mut buffer).is_err(), "NAT {number} let a stranger in");
                 outside.push((first.port(), second.port()));
@@ -87,9 +90,9 @@ fn a_port_restricted_nat_keeps_one_port_and_a_symmetric_one_does_not() {
 #[test]
 fn a_nat_forgets_a_silent_mapping() {
     let nat = NatConfig { udp_timeout: Some(seconds(2)), ..NatConfig::default() };
-    lab_test(LabConfig { nats: vec![nat], ..LabConfig::default() }, |lab| {
-        let outside = lab.host("stranger")?.udp(SocketAddrV4::new(address::STRANGER, 7000))?;
-        let phone = lab.phone(1)?.udp(SocketAddrV4::new(address::PHONE, 5060))?;
+    in_testbed(TestbedConfig { nats: vec![nat], ..TestbedConfig::default() }, |testbed| {
+        let outside = testbed.host("stranger")?.udp(SocketAddrV4::new(address::STRANGER, 7000))?;
+        let phone = testbed.phone(1)?.udp(SocketAddrV4::new(address::PHONE, 5060))?;
         let mut buffer = [0; 16];
         phone.send_to(b"hello", (address::STRANGER, 7000))?;
         let from = outside.recv_from(&mut buffer)?.1;
@@ -104,15 +107,15 @@ fn a_nat_forgets_a_silent_mapping() {
 
 #[test]
 fn baresip_registers_with_digest_through_a_nat() {
-    lab_test(without_latch(), |lab| {
+    in_testbed(without_latch(), |testbed| {
         let kamailio =
-            Kamailio::start(lab, &KamailioConfig { digest: true, nat_aware: true, ..KamailioConfig::default() })?;
+            Kamailio::start(testbed, &KamailioConfig { digest: true, nat_aware: true, ..KamailioConfig::default() })?;
         for (number, user, password) in [(1, "alice", "wonderland"), (2, "bob", "builder")] {
             let config = BaresipConfig {
                 password: Some(password.to_owned()),
                 ..BaresipConfig::new(user, address::PHONE, SOFTSWITCH)
             };
-            let mut phone = Baresip::start(lab, user, lab.phone(number)?, &config)?;
+            let mut phone = Baresip::start(testbed, user, testbed.phone(number)?, &config)?;
             phone.wait_registered(seconds(5))?;
             let contacts = kamailio.contacts_of(user)?;
             ensure!(contacts.len() == 1 && contacts[0].uri.contains("192.168.1.10"), "{contacts:?}");
@@ -121,7 +124,7 @@ fn baresip_registers_with_digest_through_a_nat() {
             password: Some("wrong".to_owned()),
             ..BaresipConfig::new("carol", PUBLIC[0].1, SOFTSWITCH)
         };
-        let mut phone = Baresip::start(lab, "carol", lab.host("ann")?, &wrong)?;
+        let mut phone = Baresip::start(testbed, "carol", testbed.host("ann")?, &wrong)?;
         phone.peer.wait_for_line("401 Unauthorized", seconds(5))?;
         ensure!(kamailio.contacts_of("carol")?.is_empty());
         Ok(())
@@ -130,15 +133,17 @@ fn baresip_registers_with_digest_through_a_nat() {
 
 #[test]
 fn two_baresips_talk_hold_and_hang_up() {
-    lab_test(without_latch(), |lab| {
-        let kamailio = Kamailio::start(lab, &KamailioConfig::default())?;
+    in_testbed(without_latch(), |testbed| {
+        let kamailio = Kamailio::start(testbed, &KamailioConfig::default())?;
         let [(_, ann), (_, ben)] = PUBLIC;
         let counters = Counters::add(
-            lab.host("ben")?,
+            testbed.host("ben")?,
             &[("in", Direction::In, &format!("ip saddr {ann} udp dport 16384-16484"))],
         )?;
-        let mut alice = Baresip::start(lab, "alice", lab.host("ann")?, &BaresipConfig::new("alice", ann, SOFTSWITCH))?;
-        let mut bob = Baresip::start(lab, "bob", lab.host("ben")?, &BaresipConfig::new("bob", ben, SOFTSWITCH))?;
+        let mut alice =
+            Baresip::start(testbed, "alice", testbed.host("ann")?, &BaresipConfig::new("alice", ann, SOFTSWITCH))?;
+        let mut bob =
+            Baresip::start(testbed, "bob", testbed.host("ben")?, &BaresipConfig::new("bob", ben, SOFTSWITCH))?;
         alice.wait_registered(seconds(5))?;
         bob.wait_registered(seconds(5))?;
         kamailio.wait_for_contacts("bob", 1, seconds(1))?;
@@ -164,18 +169,18 @@ fn two_baresips_talk_hold_and_hang_up() {
 
 #[test]
 fn sipp_registers_calls_holds_cancels_and_is_rejected() {
-    lab_test(without_latch(), |lab| {
-        let kamailio = Kamailio::start(lab, &KamailioConfig::default())?;
-        let (caller, callee) = (lab.host("ann")?, lab.host("ben")?);
+    in_testbed(without_latch(), |testbed| {
+        let kamailio = Kamailio::start(testbed, &KamailioConfig::default())?;
+        let (caller, callee) = (testbed.host("ann")?, testbed.host("ben")?);
         let at_caller = SocketAddrV4::new(PUBLIC[0].1, 5060);
         let at_callee = SocketAddrV4::new(PUBLIC[1].1, 5060);
         let alice =
             |scenario| SippConfig::new(scenario, "alice", at_caller, SOFTSWITCH).calling("bob").password("wonderland");
         let bob = |scenario| SippConfig::new(scenario, "bob", at_callee, SOFTSWITCH).password("builder");
-        Sipp::run(lab, "register", callee, &bob(Scenario::Register), seconds(5))?;
+        Sipp::run(testbed, "register", callee, &bob(Scenario::Register), seconds(5))?;
         kamailio.wait_for_contacts("bob", 1, seconds(1))?;
 
-        let capture = Capture::start(lab, "core", lab.softswitch(), "latch", "udp")?;
+        let capture = Capture::start(testbed, "core", testbed.softswitch(), "latch", "udp")?;
         for (index, (calling, answering)) in [
             (Scenario::Call, Scenario::Answer),
             (Scenario::CallWithHold, Scenario::Answer),
@@ -187,9 +192,9 @@ fn sipp_registers_calls_holds_cancels_and_is_rejected() {
         .into_iter()
         .enumerate()
         {
-            let answer = Sipp::start(lab, &format!("answer{index}"), callee, &bob(answering))?;
+            let answer = Sipp::start(testbed, &format!("answer{index}"), callee, &bob(answering))?;
             let call = SippConfig { hold: Duration::from_millis(300), ..alice(calling) };
-            Sipp::run(lab, &format!("call{index}"), caller, &call, seconds(10))?;
+            Sipp::run(testbed, &format!("call{index}"), caller, &call, seconds(10))?;
             answer.expect_success(seconds(5))?;
         }
         let recording = capture.stop()?;
@@ -200,7 +205,7 @@ fn sipp_registers_calls_holds_cancels_and_is_rejected() {
         );
 
         let gone = SippConfig { expires_s: 0, ..bob(Scenario::Register) };
-        Sipp::run(lab, "unregister", callee, &gone, seconds(5))?;
+        Sipp::run(testbed, "unregister", callee, &gone, seconds(5))?;
         kamailio.wait_for_contacts("bob", 0, seconds(3))?;
         Ok(())
     });
@@ -208,41 +213,41 @@ fn sipp_registers_calls_holds_cancels_and_is_rejected() {
 
 #[test]
 fn sipp_answers_digest_challenges() {
-    lab_test(without_latch(), |lab| {
-        let kamailio = Kamailio::start(lab, &KamailioConfig { digest: true, ..KamailioConfig::default() })?;
-        let (caller, callee) = (lab.host("ann")?, lab.host("ben")?);
+    in_testbed(without_latch(), |testbed| {
+        let kamailio = Kamailio::start(testbed, &KamailioConfig { digest: true, ..KamailioConfig::default() })?;
+        let (caller, callee) = (testbed.host("ann")?, testbed.host("ben")?);
         let at_caller = SocketAddrV4::new(PUBLIC[0].1, 5060);
         let bob = SippConfig::new(Scenario::Register, "bob", SocketAddrV4::new(PUBLIC[1].1, 5060), SOFTSWITCH);
         ensure!(
-            Sipp::run(lab, "wrong", callee, &bob.clone().password("wrong"), seconds(5)).is_err(),
+            Sipp::run(testbed, "wrong", callee, &bob.clone().password("wrong"), seconds(5)).is_err(),
             "a wrong password was accepted"
         );
-        Sipp::run(lab, "right", callee, &bob.clone().password("builder"), seconds(5))?;
+        Sipp::run(testbed, "right", callee, &bob.clone().password("builder"), seconds(5))?;
         kamailio.wait_for_contacts("bob", 1, seconds(1))?;
         let answer = SippConfig { scenario: Scenario::Answer, ..bob };
-        let answer = Sipp::start(lab, "answer", callee, &answer)?;
+        let answer = Sipp::start(testbed, "answer", callee, &answer)?;
         let call =
             SippConfig::new(Scenario::Call, "alice", at_caller, SOFTSWITCH).calling("bob").password("wonderland");
-        Sipp::run(lab, "call", caller, &call, seconds(5))?;
+        Sipp::run(testbed, "call", caller, &call, seconds(5))?;
         answer.expect_success(seconds(5)).map(drop)
     });
 }
 
 #[test]
 fn streams_made_here_go_with_a_call_of_sipp() {
-    lab_test(without_latch(), |lab| {
-        let kamailio = Kamailio::start(lab, &KamailioConfig::default())?;
+    in_testbed(without_latch(), |testbed| {
+        let kamailio = Kamailio::start(testbed, &KamailioConfig::default())?;
         let [(_, ann), (_, ben)] = PUBLIC;
-        let (caller, callee) = (lab.host("ann")?, lab.host("ben")?);
+        let (caller, callee) = (testbed.host("ann")?, testbed.host("ben")?);
         let bob = |scenario| SippConfig {
             media_port: 6_100,
             ..SippConfig::new(scenario, "bob", SocketAddrV4::new(ben, 5060), SOFTSWITCH)
         };
-        Sipp::run(lab, "register", callee, &bob(Scenario::Register), seconds(5))?;
+        Sipp::run(testbed, "register", callee, &bob(Scenario::Register), seconds(5))?;
         kamailio.wait_for_contacts("bob", 1, seconds(1))?;
-        let answer = Sipp::start(lab, "answer", callee, &bob(Scenario::Answer))?;
+        let answer = Sipp::start(testbed, "answer", callee, &bob(Scenario::Answer))?;
         let alice = SippConfig::new(Scenario::Call, "alice", SocketAddrV4::new(ann, 5060), SOFTSWITCH).calling("bob");
-        let call = Sipp::start(lab, "call", caller, &SippConfig { hold: seconds(2), ..alice })?;
+        let call = Sipp::start(testbed, "call", caller, &SippConfig { hold: seconds(2), ..alice })?;
 
         let to_bob = call.wait_for_remote_media(seconds(5))?;
         let to_alice = answer.wait_for_remote_media(seconds(5))?;
@@ -261,9 +266,9 @@ fn streams_made_here_go_with_a_call_of_sipp() {
 
 #[test]
 fn the_capture_checks_find_a_planted_address_and_a_malformed_message() {
-    lab_test(without_latch(), |lab| {
-        let (ann, _ben) = (lab.host("ann")?, lab.host("ben")?);
-        let capture = Capture::start(lab, "ben", lab.host("ben")?, "eth0", "udp")?;
+    in_testbed(without_latch(), |testbed| {
+        let (ann, _ben) = (testbed.host("ann")?, testbed.host("ben")?);
+        let capture = Capture::start(testbed, "ben", testbed.host("ben")?, "eth0", "udp")?;
         let from = ann.udp(SocketAddrV4::new(PUBLIC[0].1, 5060))?;
         let to = (PUBLIC[1].1, 5060);
         let good = "OPTIONS sip:ben@203.0.113.52 SIP/2.0\r\nVia: SIP/2.0/UDP 203.0.113.51;branch=z9hG4bK1\r\n\
@@ -292,14 +297,14 @@ fn the_capture_checks_find_a_planted_address_and_a_malformed_message() {
 
 #[test]
 fn streams_counters_and_the_stranger_agree() {
-    lab_test(without_latch(), |lab| {
+    in_testbed(without_latch(), |testbed| {
         let [(_, ann), (_, ben)] = PUBLIC;
-        let counters = Counters::add(lab.host("ben")?, &[("rtp", Direction::In, "udp dport 30000")])?;
-        let sending = lab.host("ann")?.udp(SocketAddrV4::new(ann, 30_000))?;
-        let receiving = lab.host("ben")?.udp(SocketAddrV4::new(ben, 30_000))?;
+        let counters = Counters::add(testbed.host("ben")?, &[("rtp", Direction::In, "udp dport 30000")])?;
+        let sending = testbed.host("ann")?.udp(SocketAddrV4::new(ann, 30_000))?;
+        let receiving = testbed.host("ben")?.udp(SocketAddrV4::new(ben, 30_000))?;
         let back = Stream { packets: 3, ssrc: 7, interval: Duration::ZERO, ..Stream::default() };
         let sink = Sink::start(&receiving)?;
-        let stranger = Stranger::start(lab)?;
+        let stranger = Stranger::start(testbed)?;
 
         let stream = Stream { packets: 50, ..Stream::default() };
         let begun = Instant::now();

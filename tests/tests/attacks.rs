@@ -5,15 +5,15 @@ use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4};
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, ensure};
-use lab::call::{audio, dropped};
-use lab::flood::{self, Flooded};
-use lab::rtp::{Sink, Stream};
-use lab::{
-    Counters, Direction, Flood, Kamailio, KamailioConfig, LATCH, Lab, LabConfig, Latch, LatchConfig, MediaCall,
-    Namespace, NatConfig, Scene, SixScene, address, lab_test, wait_until,
-};
 use proxy_common::verdict::Counters as Verdicts;
 use serde_json::Value;
+use testbed::call::{audio, dropped};
+use testbed::flood::{self, Flooded};
+use testbed::rtp::{Sink, Stream};
+use testbed::{
+    Counters, Direction, Flood, Kamailio, KamailioConfig, LATCH, Latch, LatchConfig, MediaCall, Namespace, NatConfig,
+    Scene, SixScene, Testbed, TestbedConfig, address, in_testbed, wait_until,
+};
 
 /// How long anything may take that has to happen: much longer than it does.
 const TIMEOUT: Duration = Duration::from_secs(20);
@@ -25,21 +25,21 @@ const NEIGHBOUR: Ipv4Addr = Ipv4Addr::new(192, 168, 1, 20);
 const INTRUDER: Ipv4Addr = Ipv4Addr::new(10, 9, 0, 66);
 
 /// Somebody who must not get anything from Latch, and his way to it.
-struct Attacker<'lab> {
+struct Attacker<'testbed> {
     name: &'static str,
     flood: Flood,
     /// Hardware address of Latch, or of the gateway to it.
     towards: [u8; 6],
     /// Where the packets come from, by their headers.
     source: SocketAddr,
-    counters: Counters<'lab>,
+    counters: Counters<'testbed>,
 }
 
-impl<'lab> Attacker<'lab> {
+impl<'testbed> Attacker<'testbed> {
     /// At a host's interface, across which no packet of Latch may come in.
     fn new(
         name: &'static str,
-        host: &'lab Namespace,
+        host: &'testbed Namespace,
         towards: [u8; 6],
         source: impl Into<SocketAddr>,
         latch: &str,
@@ -49,7 +49,7 @@ impl<'lab> Attacker<'lab> {
     }
 
     /// The same host with another address in its packets.
-    fn spoofs(&self, source: impl Into<SocketAddr>) -> Spoofed<'_, 'lab> {
+    fn spoofs(&self, source: impl Into<SocketAddr>) -> Spoofed<'_, 'testbed> {
         Spoofed { attacker: self, source: source.into() }
     }
 
@@ -64,8 +64,8 @@ impl<'lab> Attacker<'lab> {
     }
 }
 
-struct Spoofed<'a, 'lab> {
-    attacker: &'a Attacker<'lab>,
+struct Spoofed<'a, 'testbed> {
+    attacker: &'a Attacker<'testbed>,
     source: SocketAddr,
 }
 
@@ -111,27 +111,27 @@ fn seen(counters: &Verdicts) -> (u64, u64) {
 }
 
 /// alice and bob behind their NATs, an attacker each in the access network, behind alice's NAT, and in the core network.
-fn lab_of_attackers() -> LabConfig {
+fn testbed_of_attackers() -> TestbedConfig {
     let nats =
         vec![NatConfig { phones: vec![address::PHONE, NEIGHBOUR], ..NatConfig::default() }, NatConfig::default()];
-    LabConfig { nats, core_hosts: vec![("intruder", INTRUDER)], ..LabConfig::default() }
+    TestbedConfig { nats, core_hosts: vec![("intruder", INTRUDER)], ..TestbedConfig::default() }
 }
 
 /// A call under attack from everywhere, all the time.
-fn call_under_attack(lab: &Lab, config: &LatchConfig, locked: bool) -> Result<()> {
-    let scene = Scene::start(lab, &KamailioConfig::default(), config)?;
-    let (access, core) = (lab.latch().mac("access")?, lab.latch().mac("core")?);
+fn call_under_attack(testbed: &Testbed, config: &LatchConfig, locked: bool) -> Result<()> {
+    let scene = Scene::start(testbed, &KamailioConfig::default(), config)?;
+    let (access, core) = (testbed.latch().mac("access")?, testbed.latch().mac("core")?);
     let (latch, latch_core) = (address::LATCH_ACCESS, address::LATCH_CORE);
     let anything = "meta nfproto ipv4";
-    let stranger = Attacker::new("stranger", lab.host("stranger")?, access, (address::STRANGER, 40_000), anything)?;
-    let gateway = lab.nat(1)?.namespace().mac("lan")?;
+    let stranger = Attacker::new("stranger", testbed.host("stranger")?, access, (address::STRANGER, 40_000), anything)?;
+    let gateway = testbed.nat(1)?.namespace().mac("lan")?;
     let from_latch = format!("ip saddr {latch}");
-    let neighbour = Attacker::new("neighbour", lab.phone(2)?, gateway, (NEIGHBOUR, 6_000), &from_latch)?;
-    let intruder = Attacker::new("intruder", lab.host("intruder")?, core, (INTRUDER, 40_000), anything)?;
+    let neighbour = Attacker::new("neighbour", testbed.phone(2)?, gateway, (NEIGHBOUR, 6_000), &from_latch)?;
+    let intruder = Attacker::new("intruder", testbed.host("intruder")?, core, (INTRUDER, 40_000), anything)?;
     // What a spoofed packet brings would come here.
-    let spoofed = (lab.nat(1)?.public(), 7_777);
+    let spoofed = (testbed.nat(1)?.public(), 7_777);
     let at_nat = Counters::add(
-        lab.nat(1)?.namespace(),
+        testbed.nat(1)?.namespace(),
         &[("spoofed", Direction::In, "udp dport 7777"), ("strange", Direction::In, strange_from_outside().as_str())],
     )?;
 
@@ -223,8 +223,9 @@ fn call_under_attack(lab: &Lab, config: &LatchConfig, locked: bool) -> Result<()
     // What is told, and recorded.
     ensure!(told >= 1, "the log tells nothing of the attack:\n{}", scene.latch.peer.output());
     let records = scene.finish(2)?;
-    let recorded: u64 =
-        [1, 2].iter().try_fold(0, |sum, nat| -> Result<u64> { Ok(sum + strangers(audio(&records, lab, *nat)?)) })?;
+    let recorded: u64 = [1, 2]
+        .iter()
+        .try_fold(0, |sum, nat| -> Result<u64> { Ok(sum + strangers(audio(&records, testbed, *nat)?)) })?;
     println!("{recorded} packets of strangers in the records, {told} lines in the log");
     ensure!(recorded == seen(&after).1, "the records have {recorded}, the kernel counted {after:?}");
     Ok(())
@@ -247,47 +248,52 @@ fn told(latch: &Latch) -> usize {
 
 #[test]
 fn a_call_that_still_learns_is_attacked_from_everywhere_and_neither_harmed_nor_heard() {
-    lab_test(lab_of_attackers(), |lab| {
+    in_testbed(testbed_of_attackers(), |testbed| {
         let config = LatchConfig { learning_window_s: 60, ports: (30_000, 30_999), ..LatchConfig::default() };
-        call_under_attack(lab, &config, false)
+        call_under_attack(testbed, &config, false)
     });
 }
 
 #[test]
 fn a_locked_call_is_attacked_from_everywhere_and_neither_harmed_nor_heard() {
-    lab_test(lab_of_attackers(), |lab| {
+    in_testbed(testbed_of_attackers(), |testbed| {
         let config = LatchConfig {
             learning_window_s: 1,
             ports: (30_000, 30_999),
             realm: ["rebind = \"never\"".into(), "rebind = \"never\"".into()],
             ..LatchConfig::default()
         };
-        call_under_attack(lab, &config, true)
+        call_under_attack(testbed, &config, true)
     });
 }
 
 #[test]
 fn a_call_in_user_space_is_attacked_from_everywhere_and_neither_harmed_nor_heard() {
-    lab_test(lab_of_attackers(), |lab| {
+    in_testbed(testbed_of_attackers(), |testbed| {
         let arguments = vec!["--relay".into(), "user".into()];
         let config =
             LatchConfig { learning_window_s: 60, ports: (30_000, 30_999), arguments, ..LatchConfig::default() };
-        call_under_attack(lab, &config, false)
+        call_under_attack(testbed, &config, false)
     });
 }
 
 /// Behind a NAT a phone states a private address. In the access network somebody else has it, or sends in its name.
 #[test]
 fn whoever_has_the_phones_private_address_in_the_access_network_neither_hears_nor_speaks() {
-    lab_test(lab_of_attackers(), |lab| {
-        let host = lab.host("stranger")?;
+    in_testbed(testbed_of_attackers(), |testbed| {
+        let host = testbed.host("stranger")?;
         host.ip(&format!("addr add {}/32 dev eth0", address::PHONE))?;
-        lab.latch().ip(&format!("route add {}/32 via {} dev access", address::PHONE, address::STRANGER))?;
+        testbed.latch().ip(&format!("route add {}/32 via {} dev access", address::PHONE, address::STRANGER))?;
         let config = LatchConfig { learning_window_s: 60, ports: (30_000, 30_999), ..LatchConfig::default() };
-        let scene = Scene::start(lab, &KamailioConfig::default(), &config)?;
+        let scene = Scene::start(testbed, &KamailioConfig::default(), &config)?;
         let stated = (address::PHONE, 6_000);
-        let attacker =
-            Attacker::new("stranger", host, lab.latch().mac("access")?, stated, "meta nfproto ipv4 meta l4proto udp")?;
+        let attacker = Attacker::new(
+            "stranger",
+            host,
+            testbed.latch().mac("access")?,
+            stated,
+            "meta nfproto ipv4 meta l4proto udp",
+        )?;
         let attack = |rounds: &str| -> Result<()> {
             println!("{rounds}");
             attacker.attacks(&victims(&scene.latch, 0, address::LATCH_ACCESS, config.ports)?).map(drop)
@@ -324,11 +330,11 @@ fn whoever_has_the_phones_private_address_in_the_access_network_neither_hears_no
 #[test]
 fn invites_of_a_stranger_leave_ports_to_the_registered() {
     const INVITES: usize = 300;
-    lab_test(lab_of_attackers(), |lab| {
+    in_testbed(testbed_of_attackers(), |testbed| {
         // 100 pairs in each realm; what no answer opened does not rest.
         let config = LatchConfig { ports: (30_000, 30_199), hold_time_s: 60, ..LatchConfig::default() };
-        let scene = Scene::start(lab, &KamailioConfig::default(), &config)?;
-        let stranger = lab.host("stranger")?.udp(SocketAddrV4::new(address::STRANGER, 5_060))?;
+        let scene = Scene::start(testbed, &KamailioConfig::default(), &config)?;
+        let stranger = testbed.host("stranger")?.udp(SocketAddrV4::new(address::STRANGER, 5_060))?;
         let media: String = (0..16).map(|stream| format!("m=audio {} RTP/AVP 0\r\n", 4_000 + 2 * stream)).collect();
         let own = address::STRANGER;
         let body = format!("v=0\r\no=- 1 1 IN IP4 {own}\r\ns=-\r\nc=IN IP4 {own}\r\nt=0 0\r\n{media}");
@@ -355,7 +361,7 @@ fn invites_of_a_stranger_leave_ports_to_the_registered() {
         }
         println!("{got} bytes for {INVITES} INVITEs of {} and more", body.len());
         ensure!(got > 0 && got <= 3 * INVITES * (body.len() + 500), "{got} bytes came back");
-        scene.latch.stop(lab).map(drop)
+        scene.latch.stop(testbed).map(drop)
     });
 }
 
@@ -363,12 +369,12 @@ fn invites_of_a_stranger_leave_ports_to_the_registered() {
 #[test]
 fn a_call_over_ipv6_is_attacked_and_neither_harmed_nor_heard() {
     const WINDOW_S: u32 = 4;
-    lab_test(SixScene::lab(), |lab| {
+    in_testbed(SixScene::testbed(), |testbed| {
         let config = LatchConfig { learning_window_s: WINDOW_S, ports: (30_000, 30_999), ..LatchConfig::default() };
         let ports = config.ports;
-        let mut six = SixScene::start(lab, config)?;
-        let (access, latch) = (lab.latch().mac("access")?, address::LATCH_ACCESS_V6);
-        let host = lab.host("stranger")?;
+        let mut six = SixScene::start(testbed, config)?;
+        let (access, latch) = (testbed.latch().mac("access")?, address::LATCH_ACCESS_V6);
+        let host = testbed.host("stranger")?;
         let address = Ipv6Addr::new(0x2001, 0xdb8, 1, 0, 0, 0, 0, 0x66);
         host.ipv6("eth0", address)?;
         let stranger = Attacker::new("stranger", host, access, (address, 40_000), &format!("ip6 saddr {latch}"))?;

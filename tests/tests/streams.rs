@@ -3,12 +3,12 @@
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use lab::{
-    Authority, Baresip, Counters, Direction, Identity, KamailioConfig, KamailioTls, Lab, LabConfig, Latch, LatchConfig,
-    NatKind, Scene, address, lab_test, wait_until,
-};
 use nix::sys::signal::Signal;
 use proxy_user::flow::Transport;
+use testbed::{
+    Authority, Baresip, Counters, Direction, Identity, KamailioConfig, KamailioTls, Latch, LatchConfig, NatKind, Scene,
+    Testbed, TestbedConfig, address, in_testbed, wait_until,
+};
 
 /// How long anything may take that has to happen: much longer than it does.
 const TIMEOUT: Duration = Duration::from_secs(20);
@@ -20,7 +20,7 @@ fn latch(softswitch: &str) -> LatchConfig {
 }
 
 /// Counts what comes to a phone from Latch: RTP, and signalling by each transport.
-fn at_phone<'lab>(lab: &'lab Lab, phone: usize) -> Result<Counters<'lab>> {
+fn at_phone<'testbed>(testbed: &'testbed Testbed, phone: usize) -> Result<Counters<'testbed>> {
     let from = format!("ip saddr {}", address::LATCH_ACCESS);
     let counted = [
         ("rtp", Direction::In, format!("{from} udp dport 16384-16484")),
@@ -30,7 +30,7 @@ fn at_phone<'lab>(lab: &'lab Lab, phone: usize) -> Result<Counters<'lab>> {
         ("connects", Direction::In, format!("{from} tcp flags & (syn | ack) == syn")),
     ];
     let counted: Vec<_> = counted.iter().map(|(name, direction, rule)| (*name, *direction, rule.as_str())).collect();
-    Counters::add(lab.phone(phone)?, &counted)
+    Counters::add(testbed.phone(phone)?, &counted)
 }
 
 /// `caller` calls `user`; both hear the other; one of them hangs up.
@@ -51,12 +51,12 @@ fn talk(caller: &mut Baresip, callee: &mut Baresip, user: &str, callee_ends: boo
 
 /// A phone on TCP and one on UDP behind NATs call each other through a softswitch that is spoken to like this.
 fn call_between_transports(softswitch: &'static str) {
-    lab_test(LabConfig::with_nats(&[NatKind::Symmetric, NatKind::PortRestricted]), |lab| {
+    in_testbed(TestbedConfig::with_nats(&[NatKind::Symmetric, NatKind::PortRestricted]), |testbed| {
         let kamailio = KamailioConfig { digest: true, tcp: true, ..KamailioConfig::default() };
-        let scene = Scene::start(lab, &kamailio, &latch(softswitch))?;
-        let at = [at_phone(lab, 1)?, at_phone(lab, 2)?];
+        let scene = Scene::start(testbed, &kamailio, &latch(softswitch))?;
+        let at = [at_phone(testbed, 1)?, at_phone(testbed, 2)?];
         let core = Counters::add(
-            lab.softswitch(),
+            testbed.softswitch(),
             &[
                 ("by_udp", Direction::In, "udp dport 5060"),
                 ("by_tcp", Direction::In, "tcp dport 5060 tcp flags & psh == psh"),
@@ -95,9 +95,9 @@ fn files(identity: &Identity) -> String {
 
 #[test]
 fn phones_on_tls_call_through_a_softswitch_on_tls_and_certificates_change_without_a_restart() {
-    lab_test(LabConfig::with_nats(&[NatKind::PortRestricted, NatKind::Symmetric]), |lab| {
+    in_testbed(TestbedConfig::with_nats(&[NatKind::PortRestricted, NatKind::Symmetric]), |testbed| {
         let (access, core) =
-            (Authority::new(lab.directory(), "access-ca")?, Authority::new(lab.directory(), "core-ca")?);
+            (Authority::new(testbed.directory(), "access-ca")?, Authority::new(testbed.directory(), "core-ca")?);
         let own = access.issue("latch-access", &[&address::LATCH_ACCESS.to_string()])?;
         let in_core = core.issue("latch-core", &[&address::LATCH_CORE.to_string()])?;
         let switch = core.issue("switch", &[&address::SOFTSWITCH.to_string()])?;
@@ -110,17 +110,17 @@ fn phones_on_tls_call_through_a_softswitch_on_tls_and_certificates_change_withou
             files(&in_core)
         );
         let realms = [format!("tls_port = 5061\n{}", files(&own)), core];
-        let mut scene = Scene::start(lab, &kamailio, &LatchConfig { realms, ..LatchConfig::default() })?;
+        let mut scene = Scene::start(testbed, &kamailio, &LatchConfig { realms, ..LatchConfig::default() })?;
         let readable = Counters::add(
-            lab.latch(),
+            testbed.latch(),
             &[
                 ("in_access", Direction::In, "iifname access udp dport 5060"),
                 ("in_core", Direction::In, "iifname core meta l4proto { tcp, udp } th dport 5060"),
                 ("out_core", Direction::Out, "oifname core meta l4proto { tcp, udp } th dport 5060"),
             ],
         )?;
-        let at = [at_phone(lab, 1)?, at_phone(lab, 2)?];
-        let by_tls = |config: &mut lab::BaresipConfig, ca: &Authority| {
+        let at = [at_phone(testbed, 1)?, at_phone(testbed, 2)?];
+        let by_tls = |config: &mut testbed::BaresipConfig, ca: &Authority| {
             config.transport = Transport::Tls;
             config.outbound.set_port(5061);
             config.ca = Some(ca.file());
@@ -128,7 +128,7 @@ fn phones_on_tls_call_through_a_softswitch_on_tls_and_certificates_change_withou
         let mut alice = scene.baresip(1, "alice", |config| by_tls(config, &access))?;
 
         // Latch gets another certificate, by somebody whom only bob trusts.
-        let later = Authority::new(lab.directory(), "later-ca")?;
+        let later = Authority::new(testbed.directory(), "later-ca")?;
         later.issue("latch-access", &[&address::LATCH_ACCESS.to_string()])?;
         scene.latch.peer.signal(Signal::SIGHUP)?;
         scene.latch.peer.wait_for_line("certificates read again", TIMEOUT)?;
@@ -146,10 +146,10 @@ fn phones_on_tls_call_through_a_softswitch_on_tls_and_certificates_change_withou
 
 #[test]
 fn a_phone_that_lost_its_connection_is_out_of_reach_until_it_is_back() {
-    lab_test(LabConfig::default(), |lab| {
+    in_testbed(TestbedConfig::default(), |testbed| {
         let config = LatchConfig { keepalive_period_s: 2, ..latch("udp") };
-        let mut scene = Scene::start(lab, &KamailioConfig::default(), &config)?;
-        let at = [at_phone(lab, 1)?, at_phone(lab, 2)?];
+        let mut scene = Scene::start(testbed, &KamailioConfig::default(), &config)?;
+        let at = [at_phone(testbed, 1)?, at_phone(testbed, 2)?];
         let mut bob = scene.baresip(2, "bob", |_| {})?;
         let refused = |bob: &mut Baresip, user: &str| -> Result<()> {
             bob.dial(user)?;
@@ -170,14 +170,14 @@ fn a_phone_that_lost_its_connection_is_out_of_reach_until_it_is_back() {
         })?;
         talk(&mut bob, &mut alice, "alice", true, &at)?;
         scene.latch.kill()?;
-        scene.latch = Latch::start(lab, &config)?;
+        scene.latch = Latch::start(testbed, &config)?;
         scene.latch.peer.wait_for_line("registrations go on", TIMEOUT)?;
         refused(&mut bob, "alice")?;
         scene.latch.peer.wait_for_line("terminal is back", 3 * TIMEOUT)?;
         talk(&mut bob, &mut alice, "alice", true, &at)?;
 
         // Its NAT forgets it without a word: what is sent is not acknowledged any more.
-        lab.nat(1)?.namespace().nft("insert rule ip guard through drop")?;
+        testbed.nat(1)?.namespace().nft("insert rule ip guard through drop")?;
         scene.latch.peer.wait_for_line("terminal is out of reach", 3 * TIMEOUT)?;
         ensure!(at[0].get("connects")?.packets == 0, "nobody connects to a phone");
         Ok(())

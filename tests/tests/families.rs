@@ -3,14 +3,14 @@
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
-use lab::{Capture, Latch, LatchConfig, SixScene, address, lab_test};
 use serde_json::Value;
+use testbed::{Capture, Latch, LatchConfig, SixScene, address, in_testbed};
 
 #[test]
 fn a_phone_on_ipv6_and_one_on_ipv4_hear_each_other_and_the_records_agree_with_both() {
-    lab_test(SixScene::lab(), |lab| {
-        let mut six = SixScene::start(lab, LatchConfig::default())?;
-        let signalling = Capture::start(lab, "core", lab.softswitch(), "latch", "udp port 5060")?;
+    in_testbed(SixScene::testbed(), |testbed| {
+        let mut six = SixScene::start(testbed, LatchConfig::default())?;
+        let signalling = Capture::start(testbed, "core", testbed.softswitch(), "latch", "udp port 5060")?;
         six.call(true)?;
         six.hear(100)?;
         six.carol.hang_up()?;
@@ -37,9 +37,9 @@ fn a_phone_on_ipv6_and_one_on_ipv4_hear_each_other_and_the_records_agree_with_bo
 #[test]
 fn a_call_between_ipv6_and_ipv4_outlives_kills_without_a_loss() {
     const KILLS: u64 = 5;
-    lab_test(SixScene::lab(), |lab| {
+    in_testbed(SixScene::testbed(), |testbed| {
         let config = LatchConfig { ports: (30_000, 30_999), ..LatchConfig::default() };
-        let mut six = SixScene::start(lab, config.clone())?;
+        let mut six = SixScene::start(testbed, config.clone())?;
         six.call(true)?;
         six.hear(50)?;
         let again = LatchConfig { access: address::LATCH_ACCESS_V6.into(), ..config };
@@ -47,7 +47,7 @@ fn a_call_between_ipv6_and_ipv4_outlives_kills_without_a_loss() {
             six.scene.latch.kill_now()?;
             // Now and then it is away for a while.
             std::thread::sleep(Duration::from_millis(kill % 3 * 300));
-            six.scene.latch = Latch::start(lab, &again)?;
+            six.scene.latch = Latch::start(testbed, &again)?;
             let log = six.scene.latch.peer.output();
             ensure!(log.contains("resumed: 1 calls and 1 registrations go on"), "start {kill}:\n{log}");
             six.hear(10)?;

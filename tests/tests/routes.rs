@@ -5,10 +5,10 @@ use std::net::{Ipv4Addr, SocketAddrV4, UdpSocket};
 use std::time::Duration;
 
 use anyhow::{Result, anyhow, ensure};
-use lab::rtp::{Sink, Stream};
-use lab::{
-    Counters, Direction, KamailioConfig, Lab, LabConfig, LatchConfig, NatKind, Scenario, Scene, Sipp, SippConfig,
-    address, lab_test, wait_until,
+use testbed::rtp::{Sink, Stream};
+use testbed::{
+    Counters, Direction, KamailioConfig, LatchConfig, NatKind, Scenario, Scene, Sipp, SippConfig, Testbed,
+    TestbedConfig, address, in_testbed, wait_until,
 };
 
 /// How long anything may take that has to happen: much longer than it does.
@@ -35,42 +35,43 @@ struct Lost {
 const NOTHING: Lost = Lost { to_carol: 0, to_alice: 0 };
 
 /// A call of alice, behind a NAT in the access network, to carol, whose media is made here.
-struct Call<'lab> {
-    scene: Scene<'lab>,
+struct Call<'testbed> {
+    scene: Scene<'testbed>,
     caller: Sipp,
     callee: Sipp,
     alice: (UdpSocket, SocketAddrV4),
     carol: (UdpSocket, SocketAddrV4),
 }
 
-impl<'lab> Call<'lab> {
-    fn start(lab: &'lab Lab, hold: Duration) -> Result<Self> {
-        let (gateway, detour) = (lab.host("gateway")?, lab.host("detour")?);
+impl<'testbed> Call<'testbed> {
+    fn start(testbed: &'testbed Testbed, hold: Duration) -> Result<Self> {
+        let (gateway, detour) = (testbed.host("gateway")?, testbed.host("detour")?);
         gateway.ip(&format!("addr add {CAROL}/32 dev lo"))?;
         // A host that changes its hardware address tells its neighbours.
-        for host in [gateway, lab.latch()] {
+        for host in [gateway, testbed.latch()] {
             host.sysctl("net/ipv4/conf/all/arp_notify", "1")?;
         }
         detour.sysctl("net/ipv4/ip_forward", "1")?;
         for scope in ["all", "eth0"] {
             detour.sysctl(&format!("net/ipv4/conf/{scope}/send_redirects"), "0")?;
         }
-        for host in [lab.latch(), lab.softswitch(), detour] {
+        for host in [testbed.latch(), testbed.softswitch(), detour] {
             host.ip(&format!("route add 10.77.0.0/24 via {GATEWAY}"))?;
         }
 
-        let scene = Scene::start(lab, &KamailioConfig::default(), &LatchConfig::default())?;
+        let scene = Scene::start(testbed, &KamailioConfig::default(), &LatchConfig::default())?;
         scene.register(1, "alice")?;
         let softswitch = SocketAddrV4::new(address::SOFTSWITCH, 5060);
         let carol = SippConfig { remote: softswitch, ..scene.sipp(Scenario::Register, "carol", CAROL) };
-        Sipp::run(lab, "register-carol", gateway, &carol, TIMEOUT)?;
+        Sipp::run(testbed, "register-carol", gateway, &carol, TIMEOUT)?;
         let carol = SippConfig { scenario: Scenario::Answer, ..carol };
-        let callee = Sipp::start(lab, "callee", gateway, &carol)?;
+        let callee = Sipp::start(testbed, "callee", gateway, &carol)?;
         let alice = SippConfig { hold, ..scene.sipp(Scenario::Call, "alice", address::PHONE) };
-        let caller = Sipp::start(lab, "caller", lab.phone(1)?, &alice.calling("carol"))?;
-        let end =
-            |host: &lab::Namespace, own, relay| -> Result<_> { Ok((host.udp(SocketAddrV4::new(own, 6_000))?, relay)) };
-        let alice = end(lab.phone(1)?, address::PHONE, caller.wait_for_remote_media(TIMEOUT)?)?;
+        let caller = Sipp::start(testbed, "caller", testbed.phone(1)?, &alice.calling("carol"))?;
+        let end = |host: &testbed::Namespace, own, relay| -> Result<_> {
+            Ok((host.udp(SocketAddrV4::new(own, 6_000))?, relay))
+        };
+        let alice = end(testbed.phone(1)?, address::PHONE, caller.wait_for_remote_media(TIMEOUT)?)?;
         let carol = end(gateway, CAROL, callee.wait_for_remote_media(TIMEOUT)?)?;
         let call = Self { scene, caller, callee, alice, carol };
         // Whoever is behind the NAT begins; nobody on the way needs to know carol's neighbours yet.
@@ -94,7 +95,7 @@ impl<'lab> Call<'lab> {
         for sender in senders {
             sender.join().map_err(|_| anyhow!("a sender panicked"))??;
         }
-        let lost = |received: lab::rtp::Received| u64::from(packets) - received.packets;
+        let lost = |received: testbed::rtp::Received| u64::from(packets) - received.packets;
         let (at_alice, at_carol) = (at_alice.stop()?, at_carol.stop()?);
         Ok(Lost { to_carol: lost(at_carol.stream(7)?), to_alice: lost(at_alice.stream(8)?) })
     }
@@ -106,23 +107,24 @@ impl<'lab> Call<'lab> {
     }
 }
 
-fn routes_test(hold_s: u64, test: impl FnOnce(&Lab, &Call<'_>) -> Result<()>) {
-    let config = LabConfig {
+fn routes_test(hold_s: u64, test: impl FnOnce(&Testbed, &Call<'_>) -> Result<()>) {
+    let config = TestbedConfig {
         core_hosts: vec![("gateway", GATEWAY), ("detour", DETOUR)],
-        ..LabConfig::with_nats(&[NatKind::PortRestricted])
+        ..TestbedConfig::with_nats(&[NatKind::PortRestricted])
     };
-    lab_test(config, |lab| {
-        let call = Call::start(lab, Duration::from_secs(hold_s))?;
-        test(lab, &call)?;
+    in_testbed(config, |testbed| {
+        let call = Call::start(testbed, Duration::from_secs(hold_s))?;
+        test(testbed, &call)?;
         call.end()
     });
 }
 
 #[test]
 fn a_neighbour_that_announces_another_hardware_address_is_followed_at_once() {
-    routes_test(15, |lab, call| {
+    routes_test(15, |testbed, call| {
         for other in ["02:00:00:00:77:01", "02:00:00:00:77:02"] {
-            let lost = call.talk(3, || lab.host("gateway")?.ip(&format!("link set eth0 address {other}")).map(drop))?;
+            let lost =
+                call.talk(3, || testbed.host("gateway")?.ip(&format!("link set eth0 address {other}")).map(drop))?;
             ensure!(lost.to_carol <= UNDER_WAY && lost.to_alice <= UNDER_WAY, "{lost:?}");
         }
         ensure!(call.talk(1, || Ok(()))? == NOTHING, "not all arrives after the change");
@@ -132,11 +134,11 @@ fn a_neighbour_that_announces_another_hardware_address_is_followed_at_once() {
 
 #[test]
 fn another_hardware_address_of_an_own_interface_is_used_at_once() {
-    routes_test(15, |lab, call| {
+    routes_test(15, |testbed, call| {
         let other = "02:00:00:00:77:10";
         let from_other = format!("ether saddr {other} ip saddr {} udp dport 6000", address::LATCH_CORE);
-        let counters = Counters::add(lab.host("gateway")?, &[("from_other", Direction::In, &from_other)])?;
-        let lost = call.talk(3, || lab.latch().ip(&format!("link set core address {other}")).map(drop))?;
+        let counters = Counters::add(testbed.host("gateway")?, &[("from_other", Direction::In, &from_other)])?;
+        let lost = call.talk(3, || testbed.latch().ip(&format!("link set core address {other}")).map(drop))?;
         ensure!(lost.to_carol <= UNDER_WAY && lost.to_alice <= UNDER_WAY, "{lost:?}");
         let from_other = counters.get("from_other")?.packets;
         // All but the first half second, and a little more.
@@ -148,12 +150,12 @@ fn another_hardware_address_of_an_own_interface_is_used_at_once() {
 
 #[test]
 fn neighbours_that_somebody_deletes_are_found_again_without_a_loss() {
-    routes_test(15, |lab, call| {
-        let nat = lab.nat(1)?.public();
+    routes_test(15, |testbed, call| {
+        let nat = testbed.nat(1)?.public();
         let lost = call.talk(4, || {
             for _ in 0..5 {
-                lab.latch().ip(&format!("neigh del {GATEWAY} dev core"))?;
-                lab.latch().ip(&format!("neigh del {nat} dev access"))?;
+                testbed.latch().ip(&format!("neigh del {GATEWAY} dev core"))?;
+                testbed.latch().ip(&format!("neigh del {nat} dev access"))?;
                 std::thread::sleep(Duration::from_millis(500));
             }
             Ok(())
@@ -161,7 +163,7 @@ fn neighbours_that_somebody_deletes_are_found_again_without_a_loss() {
         ensure!(lost == NOTHING, "{lost:?}");
         // As for any packet of its own, the kernel knows them again.
         for (neighbour, interface) in [(GATEWAY, "core"), (nat, "access")] {
-            let shown = lab.latch().ip(&format!("neigh show {neighbour} dev {interface}"))?;
+            let shown = testbed.latch().ip(&format!("neigh show {neighbour} dev {interface}"))?;
             ensure!(shown.contains("lladdr"), "{neighbour}: {shown}");
         }
         Ok(())
@@ -170,15 +172,16 @@ fn neighbours_that_somebody_deletes_are_found_again_without_a_loss() {
 
 #[test]
 fn media_follow_a_changed_route_without_a_loss() {
-    routes_test(20, |lab, call| {
+    routes_test(20, |testbed, call| {
         let through = format!("ip saddr {} ip daddr {CAROL}", address::LATCH_CORE);
-        let counters = Counters::add(lab.host("detour")?, &[("through", Direction::In, &through)])?;
+        let counters = Counters::add(testbed.host("detour")?, &[("through", Direction::In, &through)])?;
         let passed = || Ok::<_, anyhow::Error>(counters.get("through")?.packets);
         // To a neighbour that nobody knows yet, and back.
-        lab.latch().ip("neigh flush all")?;
+        testbed.latch().ip("neigh flush all")?;
         for (via, least, most) in [(DETOUR, 150 - 25 - 50, 150), (GATEWAY, 0, 25 + 50)] {
             let before = passed()?;
-            let lost = call.talk(3, || lab.latch().ip(&format!("route replace 10.77.0.0/24 via {via}")).map(drop))?;
+            let lost =
+                call.talk(3, || testbed.latch().ip(&format!("route replace 10.77.0.0/24 via {via}")).map(drop))?;
             ensure!(lost == NOTHING, "{via}: {lost:?}");
             let passed = passed()? - before;
             ensure!((least..=most).contains(&passed), "{passed} of 150 went by the detour after: via {via}");
@@ -186,9 +189,9 @@ fn media_follow_a_changed_route_without_a_loss() {
         // A more specific one, for a while.
         let before = passed()?;
         let lost = call.talk(3, || {
-            lab.latch().ip(&format!("route add {CAROL} via {DETOUR}"))?;
+            testbed.latch().ip(&format!("route add {CAROL} via {DETOUR}"))?;
             std::thread::sleep(Duration::from_secs(1));
-            lab.latch().ip(&format!("route del {CAROL} via {DETOUR}")).map(drop)
+            testbed.latch().ip(&format!("route del {CAROL} via {DETOUR}")).map(drop)
         })?;
         ensure!(lost == NOTHING, "{lost:?}");
         let passed = passed()? - before;
@@ -199,8 +202,8 @@ fn media_follow_a_changed_route_without_a_loss() {
 
 #[test]
 fn media_go_on_when_an_interface_comes_back() {
-    routes_test(40, |lab, call| {
-        let latch = lab.latch();
+    routes_test(40, |testbed, call| {
+        let latch = testbed.latch();
         let lost = call.talk(8, || {
             latch.ip("link set core down")?;
             std::thread::sleep(Duration::from_secs(1));
@@ -216,9 +219,9 @@ fn media_go_on_when_an_interface_comes_back() {
 
         // Only the carrier: the cable.
         let lost = call.talk(8, || {
-            lab.softswitch().ip("link set latch down")?;
+            testbed.softswitch().ip("link set latch down")?;
             std::thread::sleep(Duration::from_secs(1));
-            lab.softswitch().ip("link set latch up").map(drop)
+            testbed.softswitch().ip("link set latch up").map(drop)
         })?;
         ensure!(lost.to_carol < 350 && lost.to_alice < 350, "{lost:?}");
         wait_until("all arrives again", TIMEOUT, || Ok(call.talk(1, || Ok(()))? == NOTHING))

@@ -3,9 +3,9 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, ensure};
-use lab::call::{audio, dropped, number};
-use lab::rtp::{Sink, Stream};
-use lab::{KamailioConfig, LabConfig, LatchConfig, MediaCall, NatKind, Scene, lab_test};
+use testbed::call::{audio, dropped, number};
+use testbed::rtp::{Sink, Stream};
+use testbed::{KamailioConfig, LatchConfig, MediaCall, NatKind, Scene, TestbedConfig, in_testbed};
 
 /// G.711 as the calls negotiate it: 50 packets of 200 bytes a second, bytes.
 const NEGOTIATED: f64 = 10_000.0;
@@ -18,8 +18,8 @@ const OCTETS: u64 = 20 + 8 + 12 + 160;
 #[test]
 fn a_sender_of_ten_times_its_rate_is_held_to_it_and_harms_nobody_else() {
     const SECONDS: u32 = 6;
-    lab_test(LabConfig::with_nats(&[NatKind::PortRestricted; 4]), |lab| {
-        let scene = Scene::start(lab, &KamailioConfig::default(), &LatchConfig::default())?;
+    in_testbed(TestbedConfig::with_nats(&[NatKind::PortRestricted; 4]), |testbed| {
+        let scene = Scene::start(testbed, &KamailioConfig::default(), &LatchConfig::default())?;
         let loud = MediaCall::between(&scene, (1, "alice"), (2, "bob"))?;
         let other = MediaCall::between(&scene, (3, "carol"), (4, "dave"))?;
         loud.latch(&scene)?;
@@ -68,7 +68,7 @@ fn a_sender_of_ten_times_its_rate_is_held_to_it_and_harms_nobody_else() {
         other.end()?;
         let records = scene.finish(4)?;
         for nat in 1..=4 {
-            let stream = audio(&records, lab, nat)?;
+            let stream = audio(&records, testbed, nat)?;
             let up = &stream["access_to_core"];
             let expected = if nat == 1 { excess } else { 0 };
             ensure!(
@@ -84,10 +84,10 @@ fn a_sender_of_ten_times_its_rate_is_held_to_it_and_harms_nobody_else() {
 #[test]
 fn a_realms_ceiling_holds_whatever_was_negotiated() {
     const KBPS: u32 = 40;
-    lab_test(LabConfig::with_nats(&[NatKind::PortRestricted; 2]), |lab| {
+    in_testbed(TestbedConfig::with_nats(&[NatKind::PortRestricted; 2]), |testbed| {
         let ceiling = format!("stream_kbps = {KBPS}\n");
         let latch = LatchConfig { realm: [ceiling, String::new()], ..LatchConfig::default() };
-        let scene = Scene::start(lab, &KamailioConfig::default(), &latch)?;
+        let scene = Scene::start(testbed, &KamailioConfig::default(), &latch)?;
         let call = MediaCall::between(&scene, (1, "alice"), (2, "bob"))?;
         call.latch(&scene)?;
         let at_bob = Sink::start(&call.bob.rtp)?;
@@ -102,7 +102,7 @@ fn a_realms_ceiling_holds_whatever_was_negotiated() {
         ensure!(passed as f64 >= 0.8 * most, "only {passed} of {most:.1} passed");
         call.end()?;
         let records = scene.finish(2)?;
-        let up = &audio(&records, lab, 1)?["access_to_core"];
+        let up = &audio(&records, testbed, 1)?["access_to_core"];
         ensure!(dropped(up, "rate") == u64::from(stream.packets) - passed, "{up:#}");
         Ok(())
     });

@@ -1,14 +1,14 @@
 //! A call between IPv6 and IPv4 where the phone's signalling is over TCP.
 
 use anyhow::{Result, ensure};
-use lab::{
-    Baresip, BaresipConfig, Capture, Counters, Direction, KamailioConfig, LabConfig, LatchConfig, Scene, address,
-    lab_test, wait_until,
-};
 use proxy_user::flow::Transport;
 use std::{
     net::{Ipv4Addr, SocketAddr},
     time::Duration,
+};
+use testbed::{
+    Baresip, BaresipConfig, Capture, Counters, Direction, KamailioConfig, LatchConfig, Scene, TestbedConfig, address,
+    in_testbed, wait_until,
 };
 
 /// How long anything may take that has to happen: much longer than it does.
@@ -21,23 +21,23 @@ fn a_phone_on_ipv6_and_tcp_and_one_on_ipv4_and_udp_hear_each_other() {
 
 fn call_across_families(transport: Transport) {
     let gateway = Ipv4Addr::new(10, 9, 0, 30);
-    let config = LabConfig {
+    let config = TestbedConfig {
         nats: Vec::new(),
         access_hosts: vec![("six", Ipv4Addr::new(203, 0, 113, 50))],
         core_hosts: vec![("gateway", gateway)],
-        ..LabConfig::default()
+        ..TestbedConfig::default()
     };
-    lab_test(config, |lab| {
-        let (six, gateway_host) = (lab.host("six")?, lab.host("gateway")?);
-        lab.latch().ipv6("access", address::LATCH_ACCESS_V6)?;
+    in_testbed(config, |testbed| {
+        let (six, gateway_host) = (testbed.host("six")?, testbed.host("gateway")?);
+        testbed.latch().ipv6("access", address::LATCH_ACCESS_V6)?;
         six.ipv6("eth0", address::PHONE_V6)?;
         // It has no other.
         six.ip("addr flush dev eth0 scope global")?;
         six.ipv6("eth0", address::PHONE_V6)?;
         let realms = ["tcp_port = 5060\n".into(), String::new()];
         let latch = LatchConfig { access: address::LATCH_ACCESS_V6.into(), realms, ..LatchConfig::default() };
-        let scene = Scene::start(lab, &KamailioConfig::default(), &latch)?;
-        let signalling = Capture::start(lab, "core", lab.softswitch(), "latch", "udp port 5060")?;
+        let scene = Scene::start(testbed, &KamailioConfig::default(), &latch)?;
+        let signalling = Capture::start(testbed, "core", testbed.softswitch(), "latch", "udp port 5060")?;
         let latch_v6 = address::LATCH_ACCESS_V6;
         let at_six = Counters::add(
             six,
@@ -111,7 +111,7 @@ fn call_across_families(transport: Transport) {
 /// A baresip that has registered.
 fn phone(scene: &Scene<'_>, user: &str, host: &str, config: BaresipConfig) -> Result<Baresip> {
     let config = BaresipConfig { password: Some(scene.password(user)), ..config };
-    let mut phone = Baresip::start(scene.lab, user, scene.lab.host(host)?, &config)?;
+    let mut phone = Baresip::start(scene.testbed, user, scene.testbed.host(host)?, &config)?;
     phone.wait_registered(TIMEOUT)?;
     Ok(phone)
 }

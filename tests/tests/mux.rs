@@ -1,8 +1,10 @@
 //! RTP and RTCP on one port with one phone, on two with the other.
 
 use anyhow::ensure;
-use lab::{Counters, Direction, KamailioConfig, LabConfig, LatchConfig, Scene, address, lab_test, wait_until};
 use std::time::Duration;
+use testbed::{
+    Counters, Direction, KamailioConfig, LatchConfig, Scene, TestbedConfig, address, in_testbed, wait_until,
+};
 
 /// How long anything may take that has to happen: much longer than it does.
 const TIMEOUT: Duration = Duration::from_secs(20);
@@ -11,14 +13,14 @@ const RTCP: &str = "@th,72,8 200-207";
 
 #[test]
 fn reports_reach_a_phone_on_the_port_of_its_media_and_the_other_on_its_own() {
-    lab_test(LabConfig::default(), |lab| {
-        let scene = Scene::start(lab, &KamailioConfig::default(), &LatchConfig::default())?;
+    in_testbed(TestbedConfig::default(), |testbed| {
+        let scene = Scene::start(testbed, &KamailioConfig::default(), &LatchConfig::default())?;
         let latch = address::LATCH_ACCESS;
         let counters = |number| {
             let of = |parity: u8| format!("ip saddr {latch} udp dport 16384-16484 udp dport & 1 == {parity} {RTCP}");
             let rules = [("even", of(0)), ("odd", of(1)), ("media", format!("ip saddr {latch} udp dport 16384-16484"))];
             let rules: Vec<_> = rules.iter().map(|(name, rule)| (*name, Direction::In, rule.as_str())).collect();
-            Counters::add(lab.phone(number)?, &rules)
+            Counters::add(testbed.phone(number)?, &rules)
         };
         let (at_alice, at_bob) = (counters(1)?, counters(2)?);
         let mut alice = scene.baresip(1, "alice", |config| config.rtcp_mux = true)?;

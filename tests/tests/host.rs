@@ -6,10 +6,12 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, U
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, ensure};
-use lab::rtp::{Sink, Stream};
-use lab::{GATEWAY, KamailioConfig, LabConfig, LatchConfig, MediaCall, Namespace, NatKind, Scene, address, lab_test};
 use nix::sys::socket::{AddressFamily, SockFlag, SockProtocol, SockType, socket};
 use proxy_common::verdict::{Action, Verdict};
+use testbed::rtp::{Sink, Stream};
+use testbed::{
+    GATEWAY, KamailioConfig, LatchConfig, MediaCall, Namespace, NatKind, Scene, TestbedConfig, address, in_testbed,
+};
 
 /// How long anything may take that has to happen: much longer than it does.
 const TIMEOUT: Duration = Duration::from_secs(20);
@@ -94,14 +96,16 @@ fn ping(host: &Namespace, to: IpAddr) -> Result<()> {
 
 #[test]
 fn the_hosts_own_traffic_passes_untouched_while_media_are_relayed() {
-    let config =
-        LabConfig { core_hosts: vec![("gateway", GATEWAY)], ..LabConfig::with_nats(&[NatKind::PortRestricted]) };
-    lab_test(config, |lab| {
-        let (latch, outside, inside) = (lab.latch(), lab.host("stranger")?, lab.host("gateway")?);
+    let config = TestbedConfig {
+        core_hosts: vec![("gateway", GATEWAY)],
+        ..TestbedConfig::with_nats(&[NatKind::PortRestricted])
+    };
+    in_testbed(config, |testbed| {
+        let (latch, outside, inside) = (testbed.latch(), testbed.host("stranger")?, testbed.host("gateway")?);
         latch.ip(&format!("address add {SECOND}/24 dev access"))?;
         latch.ipv6("access", address::LATCH_ACCESS_V6)?;
         outside.ipv6("eth0", OUTSIDE_V6)?;
-        let scene = Scene::start(lab, &KamailioConfig::default(), &LatchConfig::default())?;
+        let scene = Scene::start(testbed, &KamailioConfig::default(), &LatchConfig::default())?;
         let call = MediaCall::to_core(&scene)?;
         let (alice, carol) = (&call.alice, &call.bob);
         alice.send_one(3)?;

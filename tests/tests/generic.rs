@@ -3,11 +3,11 @@
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use lab::{KamailioConfig, Lab, LabConfig, Latch, LatchConfig, Scene, address, lab_test};
+use testbed::{KamailioConfig, Latch, LatchConfig, Scene, Testbed, TestbedConfig, address, in_testbed};
 
 /// Puts a bridge, which has no native XDP, in the place of Latch's access interface.
-fn bridge_the_access_interface(lab: &Lab) -> Result<()> {
-    let latch = lab.latch();
+fn bridge_the_access_interface(testbed: &Testbed) -> Result<()> {
+    let latch = testbed.latch();
     for command in [
         "link set access down",
         "link set access name port",
@@ -25,9 +25,9 @@ fn bridge_the_access_interface(lab: &Lab) -> Result<()> {
 
 #[test]
 fn where_native_mode_is_refused_generic_mode_relays_and_latch_says_so() {
-    lab_test(LabConfig::default(), |lab| {
-        bridge_the_access_interface(lab)?;
-        let scene = Scene::start(lab, &KamailioConfig::default(), &LatchConfig::default())?;
+    in_testbed(TestbedConfig::default(), |testbed| {
+        bridge_the_access_interface(testbed)?;
+        let scene = Scene::start(testbed, &KamailioConfig::default(), &LatchConfig::default())?;
         let log = scene.latch.peer.output();
         ensure!(log.contains("GENERIC mode on access, core"), "the mode is not stated:\n{log}");
         ensure!(log.contains("no native XDP"), "no reason is given:\n{log}");
@@ -50,12 +50,12 @@ fn where_native_mode_is_refused_generic_mode_relays_and_latch_says_so() {
 
 #[test]
 fn generic_mode_is_taken_up_as_it_was() {
-    lab_test(LabConfig { nats: Vec::new(), ..LabConfig::default() }, |lab| {
-        bridge_the_access_interface(lab)?;
-        Latch::start(lab, &LatchConfig::default())?.kill()?;
-        let latch = Latch::start(lab, &LatchConfig::default())?;
+    in_testbed(TestbedConfig { nats: Vec::new(), ..TestbedConfig::default() }, |testbed| {
+        bridge_the_access_interface(testbed)?;
+        Latch::start(testbed, &LatchConfig::default())?.kill()?;
+        let latch = Latch::start(testbed, &LatchConfig::default())?;
         let log = latch.peer.output();
         ensure!(log.contains("resumed: ") && log.contains("GENERIC mode on access, core"), "{log}");
-        latch.stop(lab).map(drop)
+        latch.stop(testbed).map(drop)
     });
 }

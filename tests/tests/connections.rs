@@ -5,18 +5,19 @@ use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use lab::{
-    Kamailio, KamailioConfig, Lab, LabConfig, LatchConfig, Scenario, Scene, Sipp, address, lab_test, wait_until,
-};
 use nix::sys::signal::Signal;
+use testbed::{
+    Kamailio, KamailioConfig, LatchConfig, Scenario, Scene, Sipp, Testbed, TestbedConfig, address, in_testbed,
+    wait_until,
+};
 
 /// How long anything may take that has to happen: much longer than it does.
 const TIMEOUT: Duration = Duration::from_secs(20);
 
 /// Connections of the stranger to Latch.
-fn connect(lab: &Lab, count: usize) -> Result<Vec<TcpStream>> {
+fn connect(testbed: &Testbed, count: usize) -> Result<Vec<TcpStream>> {
     let latch = SocketAddr::from((address::LATCH_ACCESS, 5060));
-    lab.host("stranger")?.enter(|| {
+    testbed.host("stranger")?.enter(|| {
         let connect = |_| {
             let stream = TcpStream::connect_timeout(&latch, TIMEOUT)?;
             stream.set_read_timeout(Some(TIMEOUT))?;
@@ -37,12 +38,12 @@ fn is_closed(stream: &mut TcpStream) -> bool {
 
 #[test]
 fn a_stranger_with_many_connections_keeps_no_phone_away_and_loses_each_for_a_counted_reason() {
-    lab_test(LabConfig::default(), |lab| {
+    in_testbed(TestbedConfig::default(), |testbed| {
         let realms = ["tcp_port = 5060\n".into(), String::new()];
         let extra = "[connections]\nmax_per_source = 50\nmessage_timeout_s = 3\nmax_message_bytes = 4000\n".into();
         let latch = LatchConfig { realms, extra, ..LatchConfig::default() };
-        let mut scene = Scene::start(lab, &KamailioConfig::default(), &latch)?;
-        let mut hostile = connect(lab, 70)?;
+        let mut scene = Scene::start(testbed, &KamailioConfig::default(), &latch)?;
+        let mut hostile = connect(testbed, 70)?;
         let half = "REGISTER sip:example.test SIP/2.0\r\nX: ";
         for (number, stream) in hostile.iter_mut().take(50).enumerate() {
             let sent = match number % 5 {
@@ -78,23 +79,24 @@ fn a_stranger_with_many_connections_keeps_no_phone_away_and_loses_each_for_a_cou
 
 #[test]
 fn a_softswitch_on_tcp_that_comes_back_is_connected_to_again() {
-    lab_test(LabConfig::default(), |lab| {
+    in_testbed(TestbedConfig::default(), |testbed| {
         let config = KamailioConfig { tcp: true, ..KamailioConfig::default() };
         let realms = [String::new(), "tcp_port = 5060\ntransport = \"tcp\"\n".into()];
-        let mut scene = Scene::start(lab, &config, &LatchConfig { realms, ..LatchConfig::default() })?;
+        let mut scene = Scene::start(testbed, &config, &LatchConfig { realms, ..LatchConfig::default() })?;
         scene.register(1, "alice")?;
         scene.kamailio.peer.kill()?;
         let register = scene.sipp(Scenario::Register, "alice", address::PHONE);
         let again = |name: &str| {
-            let mut sipp = Sipp::start(lab, name, lab.phone(1)?, &register)?;
+            let mut sipp = Sipp::start(testbed, name, testbed.phone(1)?, &register)?;
             sipp.wait(TIMEOUT)?;
             anyhow::Ok(sipp.received())
         };
         let received = again("in-vain")?;
         ensure!(received.iter().any(|message| message.starts_with("SIP/2.0 503 ")), "{received:?}");
-        scene.kamailio = Kamailio::start_at(lab, "kamailio-again", lab.softswitch(), address::SOFTSWITCH, &config)?;
+        scene.kamailio =
+            Kamailio::start_at(testbed, "kamailio-again", testbed.softswitch(), address::SOFTSWITCH, &config)?;
         wait_until("alice is registered again", TIMEOUT, || {
-            let received = again(&format!("again-{}", std::fs::read_dir(lab.logs())?.count()))?;
+            let received = again(&format!("again-{}", std::fs::read_dir(testbed.logs())?.count()))?;
             Ok(received.iter().any(|message| message.starts_with("SIP/2.0 200 ")))
         })?;
         scene.kamailio.wait_for_contacts("alice", 1, TIMEOUT)?;

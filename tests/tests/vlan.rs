@@ -3,12 +3,12 @@
 use std::net::{Ipv4Addr, SocketAddrV4};
 
 use anyhow::ensure;
-use lab::call::{audio, dropped, recorded};
-use lab::feed::Generator;
-use lab::rtp::{Sink, Stream};
-use lab::xdp::Packet;
-use lab::{
-    Capture, GATEWAY, KamailioConfig, LabConfig, LatchConfig, MediaCall, NatKind, Scene, Vlan, address, lab_test,
+use testbed::call::{audio, dropped, recorded};
+use testbed::feed::Generator;
+use testbed::rtp::{Sink, Stream};
+use testbed::xdp::Packet;
+use testbed::{
+    Capture, GATEWAY, KamailioConfig, LatchConfig, MediaCall, NatKind, Scene, TestbedConfig, Vlan, address, in_testbed,
 };
 
 /// Media of each direction, packets.
@@ -25,16 +25,18 @@ fn arriving(tags: &[(u16, u8)]) -> Vec<(u16, u8)> {
 
 #[test]
 fn a_call_between_a_vlan_and_one_within_another_has_their_tags_priorities_and_dscp() {
-    let config =
-        LabConfig { core_hosts: vec![("gateway", GATEWAY)], ..LabConfig::with_nats(&[NatKind::PortRestricted]) };
-    lab_test(config, |lab| {
-        let _links = [Vlan::new(lab, "access", &arriving(&ACCESS))?, Vlan::new(lab, "core", &arriving(&CORE))?];
+    let config = TestbedConfig {
+        core_hosts: vec![("gateway", GATEWAY)],
+        ..TestbedConfig::with_nats(&[NatKind::PortRestricted])
+    };
+    in_testbed(config, |testbed| {
+        let _links = [Vlan::new(testbed, "access", &arriving(&ACCESS))?, Vlan::new(testbed, "core", &arriving(&CORE))?];
         let realm =
             |tags: &[(u16, u8)], dscp: &str| format!("{}\ndscp = {{ audio = \"{dscp}\" }}\n", Vlan::setting(tags));
         let latch = LatchConfig { realm: [realm(&ACCESS, "EF"), realm(&CORE, "AF41")], ..LatchConfig::default() };
-        let scene = Scene::start(lab, &KamailioConfig::default(), &latch)?;
-        let on_access = Capture::start(lab, "access", lab.inet(), "latch", "")?;
-        let on_core = Capture::start(lab, "core", lab.softswitch(), "latch", "")?;
+        let scene = Scene::start(testbed, &KamailioConfig::default(), &latch)?;
+        let on_access = Capture::start(testbed, "access", testbed.inet(), "latch", "")?;
+        let on_core = Capture::start(testbed, "core", testbed.softswitch(), "latch", "")?;
 
         let call = MediaCall::to_core(&scene)?;
         let (alice, carol) = (&call.alice, &call.bob);
@@ -50,12 +52,13 @@ fn a_call_between_a_vlan_and_one_within_another_has_their_tags_priorities_and_ds
         }
         // Whoever is on the wire, but not on the VLAN, may know everything else.
         let before = scene.latch.counters()?;
-        let source = SocketAddrV4::new(lab.nat(1)?.public(), 6_000);
+        let source = SocketAddrV4::new(testbed.nat(1)?.public(), 6_000);
         let untagged = Packet {
-            macs: [lab.latch().mac("access")?, lab.nat(1)?.namespace().mac("wan")?],
+            macs: [testbed.latch().mac("access")?, testbed.nat(1)?.namespace().mac("wan")?],
             ..Packet::rtp(source, alice.relay)
         };
-        Generator::new(lab.inet(), "latch", untagged.frame(), &[(source.port(), alice.relay.port())])?.run(20, 0)?;
+        Generator::new(testbed.inet(), "latch", untagged.frame(), &[(source.port(), alice.relay.port())])?
+            .run(20, 0)?;
         let after = scene.latch.counters()?;
         ensure!(after.dropped_interface == before.dropped_interface + 20, "{after:?}");
         ensure!(after.forwarded_other == before.forwarded_other, "{after:?}");
@@ -64,7 +67,7 @@ fn a_call_between_a_vlan_and_one_within_another_has_their_tags_priorities_and_ds
         let (sent, received) = alice.totals()?;
         call.end()?;
         let records = scene.finish(1)?;
-        let stream = audio(&records, lab, 1)?;
+        let stream = audio(&records, testbed, 1)?;
         for (flow, ends) in [("access_to_core", sent), ("core_to_access", received)] {
             ensure!(
                 recorded(&stream[flow]) == ends && dropped(&stream[flow], "source") == 0,

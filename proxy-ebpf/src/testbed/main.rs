@@ -1,4 +1,4 @@
-//! Small programs of the lab and the benches, XDP but for those in [`tags`].
+//! Small programs of the testbed and the benches, XDP but for those in [`tags`].
 //!
 //! - `pass`: for the far end of a veth, which takes XDP frames only where a program is attached.
 //! - `bare_redirect`: the least a forwarding program can do, the measure for Latch.

@@ -5,15 +5,15 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, ensure};
-use lab::call::{audio, dropped, number};
-use lab::feed::Generator;
-use lab::rtp::{Sink, Stream};
-use lab::xdp::Packet;
-use lab::{
-    GATEWAY, KamailioConfig, LabConfig, LatchConfig, MediaCall, Namespace, NatKind, Scene, lab_test, wait_until,
-};
 use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
 use nix::unistd::Pid;
+use testbed::call::{audio, dropped, number};
+use testbed::feed::Generator;
+use testbed::rtp::{Sink, Stream};
+use testbed::xdp::Packet;
+use testbed::{
+    GATEWAY, KamailioConfig, LatchConfig, MediaCall, Namespace, NatKind, Scene, TestbedConfig, in_testbed, wait_until,
+};
 
 /// How long anything may take that has to happen: much longer than it does.
 const TIMEOUT: Duration = Duration::from_secs(20);
@@ -60,19 +60,24 @@ fn on_every_cpu(cpus: &[usize], host: &Namespace, interface: &str, packet: &Pack
 
 #[test]
 fn packets_of_a_leg_on_every_cpu_are_relayed_counted_and_policed_as_on_one() {
-    let config =
-        LabConfig { core_hosts: vec![("gateway", GATEWAY)], ..LabConfig::with_nats(&[NatKind::PortRestricted]) };
-    lab_test(config, |lab| {
+    let config = TestbedConfig {
+        core_hosts: vec![("gateway", GATEWAY)],
+        ..TestbedConfig::with_nats(&[NatKind::PortRestricted])
+    };
+    in_testbed(config, |testbed| {
         let cpus = cpus()?;
         let queues = cpus.len();
-        for (host, interface) in
-            [(lab.inet(), "latch"), (lab.latch(), "access"), (lab.softswitch(), "latch"), (lab.latch(), "core")]
-        {
+        for (host, interface) in [
+            (testbed.inet(), "latch"),
+            (testbed.latch(), "access"),
+            (testbed.softswitch(), "latch"),
+            (testbed.latch(), "core"),
+        ] {
             host.run("ethtool", &format!("-L {interface} rx {queues} tx {queues}"))?;
         }
         // alice's side without a rate, carol's with what is negotiated.
         let latch = LatchConfig { realm: ["rate = \"off\"".into(), String::new()], ..LatchConfig::default() };
-        let scene = Scene::start(lab, &KamailioConfig::default(), &latch)?;
+        let scene = Scene::start(testbed, &KamailioConfig::default(), &latch)?;
         let call = MediaCall::to_core(&scene)?;
         let (alice, carol) = (&call.alice, &call.bob);
         alice.send_one(3)?;
@@ -88,11 +93,11 @@ fn packets_of_a_leg_on_every_cpu_are_relayed_counted_and_policed_as_on_one() {
         // What alice's NAT sends, on every CPU.
         let source = scene.latch.state(hers)?.rtp.source;
         let packet = Packet {
-            macs: [lab.latch().mac("access")?, lab.nat(1)?.namespace().mac("wan")?],
+            macs: [testbed.latch().mac("access")?, testbed.nat(1)?.namespace().mac("wan")?],
             ..Packet::rtp(SocketAddr::from((source.address, source.port)), alice.relay).payload_type(8)
         };
         let (before, rtp) = (forwarded()?, scene.latch.state(hers)?.rtp);
-        let (sent, time) = on_every_cpu(&cpus, lab.inet(), "latch", &packet)?;
+        let (sent, time) = on_every_cpu(&cpus, testbed.inet(), "latch", &packet)?;
         let by_cpu: Vec<u64> = forwarded()?.iter().zip(before).map(|(after, before)| after - before).collect();
         println!("{sent} packets in {time:.2?}, on each CPU: {by_cpu:?}");
         ensure!(by_cpu.iter().sum::<u64>() == sent, "of {sent} packets, {by_cpu:?} were forwarded");
@@ -104,11 +109,11 @@ fn packets_of_a_leg_on_every_cpu_are_relayed_counted_and_policed_as_on_one() {
         // And what carol sends, of which her rate is a small part.
         std::thread::sleep(Duration::from_secs(2));
         let packet = Packet {
-            macs: [lab.latch().mac("core")?, lab.host("gateway")?.mac("eth0")?],
+            macs: [testbed.latch().mac("core")?, testbed.host("gateway")?.mac("eth0")?],
             ..Packet::rtp((GATEWAY, 6_000), carol.relay).payload_type(8)
         };
         let rtp = scene.latch.state(carols)?.rtp;
-        let (sent, time) = on_every_cpu(&cpus, lab.softswitch(), "latch", &packet)?;
+        let (sent, time) = on_every_cpu(&cpus, testbed.softswitch(), "latch", &packet)?;
         let state = scene.latch.state(carols)?;
         let passed = state.rtp.packets - rtp.packets;
         println!("{passed} of {sent} packets in {time:.2?} under a rate");
@@ -129,7 +134,7 @@ fn packets_of_a_leg_on_every_cpu_are_relayed_counted_and_policed_as_on_one() {
         let (up, down) = (scene.latch.state(hers)?.rtp.packets, scene.latch.state(carols)?.rtp.packets);
         call.end()?;
         let records = scene.finish(1)?;
-        let stream = audio(&records, lab, 1)?;
+        let stream = audio(&records, testbed, 1)?;
         let (there, back) = (&stream["access_to_core"], &stream["core_to_access"]);
         ensure!(number(there, "rtp_packets") == up && number(back, "rtp_packets") == down, "{stream:#}");
         ensure!(dropped(back, "rate") == u64::from(state.drops.rate), "{stream:#}");

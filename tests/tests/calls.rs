@@ -4,22 +4,22 @@ use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use lab::{
-    Baresip, Capture, Counters, Direction, KamailioConfig, Lab, LabConfig, LatchConfig, NatConfig, NatKind, Scenario,
-    Scene, Sipp, SippConfig, address, lab_test, wait_until,
+use testbed::{
+    Baresip, Capture, Counters, Direction, KamailioConfig, LatchConfig, NatConfig, NatKind, Scenario, Scene, Sipp,
+    SippConfig, Testbed, TestbedConfig, address, in_testbed, wait_until,
 };
 
 /// How long anything may take that has to happen: much longer than it does.
 const TIMEOUT: Duration = Duration::from_secs(20);
 
-fn scene(lab: &Lab) -> Result<Scene<'_>> {
-    Scene::start(lab, &KamailioConfig::default(), &LatchConfig::default())
+fn scene(testbed: &Testbed) -> Result<Scene<'_>> {
+    Scene::start(testbed, &KamailioConfig::default(), &LatchConfig::default())
 }
 
 /// Counts the RTP that comes to a phone's baresip from Latch.
-fn rtp_from_latch<'lab>(lab: &'lab Lab, phone: usize) -> Result<Counters<'lab>> {
+fn rtp_from_latch<'testbed>(testbed: &'testbed Testbed, phone: usize) -> Result<Counters<'testbed>> {
     let matching = format!("ip saddr {} udp dport 16384-16484", address::LATCH_ACCESS);
-    Counters::add(lab.phone(phone)?, &[("rtp", Direction::In, &matching)])
+    Counters::add(testbed.phone(phone)?, &[("rtp", Direction::In, &matching)])
 }
 
 /// Waits until `packets` more have come than there were at the call.
@@ -49,9 +49,9 @@ fn talk(
 
 /// Two phones with the same private address behind these NATs call each other, and either ends the call.
 fn call_in_both_directions(nats: [NatKind; 2]) {
-    lab_test(LabConfig::with_nats(&nats), |lab| {
-        let scene = scene(lab)?;
-        let counters = [rtp_from_latch(lab, 1)?, rtp_from_latch(lab, 2)?];
+    in_testbed(TestbedConfig::with_nats(&nats), |testbed| {
+        let scene = scene(testbed)?;
+        let counters = [rtp_from_latch(testbed, 1)?, rtp_from_latch(testbed, 2)?];
         let mut alice = scene.baresip(1, "alice", |_| {})?;
         let mut bob = scene.baresip(2, "bob", |_| {})?;
         talk(&mut alice, &mut bob, "bob", false, &counters)?;
@@ -83,11 +83,11 @@ fn two_phones_with_the_same_private_address_call_each_other_through_nats_of_both
 
 #[test]
 fn digest_authentication_of_the_softswitch_works_through_latch() {
-    lab_test(LabConfig::default(), |lab| {
+    in_testbed(TestbedConfig::default(), |testbed| {
         let kamailio = KamailioConfig { digest: true, ..KamailioConfig::default() };
-        let scene = Scene::start(lab, &kamailio, &LatchConfig::default())?;
-        let counters = [rtp_from_latch(lab, 1)?, rtp_from_latch(lab, 2)?];
-        let core = Capture::start(lab, "core", lab.softswitch(), "latch", "")?;
+        let scene = Scene::start(testbed, &kamailio, &LatchConfig::default())?;
+        let counters = [rtp_from_latch(testbed, 1)?, rtp_from_latch(testbed, 2)?];
+        let core = Capture::start(testbed, "core", testbed.softswitch(), "latch", "")?;
         let mut alice = scene.baresip(1, "alice", |_| {})?;
         let mut bob = scene.baresip(2, "bob", |_| {})?;
         talk(&mut alice, &mut bob, "bob", false, &counters)?;
@@ -99,7 +99,7 @@ fn digest_authentication_of_the_softswitch_works_through_latch() {
         }
 
         let wrong = scene.sipp(Scenario::Register, "alice", address::PHONE).password("wrong");
-        let mut wrong = Sipp::start(lab, "wrong", lab.phone(1)?, &wrong)?;
+        let mut wrong = Sipp::start(testbed, "wrong", testbed.phone(1)?, &wrong)?;
         let report = wrong.wait(TIMEOUT)?;
         let refused = wrong.received().iter().filter(|message| message.starts_with("SIP/2.0 401 ")).count();
         ensure!(report.successful == 0 && refused >= 2, "a wrong password: refused {refused} times, {report:?}");
@@ -109,8 +109,8 @@ fn digest_authentication_of_the_softswitch_works_through_latch() {
 
 #[test]
 fn calls_are_cancelled_rejected_held_and_ended_by_either_side() {
-    lab_test(LabConfig::default(), |lab| {
-        let scene = scene(lab)?;
+    in_testbed(TestbedConfig::default(), |testbed| {
+        let scene = scene(testbed)?;
         scene.register(1, "alice")?;
         scene.register(2, "bob")?;
         let cases = [
@@ -121,10 +121,10 @@ fn calls_are_cancelled_rejected_held_and_ended_by_either_side() {
         ];
         for (number, (calling, answering, cause, code)) in cases.into_iter().enumerate() {
             let bob = scene.sipp(answering, "bob", address::PHONE);
-            let answer = Sipp::start(lab, &format!("answer{number}"), lab.phone(2)?, &bob)?;
+            let answer = Sipp::start(testbed, &format!("answer{number}"), testbed.phone(2)?, &bob)?;
             let alice = scene.sipp(calling, "alice", address::PHONE).calling("bob");
             let alice = SippConfig { hold: Duration::from_millis(500), ..alice };
-            Sipp::run(lab, &format!("call{number}"), lab.phone(1)?, &alice, TIMEOUT)?;
+            Sipp::run(testbed, &format!("call{number}"), testbed.phone(1)?, &alice, TIMEOUT)?;
             answer.expect_success(TIMEOUT)?;
             let records = scene.latch.wait_for_cdrs(2 * (number + 1), TIMEOUT)?;
             for record in records.iter().rev().take(2) {
@@ -137,16 +137,16 @@ fn calls_are_cancelled_rejected_held_and_ended_by_either_side() {
 
 #[test]
 fn requests_without_a_dialog_pass_whatever_their_method() {
-    lab_test(LabConfig::default(), |lab| {
-        let scene = scene(lab)?;
+    in_testbed(TestbedConfig::default(), |testbed| {
+        let scene = scene(testbed)?;
         scene.register(2, "bob")?;
         for method in ["OPTIONS", "MESSAGE", "INFO", "LABTEST"] {
             let with =
                 |scenario, user| SippConfig { method: method.into(), ..scene.sipp(scenario, user, address::PHONE) };
             let bob = with(Scenario::AnswerRequest, "bob");
-            let answer = Sipp::start(lab, &format!("answer-{method}"), lab.phone(2)?, &bob)?;
+            let answer = Sipp::start(testbed, &format!("answer-{method}"), testbed.phone(2)?, &bob)?;
             let alice = with(Scenario::Request, "alice").calling("bob");
-            Sipp::run(lab, &format!("request-{method}"), lab.phone(1)?, &alice, TIMEOUT)?;
+            Sipp::run(testbed, &format!("request-{method}"), testbed.phone(1)?, &alice, TIMEOUT)?;
             answer.expect_success(TIMEOUT)?;
         }
         scene.finish(0).map(drop)
@@ -155,16 +155,16 @@ fn requests_without_a_dialog_pass_whatever_their_method() {
 
 #[test]
 fn requests_inside_a_dialog_pass_whatever_their_method() {
-    lab_test(LabConfig::default(), |lab| {
-        let scene = scene(lab)?;
+    in_testbed(TestbedConfig::default(), |testbed| {
+        let scene = scene(testbed)?;
         scene.register(2, "bob")?;
         for method in ["INFO", "LABTEST"] {
             let with =
                 |scenario, user| SippConfig { method: method.into(), ..scene.sipp(scenario, user, address::PHONE) };
             let bob = with(Scenario::AnswerWithRequest, "bob");
-            let answer = Sipp::start(lab, &format!("answer-{method}"), lab.phone(2)?, &bob)?;
+            let answer = Sipp::start(testbed, &format!("answer-{method}"), testbed.phone(2)?, &bob)?;
             let alice = with(Scenario::CallWithRequest, "alice").calling("bob");
-            Sipp::run(lab, &format!("call-{method}"), lab.phone(1)?, &alice, TIMEOUT)?;
+            Sipp::run(testbed, &format!("call-{method}"), testbed.phone(1)?, &alice, TIMEOUT)?;
             answer.expect_success(TIMEOUT)?;
         }
         scene.finish(4).map(drop)
@@ -173,9 +173,9 @@ fn requests_inside_a_dialog_pass_whatever_their_method() {
 
 #[test]
 fn hold_silences_the_held_side_and_resume_brings_it_back() {
-    lab_test(LabConfig::default(), |lab| {
-        let scene = scene(lab)?;
-        let counter = rtp_from_latch(lab, 1)?;
+    in_testbed(TestbedConfig::default(), |testbed| {
+        let scene = scene(testbed)?;
+        let counter = rtp_from_latch(testbed, 1)?;
         let mut alice = scene.baresip(1, "alice", |_| {})?;
         let mut bob = scene.baresip(2, "bob", |config| config.auto_answer = true)?;
         alice.dial("bob")?;
@@ -201,10 +201,10 @@ fn hold_silences_the_held_side_and_resume_brings_it_back() {
 fn neither_side_sees_an_address_of_the_other_and_every_frame_is_well_formed() {
     let other_phone = Ipv4Addr::new(192, 168, 1, 20);
     let nats = vec![NatConfig::default(), NatConfig { phones: vec![other_phone], ..NatConfig::default() }];
-    lab_test(LabConfig { nats, ..LabConfig::default() }, |lab| {
-        let scene = scene(lab)?;
-        let access = Capture::start(lab, "access", lab.inet(), "latch", "")?;
-        let core = Capture::start(lab, "core", lab.softswitch(), "latch", "")?;
+    in_testbed(TestbedConfig { nats, ..TestbedConfig::default() }, |testbed| {
+        let scene = scene(testbed)?;
+        let access = Capture::start(testbed, "access", testbed.inet(), "latch", "")?;
+        let core = Capture::start(testbed, "core", testbed.softswitch(), "latch", "")?;
         let mut alice = scene.baresip(1, "alice", |_| {})?;
         let mut bob = scene.baresip(2, "bob", |config| config.listen.set_ip(other_phone.into()))?;
         talk(&mut alice, &mut bob, "bob", false, &[])?;
