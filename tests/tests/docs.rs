@@ -4,9 +4,11 @@ use anyhow::{Context as _, Result, ensure};
 use proxy_common::verdict::Verdict;
 use std::{path::Path, process::Command};
 
-/// The structs of the maps that an operator looks at, as BTF names them.
-const STRUCTS: [&str; 9] =
-    ["Leg", "LegState", "Component", "RtcpComponent", "Quality", "Drops", "Remote", "NextHop", "Local"];
+/// The structs of the maps that an operator looks at, as BTF names them, by object.
+const STRUCTS: [(&str, &[&str]); 2] = [
+    ("latch", &["Leg", "LegState", "Component", "RtcpComponent", "Quality", "Drops", "Remote", "NextHop", "Local"]),
+    ("signalling", &["Remote", "Prefix", "Bucket", "Counters"]),
+];
 
 fn watching() -> Result<String> {
     let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/watching.md");
@@ -34,18 +36,22 @@ fn every_field_that_bpftool_shows_is_explained() -> Result<()> {
     if !testbed::available() {
         return Ok(());
     }
-    let object = testbed::xdp::object("latch");
-    let output = Command::new("bpftool").args(["-j", "btf", "dump", "file"]).arg(&object).output()?;
-    ensure!(output.status.success(), "bpftool: {}", String::from_utf8_lossy(&output.stderr));
-    let dump: serde_json::Value = serde_json::from_slice(&output.stdout)?;
     let text = watching()?;
-    let types = dump["types"].as_array().context("no types in the BTF")?;
-    for name in STRUCTS {
-        let found = types.iter().find(|kind| kind["kind"] == "STRUCT" && kind["name"] == name);
-        let members =
-            found.and_then(|found| found["members"].as_array()).with_context(|| format!("no {name} in the BTF"))?;
-        for field in members.iter().filter_map(|member| member["name"].as_str()).filter(|field| *field != "reserved") {
-            ensure!(explains(&text, field), "docs/watching.md does not explain `{field}` of {name}");
+    for (object, structs) in STRUCTS {
+        let object = testbed::xdp::object(object);
+        let output = Command::new("bpftool").args(["-j", "btf", "dump", "file"]).arg(&object).output()?;
+        ensure!(output.status.success(), "bpftool: {}", String::from_utf8_lossy(&output.stderr));
+        let dump: serde_json::Value = serde_json::from_slice(&output.stdout)?;
+        let types = dump["types"].as_array().context("no types in the BTF")?;
+        for name in structs {
+            let found = types.iter().find(|kind| kind["kind"] == "STRUCT" && kind["name"] == *name);
+            let members =
+                found.and_then(|found| found["members"].as_array()).with_context(|| format!("no {name} in the BTF"))?;
+            for field in
+                members.iter().filter_map(|member| member["name"].as_str()).filter(|field| *field != "reserved")
+            {
+                ensure!(explains(&text, field), "docs/watching.md does not explain `{field}` of {name}");
+            }
         }
     }
     Ok(())
