@@ -1,6 +1,6 @@
 //! What moves packets, whoever does it.
 
-use super::DatapathError;
+use super::{DatapathError, control::indices::HopIndex};
 use anyhow::Result;
 use proxy_common::{
     layout::{LatchEvent, NextHop},
@@ -22,10 +22,10 @@ pub enum Mode {
 /// What relays the packets: the kernel, or this process.
 pub(super) trait Plane {
     /// An entry of `NEXT_HOPS`.
-    fn next_hop(&self, index: u16) -> NextHop;
+    fn next_hop(&self, index: HopIndex) -> NextHop;
 
     /// Writes an entry of `NEXT_HOPS`.
-    fn set_next_hop(&mut self, index: u16, hop: NextHop) -> Result<(), DatapathError>;
+    fn set_next_hop(&mut self, index: HopIndex, hop: NextHop) -> Result<(), DatapathError>;
 
     /// The next latch that has not been told, if there is one.
     fn next_event(&mut self) -> Option<LatchEvent>;

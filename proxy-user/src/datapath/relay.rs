@@ -3,6 +3,7 @@
 use super::{
     Datapath, DatapathError,
     control::{
+        indices::HopIndex,
         legs::Locals,
         links::{self, Links},
         mapped::{Legs, States},
@@ -111,7 +112,7 @@ impl MediaRelay {
         now: Instant,
     ) -> Result<usize> {
         let held = &self.plane;
-        let hop = |index: u16| held.next_hop(index);
+        let hop = |index: HopIndex| held.next_hop(index);
         let closed = self.control.restore((live, leaving), entries, hop, now);
         self.write_next_hops()?;
         Ok(closed)

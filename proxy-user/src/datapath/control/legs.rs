@@ -1,5 +1,6 @@
 //! From a stream as the engine speaks of it to the two entries of `LEGS` that relay it.
 
+use super::indices::{HopIndex, LegIndex};
 use crate::{
     config::Config,
     datapath::DatapathError,
@@ -67,11 +68,11 @@ impl Locals {
     }
 
     /// Index in `LEGS` of a leg's pair of ports.
-    pub(super) fn index_of(&self, leg: &LegSpec) -> Result<u32, DatapathError> {
+    pub(super) fn index_of(&self, leg: &LegSpec) -> Result<LegIndex, DatapathError> {
         let not_local = DatapathError::NotLocal(leg.local);
         match self.realms.get(leg.realm) {
             Some((own, local)) if leg.local.ip() == *own => match local.leg_of(leg.local.port()) {
-                Some((index, 0)) => Ok(index),
+                Some((index, 0)) => Ok(LegIndex(index)),
                 _ => Err(not_local),
             },
             _ => Err(not_local),
@@ -83,13 +84,13 @@ impl Locals {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Placed {
     /// Index in `LEGS`.
-    pub(super) index: u32,
+    pub(super) index: LegIndex,
     /// Of the leg; not 0.
     pub(super) generation: u16,
     /// Index in `NEXT_HOPS` of the way to the leg's `remote`.
-    pub(super) to_remote: u16,
+    pub(super) to_remote: HopIndex,
     /// Index in `NEXT_HOPS` of the way to the leg's `signalling`.
-    pub(super) to_signalling: u16,
+    pub(super) to_signalling: HopIndex,
 }
 
 /// The entry of one leg of a stream.
@@ -108,9 +109,9 @@ pub(super) fn entry(locals: &Locals, spec: &StreamSpec, leg: usize, placed: &[Pl
         generation: if own.open { here.generation } else { 0 },
         peer_generation: there.generation,
         flags: flags(own, peer),
-        peer: there.index,
-        next_hop_remote: there.to_remote,
-        next_hop_signalling: there.to_signalling,
+        peer: there.index.0,
+        next_hop_remote: there.to_remote.0,
+        next_hop_signalling: there.to_signalling.0,
         // The table has few slots.
         out_local: locals.slot(peer.local.ip()) as u16,
         out_port: peer.local.port(),
@@ -254,7 +255,7 @@ mod tests {
             (0, "10.9.0.10:40000", None),
             (2, "10.9.0.10:40000", None),
         ] {
-            assert_eq!(locals.index_of(&leg(realm, local)).ok(), expected, "{realm} {local}");
+            assert_eq!(locals.index_of(&leg(realm, local)).ok(), expected.map(LegIndex), "{realm} {local}");
         }
     }
 
@@ -297,8 +298,8 @@ mod tests {
         };
         let spec = StreamSpec { id: StreamId(1), legs: [access, core] };
         let placed = [
-            Placed { index: 1, generation: 3, to_remote: 4, to_signalling: 5 },
-            Placed { index: 55, generation: 6, to_remote: 7, to_signalling: 8 },
+            Placed { index: LegIndex(1), generation: 3, to_remote: HopIndex(4), to_signalling: HopIndex(5) },
+            Placed { index: LegIndex(55), generation: 6, to_remote: HopIndex(7), to_signalling: HopIndex(8) },
         ];
         let locals = locals();
         let access = entry(&locals, &spec, 0, &placed, 99);

@@ -3,6 +3,7 @@
 //! The kernel maps an array of values that are whole words without gaps (`BPF_F_MMAPABLE`). Both sides access it at the same time,
 //! so user space does it by atomic 64-bit words only and never makes a reference to a value.
 
+use super::indices::LegIndex;
 use proxy_common::layout::{Component, Leg, LegState, Quality, RtcpComponent};
 use std::{
     io,
@@ -25,8 +26,8 @@ impl Legs {
     /// generation and flags are one word, which is cleared first and stored last.
     ///
     /// An index outside the array is ignored.
-    pub(in crate::datapath) fn put(&self, index: u32, leg: &Leg) {
-        let Some(words) = self.0.words(index) else { return };
+    pub(in crate::datapath) fn put(&self, index: LegIndex, leg: &Leg) {
+        let Some(words) = self.0.words(index.0) else { return };
         let new = words_of_leg(leg);
         let [head, body @ ..] = words;
         let [new_head, new_body @ ..] = &new;
@@ -41,21 +42,21 @@ impl Legs {
     }
 
     /// Closes a leg; the rest of the value stays.
-    pub(super) fn close(&self, index: u32) {
-        if let Some([head, ..]) = self.0.words(index) {
+    pub(super) fn close(&self, index: LegIndex) {
+        if let Some([head, ..]) = self.0.words(index.0) {
             head.store(0, Ordering::Release);
         }
     }
 
     /// Whether an entry is open, or belongs to a stream with one that is.
-    pub(super) fn is_used(&self, index: u32) -> bool {
-        self.0.words(index).is_some_and(|[head, ..]| head.load(Ordering::Acquire) != 0)
+    pub(super) fn is_used(&self, index: LegIndex) -> bool {
+        self.0.words(index.0).is_some_and(|[head, ..]| head.load(Ordering::Acquire) != 0)
     }
 
     /// What stands there.
     #[cfg(test)]
-    pub(super) fn get(&self, index: u32) -> Leg {
-        leg_of_words(self.0.words(index).unwrap().each_ref().map(|word| word.load(Ordering::Acquire)))
+    pub(super) fn get(&self, index: LegIndex) -> Leg {
+        leg_of_words(self.0.words(index.0).unwrap().each_ref().map(|word| word.load(Ordering::Acquire)))
     }
 
     #[cfg(test)]
@@ -74,8 +75,8 @@ impl States {
     }
 
     /// Each word of the value as it is at some moment of the call; all zero outside the array.
-    pub(in crate::datapath) fn get(&self, index: u32) -> LegState {
-        match self.0.words(index) {
+    pub(in crate::datapath) fn get(&self, index: LegIndex) -> LegState {
+        match self.0.words(index.0) {
             Some(words) => state_of_words(words.each_ref().map(|word| word.load(Ordering::Relaxed))),
             None => LegState::default(),
         }
@@ -83,8 +84,8 @@ impl States {
 
     /// Clears what was learned at a pair of ports, not what was counted. Only for a leg that has been closed for so long
     /// that no packet of its last call is under way: then nobody else writes here.
-    pub(super) fn forget(&self, index: u32) {
-        let Some(words) = self.0.words(index) else { return };
+    pub(super) fn forget(&self, index: LegIndex) {
+        let Some(words) = self.0.words(index.0) else { return };
         for (word, _) in words.iter().zip(LEARNED).filter(|(_, learned)| *learned) {
             word.store(0, Ordering::Release);
         }
@@ -96,8 +97,8 @@ impl States {
     }
 
     /// What the relay would do; for tests.
-    pub(in crate::datapath) fn set(&self, index: u32, state: &LegState) {
-        let Some(words) = self.0.words(index) else { return };
+    pub(in crate::datapath) fn set(&self, index: LegIndex, state: &LegState) {
+        let Some(words) = self.0.words(index.0) else { return };
         for (word, new) in words.iter().zip(words_of_state(state)) {
             word.store(new, Ordering::Relaxed);
         }
@@ -241,22 +242,22 @@ mod tests {
     fn values_lie_one_after_the_other() {
         let legs = Legs::anonymous(100);
         for index in 0..100 {
-            legs.put(index, &leg(index as u16 + 1));
+            legs.put(LegIndex(index), &leg(index as u16 + 1));
         }
         for index in 0..100 {
-            assert_eq!(legs.get(index), leg(index as u16 + 1));
+            assert_eq!(legs.get(LegIndex(index)), leg(index as u16 + 1));
         }
-        legs.close(5);
-        assert_eq!(legs.get(5).generation, 0);
-        assert_eq!(legs.get(6), leg(7));
+        legs.close(LegIndex(5));
+        assert_eq!(legs.get(LegIndex(5)).generation, 0);
+        assert_eq!(legs.get(LegIndex(6)), leg(7));
     }
 
     #[test]
     fn outside_the_array_nothing_happens() {
         let (legs, states) = (Legs::anonymous(32), States::anonymous(32));
-        legs.put(32, &leg(1));
-        legs.close(u32::MAX);
-        assert_eq!(states.get(32), LegState::default());
+        legs.put(LegIndex(32), &leg(1));
+        legs.close(LegIndex(u32::MAX));
+        assert_eq!(states.get(LegIndex(32)), LegState::default());
     }
 
     #[test]
@@ -273,9 +274,9 @@ mod tests {
             drops: Drops { source: 10, format: 11, destination: 12, path: 13, rate: 14, size: 15 },
             ..Default::default()
         };
-        states.set(3, &state);
-        assert_eq!(states.get(3), state);
-        assert_eq!(states.get(2), LegState::default());
+        states.set(LegIndex(3), &state);
+        assert_eq!(states.get(LegIndex(3)), state);
+        assert_eq!(states.get(LegIndex(2)), LegState::default());
     }
 
     #[test]
@@ -298,11 +299,11 @@ mod tests {
         };
         let states = States::anonymous(2);
         for index in [0, 1] {
-            states.set(index, &learned);
+            states.set(LegIndex(index), &learned);
         }
-        states.forget(1);
-        assert_eq!(states.get(1), counted);
-        assert_eq!(states.get(0), learned);
+        states.forget(LegIndex(1));
+        assert_eq!(states.get(LegIndex(1)), counted);
+        assert_eq!(states.get(LegIndex(0)), learned);
     }
 
     #[test]
@@ -313,10 +314,10 @@ mod tests {
             let reader = scope.spawn(|| {
                 let mut whole = 0;
                 while !done.load(Ordering::Relaxed) {
-                    let before = legs.get(0);
+                    let before = legs.get(LegIndex(0));
                     fence(Ordering::Acquire);
                     // Read twice under the same generation, it is the value of that generation.
-                    if before.generation != 0 && legs.get(0).generation == before.generation {
+                    if before.generation != 0 && legs.get(LegIndex(0)).generation == before.generation {
                         assert_eq!(before, leg(before.generation));
                         whole += 1;
                     }
@@ -324,7 +325,7 @@ mod tests {
                 whole
             });
             for generation in 1..=20_000 {
-                legs.put(0, &leg(generation));
+                legs.put(LegIndex(0), &leg(generation));
             }
             done.store(true, Ordering::Relaxed);
             let _ = reader.join().unwrap();

@@ -1,10 +1,11 @@
 //! What keeps a relay as the engine wants it, whichever it is: in the kernel or in this process.
 //!
 //! - `streams`: streams, their counters and their silence; `restore`: taking them up again;
-//! - `legs`: what stands in `LEGS` and `LOCALS`; `mapped`: the shared memory it stands in;
+//! - `indices`: what names their entries; `legs`: what stands in `LEGS` and `LOCALS`; `mapped`: the shared memory it stands in;
 //! - `next_hops`: ways out of the host, as the kernel tells them; `links`: the interfaces they leave by;
 //! - `watch`: whether the interfaces are still there.
 
+pub(super) mod indices;
 pub(super) mod legs;
 pub(super) mod links;
 pub(super) mod mapped;

@@ -6,7 +6,7 @@
 //! What may still work stays until something better is known: a neighbour that the kernel has lost keeps its hardware
 //! address while it is looked for again, and a destination with another route moves when its new neighbour is known.
 
-use super::legs::Locals;
+use super::{indices::HopIndex, legs::Locals};
 use crate::{
     config::VlanTag,
     datapath::DatapathError,
@@ -32,7 +32,7 @@ mod refresh;
 pub(super) use key::{Destination, Key};
 
 /// Index of the entry for what is not known yet.
-pub(super) const UNRESOLVED: u16 = 0;
+pub(super) const UNRESOLVED: HopIndex = HopIndex(0);
 
 /// So long at least, and until the next [`RETRY`], what worked is used while the kernel looks for a neighbour. It asks
 /// three times, a second apart.
@@ -86,16 +86,16 @@ pub(in crate::datapath) struct NextHops {
     /// Index 0 is [`UNRESOLVED`] and holds nothing.
     entries: Vec<Option<Entry>>,
     /// Free indices; the one that is free for longest is used first, so that no packet under way finds another's.
-    free: VecDeque<u16>,
-    by_key: HashMap<Key, u16>,
+    free: VecDeque<HopIndex>,
+    by_key: HashMap<Key, HopIndex>,
     destinations: HashMap<Destination, Routed>,
     /// When to look again for the neighbour of an entry.
-    due: BTreeSet<(Instant, u16)>,
+    due: BTreeSet<(Instant, HopIndex)>,
     refresh: Refresh,
     questions: Vec<Question>,
-    writes: Vec<(u16, NextHop)>,
+    writes: Vec<(HopIndex, NextHop)>,
     /// Entries that became free, until nothing points to them any more.
-    cleared: Vec<u16>,
+    cleared: Vec<HopIndex>,
     moved: Vec<Destination>,
     refused: Vec<Destination>,
 }
@@ -118,9 +118,9 @@ struct Entry {
 #[derive(Debug)]
 struct Routed {
     users: usize,
-    entry: u16,
+    entry: HopIndex,
     /// Where it moves to.
-    coming: Option<u16>,
+    coming: Option<HopIndex>,
     /// Whether the kernel has answered.
     known: bool,
 }
@@ -135,7 +135,7 @@ impl NextHops {
             egress,
             links: HashMap::new(),
             entries,
-            free: (1..=max).collect(),
+            free: (1..=max).map(HopIndex).collect(),
             by_key: HashMap::new(),
             destinations: HashMap::new(),
             due: BTreeSet::new(),
@@ -153,7 +153,7 @@ impl NextHops {
     /// # Errors
     ///
     /// There is no room in the table. Where that turns out only when the way is known, see [`NextHops::take_refused`].
-    pub(super) fn acquire(&mut self, destination: Destination, now: Instant) -> Result<u16, DatapathError> {
+    pub(super) fn acquire(&mut self, destination: Destination, now: Instant) -> Result<HopIndex, DatapathError> {
         if let Some(routed) = self.destinations.get_mut(&destination) {
             routed.users += 1;
             return Ok(routed.entry);
@@ -183,7 +183,7 @@ impl NextHops {
     }
 
     /// The index of a destination's entry; [`UNRESOLVED`] for one that nobody acquired.
-    pub(super) fn of(&self, destination: Destination) -> u16 {
+    pub(super) fn of(&self, destination: Destination) -> HopIndex {
         self.destinations.get(&destination).map_or(UNRESOLVED, |routed| routed.entry)
     }
 
@@ -251,7 +251,7 @@ impl NextHops {
     }
 
     /// Values that the map is to hold, in order.
-    pub(in crate::datapath) fn take_writes(&mut self) -> Vec<(u16, NextHop)> {
+    pub(in crate::datapath) fn take_writes(&mut self) -> Vec<(HopIndex, NextHop)> {
         std::mem::take(&mut self.writes)
     }
 
@@ -317,12 +317,12 @@ impl NextHops {
         }
     }
 
-    fn key(&self, index: u16) -> Option<Key> {
-        Some(self.entries.get(usize::from(index))?.as_ref()?.key)
+    fn key(&self, index: HopIndex) -> Option<Key> {
+        Some(self.entries.get(index.place())?.as_ref()?.key)
     }
 
-    fn entry(&mut self, index: u16) -> Option<&mut Entry> {
-        self.entries.get_mut(usize::from(index))?.as_mut()
+    fn entry(&mut self, index: HopIndex) -> Option<&mut Entry> {
+        self.entries.get_mut(index.place())?.as_mut()
     }
 
     /// The kernel sends a destination to this neighbour, or nowhere.
@@ -333,7 +333,7 @@ impl NextHops {
         routed.known = true;
         let Some(address) = neighbour else { return self.switch(destination, UNRESOLVED) };
         let key = Key::Neighbour { interface: egress.neighbour_interface, address };
-        let is = |index: u16| self.key(index) == Some(key);
+        let is = |index: HopIndex| self.key(index) == Some(key);
         if is(before) {
             return self.forget_coming(destination);
         }
@@ -349,8 +349,8 @@ impl NextHops {
             }
             return;
         };
-        let works = |index: u16| {
-            let entry = self.entries.get(usize::from(index)).and_then(Option::as_ref);
+        let works = |index: HopIndex| {
+            let entry = self.entries.get(index.place()).and_then(Option::as_ref);
             entry.is_some_and(|entry| entry.mac.is_some())
         };
         if works(index) || !works(before) {
@@ -365,7 +365,7 @@ impl NextHops {
     }
 
     /// Moves a destination to an entry, in which it has a share already.
-    fn switch(&mut self, destination: Destination, index: u16) {
+    fn switch(&mut self, destination: Destination, index: HopIndex) {
         let Some(routed) = self.destinations.get_mut(&destination) else { return };
         let before = std::mem::replace(&mut routed.entry, index);
         let coming = routed.coming.take().filter(|coming| *coming != index);
@@ -382,7 +382,7 @@ impl NextHops {
     }
 
     /// Takes a share in the entry; `None` where the table is full.
-    fn share(&mut self, key: Key, egress: Option<Egress>, now: Instant) -> Option<u16> {
+    fn share(&mut self, key: Key, egress: Option<Egress>, now: Instant) -> Option<HopIndex> {
         if let Some(&index) = self.by_key.get(&key) {
             self.entry(index)?.users += 1;
             return Some(index);
@@ -390,7 +390,7 @@ impl NextHops {
         let index = self.free.pop_front()?;
         self.cleared.retain(|cleared| *cleared != index);
         let local = key == Key::Local;
-        *self.entries.get_mut(usize::from(index))? = Some(Entry {
+        *self.entries.get_mut(index.place())? = Some(Entry {
             key,
             users: 1,
             egress,
@@ -407,8 +407,8 @@ impl NextHops {
         Some(index)
     }
 
-    fn release_entry(&mut self, index: u16) {
-        let Some(slot) = self.entries.get_mut(usize::from(index)) else { return };
+    fn release_entry(&mut self, index: HopIndex) {
+        let Some(slot) = self.entries.get_mut(index.place()) else { return };
         let Some(entry) = slot else { return };
         entry.users -= 1;
         if entry.users == 0 {
@@ -426,7 +426,7 @@ impl NextHops {
     fn neighbour(&mut self, interface: u32, address: IpAddr, known: Option<Neighbour>, asked: bool, now: Instant) {
         let key = Key::Neighbour { interface, address };
         let Some(&index) = self.by_key.get(&key) else { return };
-        let Some(entry) = self.entries.get_mut(usize::from(index)).and_then(Option::as_mut) else { return };
+        let Some(entry) = self.entries.get_mut(index.place()).and_then(Option::as_mut) else { return };
         if let Some(Neighbour { mac, confirmed }) = known {
             entry.unknown_since = None;
             entry.pause = RETRY.0;
@@ -457,8 +457,8 @@ impl NextHops {
     }
 
     /// A neighbour is still not known: has it looked for again, and ends what waits for it.
-    fn look_again(&mut self, index: u16, now: Instant) {
-        let Some(entry) = self.entries.get_mut(usize::from(index)).and_then(Option::as_mut) else { return };
+    fn look_again(&mut self, index: HopIndex, now: Instant) {
+        let Some(entry) = self.entries.get_mut(index.place()).and_then(Option::as_mut) else { return };
         let key = entry.key;
         let mut waiting = Vec::new();
         let at = now + entry.pause;
@@ -475,7 +475,7 @@ impl NextHops {
         self.ask_neighbour(key);
     }
 
-    fn arrive(&mut self, waiting: Vec<Destination>, index: u16) {
+    fn arrive(&mut self, waiting: Vec<Destination>, index: HopIndex) {
         for destination in waiting {
             // Some have another way by now.
             if self.destinations.get(&destination).is_some_and(|routed| routed.coming == Some(index)) {
@@ -497,7 +497,7 @@ impl NextHops {
         let Some(mac) = link.mac else { return };
         let other = |egress: &&mut Egress| egress.neighbour_interface == link.index && egress.mac != mac;
         self.egress.iter_mut().filter(other).for_each(|egress| egress.mac = mac);
-        for (index, entry) in (0u16..).zip(&mut self.entries) {
+        for (index, entry) in (0..).map(HopIndex).zip(&mut self.entries) {
             let Some(entry) = entry else { continue };
             if let Some(egress) = entry.egress.as_mut().filter(other) {
                 egress.mac = mac;

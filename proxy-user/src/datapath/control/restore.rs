@@ -3,6 +3,7 @@
 //! Nothing is written to an entry that is as it should be, so a stream that did not change meanwhile notices nothing.
 
 use super::{
+    indices::{HopIndex, LegIndex},
     legs::Placed,
     mapped,
     next_hops::{Destination, Key},
@@ -36,7 +37,7 @@ struct Saved {
 #[derive(Clone, Serialize, Deserialize)]
 struct SavedHop {
     destination: Destination,
-    index: u16,
+    index: HopIndex,
     /// `None`: not known yet.
     key: Option<Key>,
 }
@@ -78,7 +79,7 @@ impl Control {
         &mut self,
         (live, leaving): (&[StreamSpec], &[StreamSpec]),
         entries: &[Entry],
-        hop: impl Fn(u16) -> NextHop,
+        hop: impl Fn(HopIndex) -> NextHop,
         now: Instant,
     ) -> usize {
         let mut saved = HashMap::new();
@@ -93,7 +94,8 @@ impl Control {
                 Err(error) => tracing::error!("stream {} in the journal: {error}", id.0),
             }
         }
-        let indexes: HashSet<u16> = saved.values().flat_map(|saved| saved.ways.iter().map(|way| way.index)).collect();
+        let indexes: HashSet<HopIndex> =
+            saved.values().flat_map(|saved| saved.ways.iter().map(|way| way.index)).collect();
         for spec in live {
             if let Some(saved) = saved.remove(&spec.id) {
                 let same = saved.spec == *spec;
@@ -116,13 +118,13 @@ impl Control {
             }
         }
         indexes.into_iter().for_each(|index| self.hops.abandon(index));
-        let others = (0..self.generations.len() as u32).filter(|index| !self.owners.contains_key(index));
+        let others = (0..self.generations.len() as u32).map(LegIndex).filter(|index| !self.owners.contains_key(index));
         let closed: Vec<_> = others.filter(|index| self.legs.is_used(*index)).collect();
         closed.iter().for_each(|index| self.legs.close(*index));
         closed.len()
     }
 
-    fn resume(&mut self, saved: Saved, live: bool, hop: impl Fn(u16) -> NextHop, now: Instant) -> Result<()> {
+    fn resume(&mut self, saved: Saved, live: bool, hop: impl Fn(HopIndex) -> NextHop, now: Instant) -> Result<()> {
         let Saved { spec, mut placed, ways: known, window_end_ns, baseline } = saved;
         let indices = self.admit(&spec)?;
         ensure!(indices == placed.map(|placed| placed.index), "stream {} had other entries of LEGS", spec.id.0);
@@ -135,7 +137,7 @@ impl Control {
             self.have_back(*way, &known, &hop, now)?;
         }
         for placed in &placed {
-            if let Some(generation) = self.generations.get_mut(placed.index as usize) {
+            if let Some(generation) = self.generations.get_mut(placed.index.0 as usize) {
                 *generation = placed.generation;
             }
         }
@@ -164,7 +166,7 @@ impl Control {
         &mut self,
         destination: Destination,
         known: &[SavedHop],
-        hop: impl Fn(u16) -> NextHop,
+        hop: impl Fn(HopIndex) -> NextHop,
         now: Instant,
     ) -> Result<(), DatapathError> {
         let known = known.iter().find(|way| way.destination == destination);

@@ -1,6 +1,7 @@
 //! The streams: which entries they hold, what they have counted, and when they fell silent.
 
 use super::{
+    indices::LegIndex,
     legs::{self, Locals, Placed},
     mapped::{Legs, States},
     next_hops::{Destination, NextHops, UNRESOLVED},
@@ -35,7 +36,7 @@ pub(in crate::datapath) struct Control {
     /// Which streams use a way.
     pub(super) users: BTreeSet<(Destination, StreamId)>,
     /// Who has each pair of ports, by index in `LEGS`.
-    pub(super) owners: HashMap<u32, (StreamId, usize)>,
+    pub(super) owners: HashMap<LegIndex, (StreamId, usize)>,
     /// The last generation of each index; 0 where there was none yet.
     pub(super) generations: Vec<u16>,
     pub(super) closing: VecDeque<Closing>,
@@ -199,7 +200,7 @@ impl Control {
 
     /// A leg latched, says the XDP program.
     pub(in crate::datapath) fn latched(&mut self, event: &LatchEvent, events: &mut Vec<MediaEvent>) {
-        let Some(&(stream, leg)) = self.owners.get(&event.leg) else { return };
+        let Some(&(stream, leg)) = self.owners.get(&LegIndex(event.leg)) else { return };
         let Some(current) = self.streams.get_mut(&stream) else { return };
         // The event of a leg that has since begun to learn anew is nobody's news any more.
         if current.placed.get(leg).is_none_or(|placed| placed.generation != event.source.generation()) {
@@ -245,7 +246,7 @@ impl Control {
     }
 
     /// Where both legs stand, if they may.
-    pub(super) fn admit(&self, spec: &StreamSpec) -> Result<[u32; 2], DatapathError> {
+    pub(super) fn admit(&self, spec: &StreamSpec) -> Result<[LegIndex; 2], DatapathError> {
         let [one, other] = &spec.legs;
         let indices = [self.locals.index_of(one)?, self.locals.index_of(other)?];
         for (leg, index) in spec.legs.iter().zip(indices) {
@@ -274,8 +275,8 @@ impl Control {
         Ok(ways)
     }
 
-    fn generation(&mut self, index: u32, anew: bool) -> u16 {
-        let Some(generation) = self.generations.get_mut(index as usize) else { return 0 };
+    fn generation(&mut self, index: LegIndex, anew: bool) -> u16 {
+        let Some(generation) = self.generations.get_mut(index.0 as usize) else { return 0 };
         if anew {
             *generation = legs::next_generation(*generation);
         }

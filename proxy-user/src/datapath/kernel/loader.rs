@@ -6,6 +6,7 @@ use crate::{
     datapath::{
         DatapathError,
         control::{
+            indices::HopIndex,
             legs::Locals,
             links::Links,
             mapped::{Legs, States},
@@ -123,12 +124,12 @@ impl Kernel {
 }
 
 impl Plane for Kernel {
-    fn next_hop(&self, index: u16) -> NextHop {
-        self.next_hops.get(&u32::from(index), 0).unwrap_or_default()
+    fn next_hop(&self, index: HopIndex) -> NextHop {
+        self.next_hops.get(&u32::from(index.0), 0).unwrap_or_default()
     }
 
-    fn set_next_hop(&mut self, index: u16, hop: NextHop) -> Result<(), DatapathError> {
-        let written = self.next_hops.set(u32::from(index), hop, 0);
+    fn set_next_hop(&mut self, index: HopIndex, hop: NextHop) -> Result<(), DatapathError> {
+        let written = self.next_hops.set(u32::from(index.0), hop, 0);
         written.map_err(|error| DatapathError::Kernel(format!("cannot write NEXT_HOPS: {error}")))
     }
 

@@ -11,6 +11,7 @@
 use super::{
     DatapathError,
     control::{
+        indices::HopIndex,
         legs::Locals,
         links::Links,
         mapped::{Legs, States},
@@ -79,12 +80,12 @@ impl UserSpace {
 }
 
 impl Plane for UserSpace {
-    fn next_hop(&self, index: u16) -> NextHop {
-        self.control.next_hop(index.into())
+    fn next_hop(&self, index: HopIndex) -> NextHop {
+        self.control.next_hop(index.0.into())
     }
 
-    fn set_next_hop(&mut self, index: u16, hop: NextHop) -> Result<(), DatapathError> {
-        self.control.put_next_hop(index.into(), &hop);
+    fn set_next_hop(&mut self, index: HopIndex, hop: NextHop) -> Result<(), DatapathError> {
+        self.control.put_next_hop(index.0.into(), &hop);
         Ok(())
     }
 

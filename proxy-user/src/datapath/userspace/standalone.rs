@@ -1,6 +1,7 @@
 //! The relay of user space alone, without a network: for tests that hold it against the XDP program.
 
 use super::{
+    super::control::indices::LegIndex,
     program::{self, Here, frame::Context},
     tables::{Big, Constants, Control, Sizes, Tables},
 };
@@ -49,17 +50,17 @@ impl Relay {
 
     /// Writes an entry of `LEGS`, as control does.
     pub fn put_leg(&self, index: u32, leg: &Leg) {
-        self.big.legs.put(index, leg);
+        self.big.legs.put(LegIndex(index), leg);
     }
 
     /// Reads an entry of `LEG_STATE`.
     pub fn state(&self, index: u32) -> LegState {
-        self.big.states.get(index)
+        self.big.states.get(LegIndex(index))
     }
 
     /// Writes an entry of `LEG_STATE`, which is otherwise the relay's.
     pub fn set_state(&self, index: u32, state: &LegState) {
-        self.big.states.set(index, state);
+        self.big.states.set(LegIndex(index), state);
     }
 
     /// Writes an entry of `LOCALS`.

@@ -3,13 +3,13 @@
 //! Legs point at entries by their index, so a destination gets the one back that it had, as it is in the map. The kernel
 //! is asked about it as about any other; until it answers, packets go where they went.
 
-use super::{Destination, Entry, Key, NextHops, RETRY, Routed, UNRESOLVED};
+use super::{super::indices::HopIndex, Destination, Entry, Key, NextHops, RETRY, Routed, UNRESOLVED};
 use proxy_common::layout::{NextHop, next_hop_kind};
 use std::time::Instant;
 
 impl NextHops {
     /// What the entry at an index is for, to be journalled.
-    pub(in super::super) fn key_of(&self, index: u16) -> Option<Key> {
+    pub(in super::super) fn key_of(&self, index: HopIndex) -> Option<Key> {
         self.key(index)
     }
 
@@ -18,7 +18,7 @@ impl NextHops {
     pub(in super::super) fn adopt(
         &mut self,
         destination: Destination,
-        index: u16,
+        index: HopIndex,
         key: Key,
         held: NextHop,
         now: Instant,
@@ -32,7 +32,7 @@ impl NextHops {
             Key::Local => self.locals.contains(destination.1),
             Key::Neighbour { interface, .. } => interface == egress.neighbour_interface,
         };
-        let there = usize::from(index);
+        let there = index.place();
         if !fits || index == UNRESOLVED || there >= self.entries.len() {
             return false;
         }
@@ -73,8 +73,8 @@ impl NextHops {
     }
 
     /// An entry that somebody had and nobody took: to be cleared.
-    pub(in super::super) fn abandon(&mut self, index: u16) {
-        if index != UNRESOLVED && self.entries.get(usize::from(index)).is_some_and(Option::is_none) {
+    pub(in super::super) fn abandon(&mut self, index: HopIndex) {
+        if index != UNRESOLVED && self.entries.get(index.place()).is_some_and(Option::is_none) {
             self.cleared.push(index);
         }
     }

@@ -2,7 +2,7 @@
 //!
 //! However many there are, only some questions are open at a time, so that those of a new call do not wait for long.
 
-use super::key::Destination;
+use super::{super::indices::HopIndex, key::Destination};
 use std::{
     collections::VecDeque,
     time::{Duration, Instant},
@@ -21,7 +21,7 @@ pub(super) enum Turn {
     /// Its route.
     Destination(Destination),
     /// Its neighbour.
-    Entry(u16),
+    Entry(HopIndex),
 }
 
 /// The rounds.
@@ -64,7 +64,7 @@ impl Refresh {
     }
 
     /// Begins one.
-    pub(super) fn begin(&mut self, destinations: Vec<Destination>, entries: Vec<u16>, now: Instant) {
+    pub(super) fn begin(&mut self, destinations: Vec<Destination>, entries: Vec<HopIndex>, now: Instant) {
         // One that nobody asked for: the period is over.
         let all = self.neighbours || self.began.is_none_or(|began| now.duration_since(began) >= PERIOD);
         self.neighbours = false;

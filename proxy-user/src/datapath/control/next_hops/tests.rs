@@ -140,7 +140,7 @@ pub(in super::super) fn kernel() -> FakeKernel {
 }
 
 /// Acquires, and lets the kernel answer.
-fn acquire(hops: &mut NextHops, kernel: &FakeKernel, destination: Destination, now: Instant) -> u16 {
+fn acquire(hops: &mut NextHops, kernel: &FakeKernel, destination: Destination, now: Instant) -> HopIndex {
     hops.acquire(destination, now).unwrap();
     kernel.answer(hops, now);
     hops.of(destination)
@@ -160,7 +160,7 @@ fn through_gateway(mac: Mac) -> NextHop {
 }
 
 /// What the map would hold now.
-fn written(hops: &mut NextHops, table: &mut BTreeMap<u16, NextHop>) {
+fn written(hops: &mut NextHops, table: &mut BTreeMap<HopIndex, NextHop>) {
     table.extend(hops.take_writes());
     hops.take_moved();
     table.extend(hops.take_writes());
@@ -366,7 +366,7 @@ fn another_hardware_address_of_an_interface_is_taken_over() {
     let mac = [2, 0, 0, 0, 1, 9];
     hops.learn(Fact::Event(Event::Link(link(7, mac, true))), now);
     let expected = NextHop { source_mac: mac, ..through_gateway(GATEWAY_MAC) };
-    assert_eq!(hops.take_writes(), [(index, expected)], "and not that of {other}");
+    assert_eq!(hops.take_writes(), [(index, expected)], "and not that of {other:?}");
     hops.learn(Fact::Event(Event::Link(link(7, mac, true))), now);
     hops.learn(Fact::Event(Event::Link(link(99, GATEWAY_MAC, true))), now);
     hops.learn(Fact::Event(Event::Link(Link { mac: None, ..link(7, mac, true) })), now);
@@ -404,8 +404,8 @@ fn own_addresses_are_handled_inside() {
 #[test]
 fn a_full_table_refuses_and_what_became_free_is_used() {
     let (now, kernel, mut hops) = (Instant::now(), kernel(), next_hops(2));
-    assert_eq!(acquire(&mut hops, &kernel, (ACCESS, FAR), now), 1);
-    assert_eq!(acquire(&mut hops, &kernel, (ACCESS, FURTHER), now), 1, "behind the same gateway");
+    assert_eq!(acquire(&mut hops, &kernel, (ACCESS, FAR), now), HopIndex(1));
+    assert_eq!(acquire(&mut hops, &kernel, (ACCESS, FURTHER), now), HopIndex(1), "behind the same gateway");
     assert_eq!(acquire(&mut hops, &kernel, (CORE, FAR), now), UNRESOLVED);
     assert_eq!(hops.take_refused(), [(CORE, FAR)]);
     assert_eq!(hops.acquire((CORE, v4([10, 9, 0, 10])), now), Err(FULL), "this is known at once");
@@ -415,10 +415,10 @@ fn a_full_table_refuses_and_what_became_free_is_used() {
     hops.release((CORE, FAR));
     hops.release((ACCESS, FURTHER));
     // Whose entry is used again before it was cleared: it is not cleared any more.
-    assert_eq!(acquire(&mut hops, &kernel, (CORE, FAR), now), 1);
+    assert_eq!(acquire(&mut hops, &kernel, (CORE, FAR), now), HopIndex(1));
     let mut table = BTreeMap::new();
     written(&mut hops, &mut table);
-    assert_eq!(table[&1].interface, 8);
+    assert_eq!(table[&HopIndex(1)].interface, 8);
 }
 
 #[test]

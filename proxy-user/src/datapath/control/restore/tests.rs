@@ -10,7 +10,7 @@ use std::{collections::BTreeMap, time::Duration};
 /// The map `NEXT_HOPS` and the journal: what outlives the process.
 #[derive(Default)]
 struct Kept {
-    hops: BTreeMap<u16, NextHop>,
+    hops: BTreeMap<HopIndex, NextHop>,
     journal: BTreeMap<String, Vec<u8>>,
 }
 
@@ -31,7 +31,7 @@ impl Kept {
         self.journal.iter().map(entry).collect()
     }
 
-    fn hop(&self) -> impl Fn(u16) -> NextHop + '_ {
+    fn hop(&self) -> impl Fn(HopIndex) -> NextHop + '_ {
         |index| self.hops.get(&index).copied().unwrap_or_default()
     }
 }
@@ -56,7 +56,7 @@ fn a_stream_that_did_not_change_notices_nothing() {
     settle(&mut control, &kernel, now);
     kept.take(&mut control);
     let before = [ACCESS, CORE].map(|index| control.legs.get(index));
-    assert_ne!(before[0].next_hop_remote, UNRESOLVED);
+    assert_ne!(HopIndex(before[0].next_hop_remote), UNRESOLVED);
     for round in 1..=3u64 {
         control = next(control);
         control.states.set(ACCESS, &counted(1_000 + round));

@@ -1,14 +1,17 @@
 use super::{
-    super::next_hops::tests::{
-        ACCESS as ACCESS_REALM, CORE as CORE_REALM, FakeKernel, GATEWAY_MAC, config, egress, kernel,
+    super::{
+        indices::HopIndex,
+        next_hops::tests::{
+            ACCESS as ACCESS_REALM, CORE as CORE_REALM, FakeKernel, GATEWAY_MAC, config, egress, kernel,
+        },
     },
     *,
 };
 use crate::media::{LegPolicy, RemoteMedia};
 use proxy_common::layout::{self, Component, Drops, Remote, RtcpComponent};
 
-pub(in super::super) const ACCESS: u32 = 1;
-pub(in super::super) const CORE: u32 = 12;
+pub(in super::super) const ACCESS: LegIndex = LegIndex(1);
+pub(in super::super) const CORE: LegIndex = LegIndex(12);
 
 pub(in super::super) fn control() -> Control {
     let config = config();
@@ -79,11 +82,11 @@ fn a_leg_opens_when_its_address_is_sent_out() {
     settle(&mut control, &kernel, now);
     let (access, core) = (control.legs.get(ACCESS), control.legs.get(CORE));
     assert_ne!(access.generation, 0);
-    assert_eq!((access.peer, core.peer), (CORE, ACCESS));
+    assert_eq!([access.peer, core.peer].map(LegIndex), [CORE, ACCESS]);
     assert_eq!((access.peer_generation, core.peer_generation), (core.generation, access.generation));
-    assert_eq!(access.next_hop_remote, control.hops.of((CORE_REALM, "10.9.0.30".parse().unwrap())));
-    assert_eq!(core.next_hop_signalling, control.hops.of((ACCESS_REALM, "198.51.100.7".parse().unwrap())));
-    assert_ne!(core.next_hop_signalling, UNRESOLVED);
+    assert_eq!(HopIndex(access.next_hop_remote), control.hops.of((CORE_REALM, "10.9.0.30".parse().unwrap())));
+    assert_eq!(HopIndex(core.next_hop_signalling), control.hops.of((ACCESS_REALM, "198.51.100.7".parse().unwrap())));
+    assert_ne!(HopIndex(core.next_hop_signalling), UNRESOLVED);
     assert!(control.hops.take_writes().iter().any(|(_, hop)| hop.destination_mac == GATEWAY_MAC));
 }
 
@@ -301,7 +304,7 @@ fn latches_are_told_while_they_matter() {
         source: Remote { address: [198, 51, 100, 7], port: 61_000, tag: generation },
         address: proxy_common::locals::mapped([198, 51, 100, 7]),
         time_ns: control.clock.ns(now),
-        leg: ACCESS,
+        leg: ACCESS.0,
         component: 1,
         rank: 1,
     };
@@ -343,11 +346,11 @@ fn a_new_gateway_is_told_to_live_legs_without_forgetting() {
     control.apply(answered(), now).unwrap();
     settle(&mut control, &kernel, now);
     let before = control.legs.get(ACCESS);
-    assert_eq!(before.next_hop_remote, UNRESOLVED);
+    assert_eq!(HopIndex(before.next_hop_remote), UNRESOLVED);
     kernel.reroute(&mut control.hops, Some("10.9.0.1".parse().unwrap()), now);
     poll(&mut control, now);
     let after = control.legs.get(ACCESS);
-    assert_ne!(after.next_hop_remote, UNRESOLVED);
+    assert_ne!(HopIndex(after.next_hop_remote), UNRESOLVED);
     assert_eq!((after.generation, after.window_end_ns), (before.generation, before.window_end_ns));
 }
 
