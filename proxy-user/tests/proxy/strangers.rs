@@ -3,6 +3,7 @@
 use crate::{calls::*, lab::*, registrations::*};
 use proxy_user::{
     config::{Config, Strangers},
+    engine::EarlierStreams,
     flow::{ConnectionId, Flow, Transport},
     signalling::sip::{Message, Name},
 };
@@ -166,6 +167,22 @@ fn the_filter_of_the_socket_knows_whoever_is_registered_or_in_an_answered_call()
     let bound = format!("Contact: {};expires=600\n", request.header(Name::Contact));
     lab.core(&answer(&request, "200 OK", "r", &bound, ""));
     assert_eq!(known(&lab), ["198.18.1.7:5060", "198.51.100.2:41000"]);
+}
+
+#[test]
+fn a_restart_makes_nobody_known_who_has_not_shown_where_it_is() {
+    for acknowledges in [false, true] {
+        let mut lab = Lab::default();
+        let request = only(&lab.access(VICTIM, &invite("i1", "")), "INVITE").clone();
+        let sent = lab.core(&answer(&request, "200 OK", "b1", ROUTE, &sdp("10.9.0.30", 6000)));
+        if acknowledges {
+            // One that ignores Contact.
+            lab.access(VICTIM, &from_alice("ACK", BOB_URI, BOBS_TAG, 1, "k1", "", ""));
+        }
+        assert_eq!(kinds(&sent), ["access 200"]);
+        lab.restart(EarlierStreams::Kept);
+        assert_eq!(lab.known.len(), usize::from(acknowledges), "{acknowledges}: {:?}", lab.known);
+    }
 }
 
 #[test]

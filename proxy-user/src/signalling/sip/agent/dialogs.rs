@@ -331,6 +331,17 @@ pub(super) struct Dialog {
 }
 
 impl Dialog {
+    /// The parties of an answered call that have shown to be where they are: the callees by their answers, the caller by
+    /// an ACK or by its token.
+    pub(super) fn proved_parties(&self) -> impl Iterator<Item = &Party> {
+        let acknowledged = self
+            .answerers
+            .iter()
+            .any(|callee| callee.acknowledged.as_ref().is_some_and(|(sender, ..)| *sender == Role::Originator));
+        let caller = Some(&self.originator).filter(|caller| acknowledged || caller.standing.named_secret);
+        caller.into_iter().chain(&self.answerers)
+    }
+
     /// Its parties.
     pub(super) fn roles(&self) -> impl Iterator<Item = Role> + use<> {
         (0..self.answerers.len()).map(Role::Answerer).chain([Role::Originator])

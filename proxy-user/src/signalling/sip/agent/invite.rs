@@ -2,7 +2,7 @@
 
 use super::{
     calls::Call,
-    dialogs::DialogId,
+    dialogs::{Dialog, DialogId},
     plan::ForwardPlan,
     reading::{Refused, address_of_record, contact_uri},
     roles::Role,
@@ -414,8 +414,7 @@ impl Turn<'_> {
         }
         debug!(?call, "a call goes on");
         let bye = state.bye;
-        let parties =
-            self.dialogs.get(id).into_iter().flat_map(|dialog| dialog.roles().filter_map(|role| dialog.party(role)));
+        let parties = self.dialogs.get(id).into_iter().flat_map(Dialog::proved_parties);
         for party in parties {
             self.core.met(party.standing.realm, party.standing.flow, now);
         }
