@@ -14,9 +14,10 @@ const BYTES_A_TRANSACTION: u32 = 4_096;
 /// Places for sources that hold nothing, besides one for each that does.
 const IDLE_SOURCES: u32 = 16_384;
 
-/// What a transaction takes besides the bytes of its messages: itself, its keys in the maps, its timers.
+/// What a transaction takes besides the bytes that are counted: itself, its entries in maps that have just grown, its
+/// timers, what the allocator adds.
 const STATE_OF_A_TRANSACTION: usize = 2 << 10;
-/// What a dialog takes: its parties and their targets, its call with an offer of 32 streams, its timers.
+/// The same of a dialog and its call.
 const STATE_OF_A_DIALOG: usize = 8 << 10;
 /// How often those who are no acquaintances any more are looked for.
 const TIDY_PERIOD: Duration = Duration::from_secs(1);
@@ -84,8 +85,11 @@ pub(super) fn limits(config: &Config) -> budgets::Limits {
     }
 }
 
-/// The most bytes that all strangers together make Latch take. The state of a dialog is an estimate for requests that fit
-/// into one packet; messages and tables are counted.
+/// The most bytes that all strangers together make Latch keep. All that is as long as strangers make it is counted as
+/// [`Amounts::bytes`]: messages, names and routes, session descriptions. `tests/memory` floods Latch and measures.
+///
+/// What is counted after it was kept may be one request too much, and responses with more than 2 KiB of the softswitch's
+/// own go beyond it.
 pub fn strangers_memory(config: &Config) -> usize {
     let budgets::Limits { strangers, prefixes, .. } = limits(config);
     let Amounts { dialogs, transactions, bytes, .. } = strangers.amounts;

@@ -293,6 +293,12 @@ impl Budgets {
         Ok(())
     }
 
+    /// Adds to what is held, which is there already: not refused, but whatever is wanted next.
+    pub fn add(&mut self, held: &mut Held, amounts: Amounts) {
+        self.charge(held.taken.place, amounts);
+        held.taken.amounts += amounts;
+    }
+
     /// Whoever holds this is known from now on: it burdens strangers no more.
     pub fn adopt(&mut self, held: &mut Held) {
         self.collect();

@@ -32,7 +32,7 @@ impl Core {
         }
         let wanted = media.iter().filter(|media| media.relayed).count();
         let fresh = wanted.saturating_sub(self.calls.get(&id).map_or(0, |call| call.media.live_specs().count()));
-        self.take_ports(id, fresh, now).map_err(|_| Refusal::NoPorts)?;
+        self.take_offer(id, fresh, MediaSession::memory_of_offer(&media), now).map_err(|_| Refusal::NoPorts)?;
         self.admit_offer(id, &media, now).map_err(|excess| Refusal::NotAdmitted(excess.code))?;
         match self.with_media(id, now, |session, resources| session.offer(from, media, resources)) {
             Some(Ok(plans)) => Ok(plans),

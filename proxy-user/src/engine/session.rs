@@ -24,6 +24,9 @@ use std::{
 /// A call on hold may be silent, but not for ever: nothing else would tell that both parties are gone.
 pub(super) const LONGEST_HOLD: Duration = Duration::from_secs(3600);
 
+/// Bytes that a stream takes outside of its session: its entry in the map of all streams, and what the allocator adds.
+const ENTRIES_OF_A_STREAM: usize = 128;
+
 /// The media of one call.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct MediaSession {
@@ -62,6 +65,13 @@ pub(super) struct Flows {
 impl MediaSession {
     pub(super) fn new(sides: PerSide<Side>) -> Self {
         Self { sides, slots: Vec::new(), offer: None, leaving: Vec::new(), ended: Vec::new() }
+    }
+
+    /// The bytes that an offer takes: its descriptions, and a slot for each, whether it is relayed or not.
+    pub(super) fn memory_of_offer(media: &[Description]) -> usize {
+        let of_stream = size_of::<Description>() + size_of::<Option<Slot>>() + ENTRIES_OF_A_STREAM;
+        let of_text = |description: &Description| 2 * description.kind.len() + size_of_val(&*description.formats);
+        media.iter().map(|description| of_stream + of_text(description)).sum()
     }
 
     /// Whether the last offer waits for its answer, and from whom the offer came.

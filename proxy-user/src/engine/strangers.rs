@@ -119,6 +119,12 @@ impl Core {
         self.take_for_stranger(flow.ip(), amounts, now).map(Some)
     }
 
+    /// What is held takes so many bytes more.
+    pub fn add_bytes(&mut self, held: &mut Held, bytes: usize) {
+        let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
+        self.budgets.add(held, Amounts { bytes, ..Amounts::default() });
+    }
+
     /// A stranger at this address began a call: until it is answered, its ports are of the share of strangers.
     pub fn is_strangers(&mut self, call: CallId, source: IpAddr) {
         if let Some(call) = self.calls.get_mut(&call).filter(|call| !call.is_answered()) {
@@ -126,14 +132,14 @@ impl Core {
         }
     }
 
-    /// Takes pairs of ports for an offer of a stranger's call.
+    /// Takes pairs of ports and bytes for an offer of a stranger's call.
     ///
     /// # Errors
     /// Where strangers have too many already.
-    pub(super) fn take_ports(&mut self, id: CallId, pairs: usize, now: Instant) -> Result<(), Refusal> {
+    pub(super) fn take_offer(&mut self, id: CallId, pairs: usize, bytes: usize, now: Instant) -> Result<(), Refusal> {
         let Some(source) = self.calls.get(&id).and_then(|call| call.stranger) else { return Ok(()) };
-        let port_pairs = u32::try_from(pairs).unwrap_or(u32::MAX);
-        let held = self.take_for_stranger(source, Amounts { port_pairs, ..Amounts::default() }, now)?;
+        let [port_pairs, bytes] = [pairs, bytes].map(|amount| u32::try_from(amount).unwrap_or(u32::MAX));
+        let held = self.take_for_stranger(source, Amounts { port_pairs, bytes, ..Amounts::default() }, now)?;
         if let Some(call) = self.calls.get_mut(&id) {
             call.held.push(held);
         }

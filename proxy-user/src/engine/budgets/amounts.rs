@@ -11,7 +11,7 @@ pub struct Amounts {
     pub transactions: u32,
     /// Pairs of ports, one in each realm counted as one.
     pub port_pairs: u32,
-    /// Bytes of messages that are kept.
+    /// Bytes that are kept: messages, and what dialogs and streams copy of them.
     pub bytes: u32,
 }
 

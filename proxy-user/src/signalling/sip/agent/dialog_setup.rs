@@ -5,6 +5,7 @@ use super::{
     calls::Call,
     dialogs::{Dialog, DialogId, Identities, Party, Usage},
     identity::Identity,
+    kept,
     plan::ForwardPlan,
     reading::{contact_uri, route_set},
     state::{InDialog, Timer, Turn},
@@ -40,8 +41,15 @@ impl Turn<'_> {
     }
 
     /// What a new dialog of a stranger takes of the share of all strangers; nothing for who is known.
-    pub(super) fn take_dialog(&mut self, realm: RealmId, source: Flow, now: Instant) -> Result<Option<Held>, Refusal> {
-        self.core.take(realm, source, Amounts { dialogs: 1, ..Amounts::default() }, now)
+    pub(super) fn take_dialog(
+        &mut self,
+        realm: RealmId,
+        source: Flow,
+        request: &Message,
+        now: Instant,
+    ) -> Result<Option<Held>, Refusal> {
+        let bytes = kept::of_dialog(request).try_into().unwrap_or(u32::MAX);
+        self.core.take(realm, source, Amounts { dialogs: 1, bytes, ..Amounts::default() }, now)
     }
 
     /// A new dialog, begun by `request`; it is a call, if it is one.
@@ -110,7 +118,12 @@ impl Turn<'_> {
             acknowledged: None,
         };
         let party = self.routed(party);
-        self.dialogs.add_answerer(id, party)
+        let kept = kept::of_answerer(&party);
+        let index = self.dialogs.add_answerer(id, party)?;
+        if let Some(held) = self.dialogs.held_mut(id) {
+            self.core.add_bytes(held, kept);
+        }
+        Some(index)
     }
 
     /// In a core realm requests follow the route set; a terminal is reached only through the NAT mapping that its own

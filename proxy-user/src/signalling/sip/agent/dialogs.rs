@@ -190,6 +190,12 @@ impl Dialogs {
         }
     }
 
+    /// What a dialog takes of the share of strangers, if it does.
+    pub(super) fn held_mut(&mut self, id: DialogId) -> Option<&mut Held> {
+        self.get(id).filter(|dialog| dialog.held.is_some())?;
+        self.get_mut(id)?.held.as_mut().and_then(Arc::get_mut)
+    }
+
     /// The first request of a dialog was accepted: it is a stranger's no more.
     pub(super) fn accepted(&mut self, id: DialogId) {
         if self.get(id).is_some_and(|dialog| dialog.held.is_some())

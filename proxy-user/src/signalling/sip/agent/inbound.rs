@@ -2,6 +2,7 @@
 
 use super::{
     exemption::Exempt,
+    kept,
     state::{Timer, Token, Turn},
     transactions::{Server, ServerDue, ServerKey, ServerTxId},
 };
@@ -15,8 +16,6 @@ use crate::{
 use std::time::Instant;
 use tracing::debug;
 
-/// Bytes that the answer to a stranger's request may well take.
-const ROOM_FOR_RESPONSE: usize = 2_048;
 /// Bytes of a final response besides what it repeats of the request: To tag, Contact, Allow, Supported, the name of the
 /// software, session timers. What common softswitches and phones send has 300 to 450.
 const FINAL_HEADERS: usize = 500;
@@ -113,7 +112,7 @@ impl Turn<'_> {
             return;
         }
         // The request as it came and as it goes on, and its answer; and as many transactions.
-        let bytes = 2 * request.bytes().len() + ROOM_FOR_RESPONSE;
+        let bytes = kept::of_request(&request);
         let amounts = Amounts { transactions: 2, bytes: bytes.try_into().unwrap_or(u32::MAX), ..Amounts::default() };
         let held = if exempt.is_some() { Ok(None) } else { self.core.take(realm, source, amounts, now) };
         let Ok(held) = held else {
@@ -134,6 +133,7 @@ impl Turn<'_> {
         } else {
             self.route(id, now)
         }
+        self.count_kept(id);
         // What could neither be answered nor sent on has no one to end it.
         let idle = |server: &Server| !server.is_answered() && server.client().is_none();
         if self.transactions.server(id).is_some_and(idle) {
@@ -172,6 +172,7 @@ impl Turn<'_> {
         };
         let (realm, source) = (entry.realm(), entry.source());
         self.wake_server(server);
+        self.count_kept(server);
         if code >= 200 {
             self.untrack_invite(source, server);
         }

@@ -36,7 +36,7 @@ impl Turn<'_> {
         if !self.has_room_for_dialog(true, now) {
             return self.refuse(server, 503, now);
         }
-        let Ok(held) = self.take_dialog(realm, source, now) else { return self.refuse(server, 503, now) };
+        let Ok(held) = self.take_dialog(realm, source, request, now) else { return self.refuse(server, 503, now) };
         let is_strangers = held.is_some();
         let call = match self.core.begin(self.call_start(request, realm, source, &plan), now) {
             Ok(call) => call,

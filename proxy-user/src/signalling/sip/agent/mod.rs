@@ -19,6 +19,7 @@
 //! | `invite` | INVITE, ACK, CANCEL, BYE: the life of a call |
 //! | `offer_answer` | which session descriptions are offers and answers |
 //! | `dialog_setup` | what a dialog knows at its beginning, and how long it lasts |
+//! | `kept` | how many bytes a stranger's request makes us keep |
 //! | `keepalive` | requests that keep NAT mappings alive |
 //! | `originate` | requests that the proxy sends inside a dialog by itself |
 //! | `refusals` | who is told of as refused by the softswitch |
@@ -38,6 +39,7 @@ mod in_dialog;
 mod inbound;
 mod invite;
 mod keepalive;
+mod kept;
 mod offer_answer;
 mod originate;
 mod plan;

@@ -130,7 +130,9 @@ impl Turn<'_> {
                 if !self.has_room_for_dialog(false, now) {
                     return self.refuse(server, 503, now);
                 }
-                let Ok(held) = self.take_dialog(realm, source, now) else { return self.refuse(server, 503, now) };
+                let Ok(held) = self.take_dialog(realm, source, request, now) else {
+                    return self.refuse(server, 503, now);
+                };
                 let Some(dialog) = self.new_dialog(realm, request, &plan, source, None, now) else {
                     return self.core.inconsistent("no dialog between realms");
                 };

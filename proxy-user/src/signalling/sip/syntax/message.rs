@@ -163,6 +163,12 @@ impl Message {
         }
     }
 
+    /// The bytes that it takes besides itself.
+    #[must_use]
+    pub fn memory(&self) -> usize {
+        self.raw.capacity() + self.fields.capacity() * size_of::<Field>()
+    }
+
     /// The start line.
     #[must_use]
     pub fn start(&self) -> Start<'_> {

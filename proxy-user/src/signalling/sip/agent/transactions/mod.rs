@@ -9,7 +9,7 @@
 //! - here: all transactions, and what finds them. No key is without its transaction and no transaction without its key,
 //!   as both only come and go here.
 
-use crate::flow::Flow;
+use crate::{engine::budgets::Held, flow::Flow};
 use std::{collections::HashMap, time::Instant};
 use timing::Context;
 
@@ -115,6 +115,11 @@ impl<P> Transactions<P> {
         if let Some(server) = self.servers.get_mut(&id) {
             server.sent_on(client);
         }
+    }
+
+    /// What it takes of the share of strangers.
+    pub(super) fn held_mut(&mut self, id: ServerTxId) -> Option<&mut Held> {
+        self.servers.get_mut(&id)?.held_mut()
     }
 
     /// Nobody will answer it any more.

@@ -38,7 +38,6 @@ pub(in super::super) struct Server {
     /// To tag of our own responses.
     tag: String,
     /// What it takes of the share of strangers.
-    #[allow(dead_code, reason = "given back with the transaction")]
     held: Option<Held>,
     /// It takes nothing of that share, because it names the token of a party.
     #[allow(dead_code, reason = "given back with the transaction")]
@@ -143,6 +142,10 @@ impl Server {
 
     pub(super) fn is_reliable(&self) -> bool {
         self.source.transport.is_reliable()
+    }
+
+    pub(super) fn held_mut(&mut self) -> Option<&mut Held> {
+        self.held.as_mut()
     }
 
     pub(super) fn move_to(&mut self, flow: Flow) -> Flow {
