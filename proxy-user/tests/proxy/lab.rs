@@ -253,6 +253,11 @@ impl Lab {
         self.settle();
     }
 
+    /// What the next process is configured with.
+    pub(crate) fn configure(&mut self, change: impl FnOnce(&mut Config)) {
+        change(Arc::make_mut(&mut self.config));
+    }
+
     /// The process is killed, and another one goes on.
     pub(crate) fn restart(&mut self, media: EarlierStreams) -> Restored {
         let wall = UNIX_EPOCH + SINCE_1970 + (self.now - self.clock.instant(1_000_000_000_000));

@@ -50,6 +50,39 @@ fn a_refusal_after_the_end_changes_nothing() {
 }
 
 #[test]
+fn a_callee_that_never_answers_changes_nothing_for_a_caller_that_knows_since_long() {
+    let mut lab = Lab::default();
+    let invite = invited(&mut lab);
+    lab.core(&answer(&invite, "180 Ringing", "b1", ROUTE, ""));
+    lab.proxy.shutdown(lab.now);
+    lab.settle();
+    let refusal = only(&lab.take(), "503").header(Name::To);
+    lab.access(ALICE, &from_alice("ACK", BOB_URI, &refusal, 1, "i1", "", ""));
+    // The caller's transaction is over after timer I, the callee's after 64 times T1.
+    lab.wait(Duration::from_secs(60));
+    assert!(!kinds(&lab.take()).iter().any(|kind| kind.starts_with("access")));
+    lab.assert_empty();
+}
+
+#[test]
+fn an_answer_that_comes_when_its_dialog_is_forgotten_still_goes_back() {
+    let mut lab = Lab::default();
+    let call = answered(&mut lab);
+    let bye = lab.access(ALICE, &from_alice("BYE", &call.bob, BOBS_TAG, 2, "y1", "", ""));
+    lab.core(&answer(only(&bye, "BYE"), "200 OK", "b1", "", ""));
+    lab.wait(Duration::from_secs(10));
+    // What a transfer tells outlives its call; the dialog is forgotten 32 s after the BYE.
+    let state = "Event: refer\nSubscription-State: terminated";
+    let notify = only(&lab.core(&from_core("NOTIFY", &call.alice, 3, "n1", state, "")), "NOTIFY").clone();
+    lab.wait(Duration::from_secs(26));
+    lab.take();
+    // Alice's NAT has given her another port meanwhile.
+    let sent = lab.access("198.51.100.1:40999", &answer(&notify, "200 OK", "", "", ""));
+    assert_eq!(kinds(&sent), ["core 200"]);
+    lab.assert_empty();
+}
+
+#[test]
 fn a_challenge_is_no_call() {
     let mut lab = Lab::default();
     let invite = invited(&mut lab);

@@ -186,6 +186,26 @@ fn a_terminal_that_comes_back_takes_its_dialogs_along() {
 }
 
 #[test]
+fn a_terminal_whose_transport_is_configured_no_more_is_out_of_reach() {
+    let mut lab = lab_with(Transport::Udp);
+    let alice = flow(Transport::Tcp, ALICE, 1);
+    let known = registers(&mut lab, "alice", 1, alice, &contact("alice"));
+    let (_, ok) = answered(&mut lab, &known, alice);
+    lab.configure(|config| config.realms.get_mut(ACCESS).unwrap().streams.tcp = None);
+    assert_eq!(lab.restart(EarlierStreams::Kept).calls, 1);
+    for (request, expected) in [
+        (outside("INVITE", &known, "i2", "", &sdp("10.9.0.30", 6_002)), &["core 100", "core 480"][..]),
+        (bye_from_core(&ok, "b0").replace("BYE", "INFO"), &["core 430"]),
+        (bye_from_core(&ok, "b1").replace("CSeq: 8", "CSeq: 9"), &["core 430"]),
+    ] {
+        let sent = lab.core(&request);
+        lab.wait(Duration::ZERO);
+        assert_eq!(kinds(&[sent, lab.take()].concat()), expected);
+    }
+    lab.assert_empty();
+}
+
+#[test]
 fn a_request_inside_a_dialog_brings_its_new_connection_with_it() {
     let mut lab = lab_with(Transport::Udp);
     let alice = flow(Transport::Tcp, ALICE, 1);

@@ -151,7 +151,10 @@ impl Turn<'_> {
         code: u16,
         now: Instant,
     ) {
-        if code < 200 || self.dialogs.call(place.id).is_some() {
+        // The dialog of a call, which may be over and forgotten.
+        let is_subscription =
+            self.dialogs.get(place.id).is_some_and(|dialog| matches!(dialog.usage, Usage::Subscription { .. }));
+        if code < 200 || !is_subscription {
             return;
         }
         let Some(request) = self.transactions.server(server).map(Server::request) else {

@@ -155,9 +155,8 @@ impl Turn<'_> {
 
     /// A party is in another place from now on: what is for it goes there, and its media is let in from there.
     pub(super) fn party_moved(&mut self, id: DialogId, role: Role, to: Flow, now: Instant) {
-        let Some(party) = self.dialogs.party(id, role) else {
-            return self.core.inconsistent("a move of no party");
-        };
+        // Its dialog may be forgotten while a request in it is still under way.
+        let Some(party) = self.dialogs.party(id, role) else { return };
         let before = party.standing.flow;
         if before == to || self.core.is_core(party.standing.realm) {
             return;

@@ -374,7 +374,10 @@ impl Turn<'_> {
         format!("z9hG4bK{}", self.core.random_token())
     }
 
+    /// Via of a request of ours. A terminal of an earlier process may have come by a transport that the realm has no more:
+    /// what is for it names another own address, and cannot be sent.
     pub(super) fn via(&self, realm: RealmId, by: Transport, branch: &str) -> Option<String> {
-        Some(format!("SIP/2.0/{} {};branch={branch}", by.in_via(), self.core.own(realm, by)?))
+        let own = self.core.own(realm, by).or_else(|| self.core.own(realm, Transport::Udp))?;
+        Some(format!("SIP/2.0/{} {own};branch={branch}", by.in_via()))
     }
 }

@@ -293,7 +293,10 @@ impl Turn<'_> {
                     self.after_subscription(place, server, &method, None, code, now);
                 }
                 if method == "INVITE" || ending == Ending::Unreachable {
-                    self.reply(server, code, None, now);
+                    // Who asked may have been refused long before, and that transaction be over.
+                    if self.transactions.server(server).is_some() {
+                        self.reply(server, code, None, now);
+                    }
                 } else {
                     // A 408 would come too late to be of use to anybody (RFC 4320 §4.2).
                     self.drop_server(server);
