@@ -158,9 +158,9 @@ pub struct Continuation {
 
 /// The unit of short times in the maps, ns: 2^20.
 pub const TICK_NS: u64 = 1 << 20;
-/// A source that was silent for so long may have been given another port: 2 s.
+/// A source that was silent for this long may have got another port: 2 s.
 pub const SILENCE: u32 = (2_000_000_000 / TICK_NS) as u32;
-/// So far a stream may have gone on unheard: at 50 packets a second some five minutes.
+/// How far a stream may have advanced without being heard: about five minutes at 50 packets a second.
 const FARTHEST: u16 = 0x4000;
 
 /// Whether a packet from another port of the latched address goes on with the stream of a source that fell silent.

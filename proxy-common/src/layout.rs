@@ -21,7 +21,7 @@
 
 use core::mem::{offset_of, size_of};
 
-/// Names the layout. Whoever changes a struct of this module changes this number.
+/// Names the layout. A change of a struct in this module changes this number.
 pub const LAYOUT_VERSION: u32 = 2;
 
 /// Generations are 15 bits wide and never 0 on an open leg.
@@ -71,9 +71,9 @@ pub struct Leg {
     pub remote_port: u16,
     /// RTCP port there, host order.
     pub remote_rtcp_port: u16,
-    /// So many bits of an IPv4 address have to agree with one that signalling named.
+    /// How many bits of an IPv4 address must agree with one that signalling named.
     pub address_bits_v4: u8,
-    /// So many bits of an IPv6 address.
+    /// The same for an IPv6 address.
     pub address_bits_v6: u8,
     /// Zero.
     pub reserved: u16,
@@ -115,7 +115,8 @@ pub mod leg_flags {
 #[repr(C, align(8))]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Remote {
-    /// IPv4 address, network order; of an IPv6 one its [`crate::address::Address::fold`], and the address stands beside.
+    /// IPv4 address, network order; of an IPv6 one its [`crate::address::Address::fold`], and the address is in the
+    /// field beside it.
     pub address: [u8; 4],
     /// Port, host order.
     pub port: u16,

@@ -51,8 +51,8 @@ pub const fn slot(folded: u32, seed: u32) -> u32 {
     (folded ^ seed).wrapping_mul(0x9e37_79b1) >> (32 - SLOTS.trailing_zeros())
 }
 
-/// A seed under which no two of these folded addresses share a slot; `None` if 65,536 seeds were tried in vain (more than
-/// about 60 addresses) or one stands twice.
+/// A seed under which no two of these folded addresses share a slot; `None` if none of 65,536 seeds works (more than
+/// about 60 addresses), or if an address is listed twice.
 pub fn find_seed(folded: &[u32]) -> Option<u32> {
     (0..0x1_0000u32).map(|n| n.wrapping_mul(0x85eb_ca6b)).find(|&seed| {
         let mut taken = [false; SLOTS];

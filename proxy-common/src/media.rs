@@ -1,4 +1,4 @@
-//! What a datagram on a relay port is, told from its first bytes (RFC 7983, RFC 5761).
+//! What a datagram on a relay port is, by its first bytes (RFC 7983, RFC 5761).
 
 /// Shortest RTP packet: the fixed header (RFC 3550 §5.1), bytes.
 pub const RTP_HEADER: usize = 12;

@@ -2,7 +2,7 @@
 //!
 //! Each [`Verdict`] has a counter in [`Counters`], an [`Action`], and a row in the packet table of the tests.
 
-/// What the kernel is told to do.
+/// What the kernel does with the packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Action {
     /// The packet goes on to the host's network stack, untouched.
@@ -28,7 +28,7 @@ macro_rules! verdicts {
             /// All verdicts, in the order of the counters.
             pub const ALL: &'static [Self] = &[$(Self::$variant,)*];
 
-            /// What the kernel is told.
+            /// The value that the program returns to the kernel.
             #[inline(always)]
             pub const fn action(self) -> Action {
                 match self {
