@@ -53,7 +53,7 @@ pub(crate) struct Frame<'a> {
 impl<'a> Frame<'a> {
     #[inline(always)]
     pub(crate) fn of(context: &'a Context) -> Self {
-        // Read anew each time: what the verifier learned of an earlier frame would make it tell ways apart.
+        // Read again each time: what the verifier learned from an earlier frame would make it follow more paths.
         // SAFETY: the context is the one that the kernel gave; both are words of it.
         let (start, end) = unsafe {
             ((&raw const (*context.ctx).data).read_volatile(), (&raw const (*context.ctx).data_end).read_volatile())
@@ -123,7 +123,7 @@ impl<'a> Frame<'a> {
     }
 }
 
-/// So many bytes can be summed: those of a full Ethernet frame.
+/// The most bytes that can be summed: those of a full Ethernet frame.
 const SUMMED: usize = 1_520;
 
 /// Makes the frame longer by `by` bytes at its front, or shorter where it is negative; false where there is no room.

@@ -48,7 +48,7 @@ static NS_PER_TICK: Global<u64> = Global::new(4_000_000);
 #[unsafe(no_mangle)]
 static MEASURE: Global<u32> = Global::new(1);
 
-/// Where this CPU keeps what it knows of the datagram at hand.
+/// Where this CPU keeps what it knows about the current datagram.
 #[inline(always)]
 pub(crate) fn packet_scratch() -> Option<*mut PacketScratch> {
     NOTE.get_ptr_mut(0)

@@ -21,7 +21,7 @@ use proxy_common::{
 
 /// `BPF_F_NO_PREALLOC`: entries take memory when they are made. Only user space makes them.
 const ON_DEMAND: usize = 1;
-/// Returned for a datagram that passes: no more of it is cut off.
+/// Returned for a datagram that passes: none of it is cut off.
 const WHOLE: i64 = 0xffff_ffff;
 
 // Sizes are defaults; the loader sets them.

@@ -1,4 +1,4 @@
-//! Small programs of the testbed and the benches, XDP but for those in [`tags`].
+//! Small programs of the testbed and the benches, all XDP except those in [`tags`].
 //!
 //! - `pass`: for the far end of a veth, which takes XDP frames only where a program is attached.
 //! - `bare_redirect`: the least a forwarding program can do, the measure for Latch.
@@ -61,7 +61,7 @@ static STREAMS: Global<u32> = Global::new(1);
 
 const UDP: usize = EthHdr::LEN + Ipv4Hdr::LEN;
 const PAYLOAD: usize = UDP + UdpHdr::LEN;
-/// So many packets may be sent at once after a delay.
+/// How many packets may be sent at once after a delay.
 const LATE: u64 = 64;
 /// From a packet to the next: 20 ms at 8 kHz.
 const SAMPLES: u32 = 160;
@@ -149,7 +149,7 @@ fn generate(context: XdpContext) -> u32 {
             if now < due_ns {
                 return xdp_action::XDP_DROP;
             }
-            // Whoever is late catches up a little, not for ever.
+            // A sender that is late catches up only a little.
             let behind = now - due_ns > LATE * *interval_ns;
             (*generated).due_ns = if behind { now } else { due_ns + *interval_ns };
         }

@@ -1,8 +1,8 @@
 //! The rewriting of a packet that leaves: link addresses and tags, IP addresses, ports, TTL, and checksums by their
 //! difference (RFC 1624), so that a packet that arrived damaged leaves damaged and its receiver notices.
 //!
-//! A packet that leaves with the same headers as it came is changed in place. Another IP version or another number of VLAN
-//! tags moves the front of the frame and writes the headers anew (RFC 7915 for what the fields become).
+//! A packet that leaves with the same headers as it came is changed in place. Another IP version or another number of
+//! VLAN tags moves the front of the frame and rewrites the headers (RFC 7915 for what the fields become).
 
 use super::{
     decide::{KEPT, Route},
@@ -209,7 +209,7 @@ fn kept_of_v4(frame: Frame<'_>, start: usize, route: &Route) -> Option<Kept> {
     })
 }
 
-/// The pseudo-headers of both IP versions sum up alike but for their addresses.
+/// The pseudo-headers of both IP versions have the same sum except for their addresses.
 #[inline(always)]
 fn with_new_addresses(delta: Delta, route: &Route) -> Delta {
     if route.v6 {

@@ -1,9 +1,10 @@
 //! The cold half of a decision: what to do while a leg's source or the other side's address is not known.
 //!
 //! A source is learned by one compare-and-swap of [`Component::source`](proxy_common::layout::Component), whose tag is
-//! the leg's generation, so that a port that is used again begins unlatched. An IPv6 address does not fit into that word: who
-//! wins swaps in a word with port 0, writes the address beside, and then stores the port. The winner publishes the source
-//! as the destination of the peer leg before its own packet is forwarded: the reverse direction follows the latch at once.
+//! the leg's generation, so that a port that is used again begins unlatched. An IPv6 address does not fit into that
+//! word: the winner swaps in a word with port 0, writes the address into the field beside it, and then stores the port.
+//! The winner publishes the source as the destination of the peer leg before its own packet is forwarded: the reverse
+//! direction follows the latch at once.
 //!
 //! The published destination is a copy. Who finds none that is valid takes it from the source of the peer leg instead
 //! ([`destination`]), so a peer that is attached later, or a late write of an earlier call, costs one look and no packet.

@@ -11,8 +11,8 @@ use proxy_common::latch::TICK_NS;
 const TIME_SHIFT: u32 = 16;
 const BYTE_SHIFT: u32 = 8;
 
-/// Takes a packet of `length` bytes from the leg's bucket; false where it does not hold as much. RTCP leaves half of the
-/// bucket to RTP: who is taken for its sender must not take the phone's voice away.
+/// Takes a packet of `length` bytes from the leg's bucket; false where it does not hold as much. RTCP leaves half of
+/// the bucket to RTP: a source that is mistaken for its sender must not cut off the phone's voice.
 ///
 /// CPUs that take at the same time may both take the same bytes: a stream's packets come by one of them.
 #[inline(always)]
@@ -30,9 +30,9 @@ pub(crate) fn allowed(state: StateEntry, component: u32, rate: u32, burst: u32, 
     allowed
 }
 
-/// So far ahead a sequence number may be before the stream counts as begun anew (RFC 3550 appendix A.1).
+/// How far ahead a sequence number may be before the stream counts as restarted (RFC 3550 appendix A.1).
 const MAX_DROPOUT: u16 = 3_000;
-/// So far behind the highest a late packet may be.
+/// How far behind the highest sequence number a late packet may be.
 const MAX_MISORDER: u16 = 100;
 
 /// Notes an RTP packet that was forwarded (RFC 3550, appendices A.1, A.3 and A.8).
@@ -72,7 +72,7 @@ pub(crate) fn packet(leg: LegEntry, quality: QualityEntry, rtp: Datagram, now_ns
     }
 }
 
-/// Of so many packets, the first two are timed.
+/// The first two of this many packets are timed.
 const SAMPLED: u16 = 16;
 
 /// Times the first packet of a pair, or the second and the change between them.
@@ -91,7 +91,7 @@ fn jitter(clock: u32, quality: QualityEntry, rtp: Datagram, second: bool) {
 /// Some 20 s of audio, 10 s of video.
 const LEAP: u32 = 1 << 20;
 
-/// A stream begins, or begins anew.
+/// A stream begins or restarts.
 #[inline(always)]
 fn begin(leg: LegEntry, quality: QualityEntry, rtp: Datagram) {
     quality.set_highest(rtp.sequence() as u32);

@@ -14,9 +14,9 @@
 //! - [`apply`] rewrites the bytes, once.
 //! - [`packet_scratch`] is what is known of the datagram meanwhile; [`entries`] are the maps' entries, field by field.
 //!
-//! These files are compiled twice: into the XDP program, and into user space for hosts where BPF is refused. Each platform
-//! brings, beside this module, `frame` (a frame's bytes), `memory` (a word of a map entry) and `maps` (where entries are, the
-//! clock, counters, events), which hold the `unsafe` there is besides.
+//! These files are compiled twice: into the XDP program, and into user space for hosts where BPF is refused. Each
+//! platform brings, beside this module, `frame` (a frame's bytes), `memory` (a word of a map entry) and `maps` (where
+//! entries are, the clock, counters, events), which contain the rest of the `unsafe` code.
 
 use super::{frame, maps, memory};
 use frame::{Context, Frame};
