@@ -10,7 +10,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         target = target.parent().ok_or("OUT_DIR is not below a target directory")?;
     }
     let folder = target.join("bpf");
-    // Cargo would rebuild for ever while a watched path is missing, so the folder is made and watched.
+    // Cargo would rebuild each time while a watched path is missing, so the folder is created and watched.
     fs::create_dir_all(&folder)?;
     println!("cargo::rerun-if-changed={}", folder.display());
     for name in ["latch", "signalling"] {

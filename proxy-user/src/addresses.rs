@@ -1,4 +1,4 @@
-//! Hosts as they stand in texts that belong to somebody else.
+//! Hosts as they appear in texts of other parties.
 
 use std::net::{IpAddr, Ipv6Addr};
 
@@ -11,7 +11,7 @@ pub(crate) struct Hidden {
 }
 
 impl Hidden {
-    /// Whether one of them stands in `text`: as a word, or as another way to write the same IPv6 address.
+    /// Whether one of them is in `text`: as a word, or as another way to write the same IPv6 address.
     pub(crate) fn stands_in(&self, text: &[u8]) -> bool {
         self.words.iter().any(|word| contains_word(text, word.as_bytes()))
             || (!self.v6.is_empty() && v6_in(text).any(|address| self.v6.contains(&address)))
@@ -32,7 +32,7 @@ pub(crate) fn literal(host: &str) -> Option<IpAddr> {
     bare.unwrap_or(host).parse().ok()
 }
 
-/// Whether `word` stands in `text` with no letter or digit on either side of it, whatever the case.
+/// Whether `word` is in `text` with no letter or digit on either side of it, whatever the case.
 fn contains_word(text: &[u8], word: &[u8]) -> bool {
     let is_end = |byte: Option<&u8>| !byte.is_some_and(u8::is_ascii_alphanumeric);
     text.windows(word.len()).enumerate().any(|(start, window)| {
@@ -58,7 +58,7 @@ fn v6_in(text: &[u8]) -> impl Iterator<Item = Ipv6Addr> {
 
 /// The longest way to write an IPv6 address is 45 characters; a little more for what may touch it.
 const LONGEST_RUN: usize = 64;
-/// So many places of a run may be where an address begins: a bound on what a text of colons costs.
+/// How many places of a run are tried as the beginning of an address: a bound on what a text of colons costs.
 const STARTS: usize = 4;
 
 #[cfg(test)]

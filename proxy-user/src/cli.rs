@@ -37,7 +37,7 @@ pub(crate) struct Run {
     relay: Option<Relay>,
     #[command(flatten)]
     pub(crate) state: State,
-    /// Begin without anything that an earlier process left: neither calls nor registrations.
+    /// Start without what an earlier process left: no calls and no registrations.
     #[arg(long)]
     pub(crate) fresh: bool,
     /// What is logged to standard error: error, warn, info, debug or trace. Overrides RUST_LOG.

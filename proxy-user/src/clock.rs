@@ -1,7 +1,8 @@
-//! The clock of the XDP program and of the journal, `CLOCK_MONOTONIC` in nanoseconds, beside that of [`Instant`].
+//! The clock of the XDP program and of the journal, `CLOCK_MONOTONIC` in nanoseconds, together with that of
+//! [`Instant`].
 //!
 //! An [`Instant`] means nothing to another process; the kernel's reading means the same to all of them until the host
-//! starts anew.
+//! is restarted.
 
 use std::{
     io,

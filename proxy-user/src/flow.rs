@@ -77,10 +77,10 @@ impl Transport {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ConnectionId(pub u64);
 
-/// Where a message came from, or is to go.
+/// Where a message came from or goes to.
 ///
 /// Without a connection, a datagram goes to the address, and for a stream one is opened if there is none yet. With one,
-/// it goes over that connection and no other: behind a NAT, nobody else can be reached at its far end.
+/// it goes only over that connection: behind a NAT, its far end cannot be reached in another way.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Flow {
     /// How.

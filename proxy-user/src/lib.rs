@@ -5,7 +5,7 @@
 //! - [`config`]: what `latch.toml` says.
 //! - [`datapath`]: what relays the media.
 //! - [`sdp`]: session descriptions: read and rewritten.
-//! - [`media`]: streams and legs, as engine and datapath speak of them.
+//! - [`media`]: streams and legs, in the terms that engine and datapath share.
 //! - [`objects`]: the BPF programs' object files.
 //! - [`netlink`]: questions to the kernel about interfaces, addresses, routes and neighbours.
 //! - [`flow`]: over what a message travels.

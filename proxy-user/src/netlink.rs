@@ -2,7 +2,7 @@
 //!
 //! - [`Netlink`]: questions, one request at a time; each takes some ten microseconds and never waits for the network;
 //! - [`monitor`]: what the kernel tells by itself when something changes;
-//! - [`worker`]: a thread that owns both, for who must not wait.
+//! - [`worker`]: a thread that owns both, for callers that must not wait.
 
 use netlink_packet_core::{
     NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_REPLACE, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload,
@@ -54,7 +54,7 @@ pub struct Route {
 pub struct Neighbour {
     /// Its hardware address.
     pub mac: Mac,
-    /// Whether the kernel has confirmed it lately, or need not.
+    /// Whether the kernel has confirmed it recently, or need not.
     pub confirmed: bool,
 }
 

@@ -1,7 +1,7 @@
-//! The whole proxy, but for sockets, clocks and maps: the core, and the protocols in front of it.
+//! The whole proxy except sockets, clocks and maps: the core, and the protocols in front of it.
 //!
-//! Whoever drives it hands it what came in ([`Input`]) and the time, carries out what it puts out ([`Output`]), and calls
-//! it again at its next timeout. So it can be tested, simulated and attacked in one process.
+//! Its driver passes in what arrived ([`Input`]) and the time, carries out its [`Output`], and calls it again at its
+//! next timeout. So it can be tested, simulated and attacked in one process.
 
 use crate::{
     accounting::{EndCause, RecordId},
@@ -97,7 +97,7 @@ impl Proxy {
         self.deliver(now);
     }
 
-    /// Begins to end all calls; [`Proxy::is_idle`] tells when their records are written and their parties told.
+    /// Begins to end all calls; [`Proxy::is_idle`] tells when their records are written and their parties notified.
     pub fn shutdown(&mut self, now: Instant) {
         self.core.shutdown(now);
         self.deliver(now);
@@ -108,7 +108,7 @@ impl Proxy {
         self.core.is_ending()
     }
 
-    /// Whether no call waits for its end, and nobody is still to be told of one.
+    /// Whether no call waits for its end, and no party still has to be notified of one.
     pub fn is_idle(&self) -> bool {
         self.core.is_idle() && self.agents.iter().all(|agent| agent.is_idle())
     }
@@ -141,7 +141,7 @@ impl Proxy {
         changes
     }
 
-    /// Takes up what an earlier process with the same realms left. Only for a proxy that has seen nothing yet; what is
+    /// Takes up what an earlier process with the same realms left. Only for a proxy that has seen nothing yet; what has
     /// to be done about it comes out as usual. `recorded` are records that were written already, though the journal may
     /// not know yet.
     ///

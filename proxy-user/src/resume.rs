@@ -24,14 +24,14 @@ pub(crate) struct PreviousRun {
     journal: Journal,
     pins: Pins,
     pinned: Option<Mode>,
-    /// By which clock the journal's records are to be read.
+    /// The clock by which to read the journal's records.
     clock: Clock,
     entries: Vec<Entry>,
     head: Head,
 }
 
 impl PreviousRun {
-    /// Looks, and removes what is of no use to anybody.
+    /// Looks for it, and removes what is useless.
     pub(crate) fn find(config: &Config, fresh: bool) -> Result<Self> {
         let pins = Pins::new(&config.state.pins);
         if fresh {
@@ -97,7 +97,7 @@ impl PreviousRun {
         Ok(Self { journal, pins, pinned, clock, entries, head })
     }
 
-    /// How the datapath is to begin.
+    /// How the datapath must start.
     pub(crate) fn start_mode(&self) -> StartMode {
         match self.pinned {
             Some(mode) => StartMode::Resume(self.pins.clone(), mode),
@@ -115,7 +115,7 @@ impl PreviousRun {
     ) -> Result<(Proxy, Keeper, Pins)> {
         let restored = self.restore(new, recorded, now);
         if restored.is_err() && self.pinned.is_none() {
-            // Nobody goes on from what was only just made.
+            // Nothing continues from what was only just created.
             self.pins.remove()?;
         }
         let (engine, restored) = restored?;

@@ -97,7 +97,7 @@ fn fits_this_host(config: &Config, options: &Run) -> Result<()> {
     Err(Problems::located(&options.config, findings.problems).into())
 }
 
-/// Says what is going to be done, to whoever looks on.
+/// Logs what Latch is about to do.
 fn announce(config: &Config) {
     eprintln!("latch {}", env!("CARGO_PKG_VERSION"));
     for realm in &config.realms {

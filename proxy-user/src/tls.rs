@@ -25,7 +25,7 @@ pub(crate) struct Tls {
     server: Option<(IpAddr, ServerName<'static>)>,
 }
 
-/// What cannot be used, and the field of the realm that is to blame.
+/// What cannot be used, and the field of the realm that is the cause.
 #[derive(Debug)]
 pub(crate) struct Unusable {
     pub(crate) field: &'static str,
@@ -95,8 +95,8 @@ impl Tls {
         Ok(Self { acceptor, connector, server })
     }
 
-    /// How to connect to an address of the core, and the name that it has to prove: its address, but for the softswitch
-    /// with a name of its own.
+    /// How to connect to an address of the core, and the name that it has to prove: its address, except for a
+    /// softswitch with a name of its own.
     pub(crate) fn connector(&self, remote: IpAddr) -> Option<(TlsConnector, ServerName<'static>)> {
         let named = self.server.as_ref().filter(|(softswitch, _)| *softswitch == remote).map(|(_, name)| name.clone());
         Some((self.connector.clone()?, named.unwrap_or(ServerName::IpAddress(remote.into()))))

@@ -38,8 +38,8 @@ impl CdrSink {
         Ok(Self { target: Target::File(path.to_owned()) })
     }
 
-    /// Writes a record. The file is opened anew for each, so that it can be moved away at any time; each is one write in
-    /// append mode, so that several processes can share a file.
+    /// Writes a record. The file is opened again for each record, so that it can be moved away at any time; each is one
+    /// write in append mode, so that several processes can share a file.
     ///
     /// # Errors
     /// Where the record was not written whole.
@@ -91,7 +91,7 @@ pub enum SinkError {
     NoDirectory {
         /// The file.
         path: PathBuf,
-        /// Where it should lie.
+        /// Where it should be.
         directory: PathBuf,
     },
     /// The file cannot be opened.
@@ -125,7 +125,7 @@ fn is_cut_off(path: &Path) -> bool {
 }
 
 fn append(path: &Path) -> Result<File, SinkError> {
-    // Who called whom is nobody else's business: a new file is for its owner and group.
+    // Call records are confidential: a new file is readable by its owner and group only.
     OpenOptions::new().create(true).append(true).mode(0o640).open(path).map_err(|error| match path.parent() {
         Some(directory) if error.kind() == io::ErrorKind::NotFound && !directory.is_dir() => {
             SinkError::NoDirectory { path: path.to_owned(), directory: directory.to_owned() }

@@ -1,4 +1,4 @@
-//! Rules between fields: what the realms are to each other and to the maps.
+//! Rules between fields: how the realms relate to each other and to the maps.
 
 use super::{Config, Realm, Side, report::Report};
 use crate::{flow::Transport, media::RealmId};

@@ -101,7 +101,7 @@ fn read(text: &str, overrides: Overrides, report: &mut Report<'_>) -> Option<Con
     let limits = limits(root.table("limits", report), report);
     let strangers = strangers(root.table("strangers", report), report);
     root.finish(report);
-    // What the realms are to each other can only be told when each is whole.
+    // How the realms relate to each other can only be checked when each is complete.
     let realms = realms.into_iter().collect::<Option<Vec<_>>>()?;
     let config =
         Config { realms: realms.into(), keepalive, media, sip, connections, cdr, state, maps, limits, strangers };

@@ -1,4 +1,4 @@
-//! Whether this host is the one that the configuration speaks of.
+//! Whether the configuration fits this host.
 
 use super::{Config, Problem, Realm};
 use crate::{
@@ -98,8 +98,8 @@ fn own_address(
     }
 }
 
-/// The relay neither fragments nor tells a sender of a smaller MTU: the kernel drops what is too large for the way out,
-/// after the relay has counted it.
+/// The relay does not fragment, and does not report a smaller MTU to the sender: the kernel drops what is too large for
+/// the way out, after the relay has counted it.
 fn mtu(config: &Config, links: &[Link]) -> Option<Problem> {
     let of = |realm: &Realm| links.iter().find(|link| link.name == realm.interface);
     let known = config.realms.with_ids().filter_map(|(id, realm)| Some((id, of(realm)?)));

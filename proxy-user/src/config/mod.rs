@@ -4,7 +4,7 @@
 //! - `file` and `reader`: from text to model, each value with its place in the text;
 //! - `streams`: transports that have connections;
 //! - `check`: rules between fields;
-//! - [`host`]: whether this host is the one that the file speaks of;
+//! - [`host`]: whether the file fits this host;
 //! - `report`: what is wrong, where, and what would be right.
 
 use crate::{
@@ -72,7 +72,7 @@ impl Config {
         }
     }
 
-    /// The number of port pairs in all realms: so many entries `LEGS` must have.
+    /// The number of port pairs in all realms, which is the least number of entries of `LEGS`.
     pub fn port_pairs(&self) -> u32 {
         self.realms.iter().map(|realm| realm.ports.pairs()).sum()
     }
@@ -101,7 +101,7 @@ pub struct Realm {
     pub policy: RealmPolicy,
     /// Where requests of terminals go. Set on core realms, and only there.
     pub softswitch: Option<SocketAddr>,
-    /// What there is besides UDP.
+    /// The transports besides UDP.
     pub streams: Streams,
 }
 
@@ -295,7 +295,7 @@ pub struct KeepAlive {
     pub method: String,
     /// Time between two; `None` switches keep-alive off.
     pub period: Option<Duration>,
-    /// So many in a row without an answer make a terminal unreachable.
+    /// After this many in a row without an answer a terminal is unreachable.
     pub failures: u32,
 }
 
@@ -308,11 +308,11 @@ impl Default for KeepAlive {
 /// Streams and their ports.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Media {
-    /// So long after the last offer or answer a better candidate may replace a latched one.
+    /// How long after the last offer or answer a better candidate may replace a latched one.
     pub learning_window: Duration,
-    /// A stream without a packet in either direction for so long ends its call.
+    /// A stream without a packet in either direction for this long ends its call.
     pub silence_timeout: Duration,
-    /// So long a released port pair rests before it is used again.
+    /// How long a released port pair rests before it is used again.
     pub hold_time: Duration,
     /// What relays.
     pub relay: Relay,
@@ -368,7 +368,7 @@ pub struct Sip {
     pub t1: Duration,
     /// T2, the longest interval between retransmissions.
     pub t2: Duration,
-    /// Timer C: an INVITE without a final response for so long is cancelled (section 16.6, step 11).
+    /// Timer C: an INVITE without a final response for this long is cancelled (section 16.6, step 11).
     pub invite_timeout: Duration,
     /// Tells the softswitch in a header field of this name from where each request of a terminal came.
     pub source_header: Option<String>,
@@ -392,7 +392,7 @@ pub struct CdrFile {
     pub file: Option<PathBuf>,
 }
 
-/// What outlives the process, so that the next one goes on with the calls.
+/// What outlives the process, so that the next one continues the calls.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct State {
     /// Directory of the journal.
@@ -446,12 +446,12 @@ impl Default for Limits {
     }
 }
 
-/// What whoever is not registered, in no answered call and not the softswitch may have, so that strangers cannot use up
-/// what all share.
+/// What strangers may have, so that they cannot use up what all share: everybody who is not registered, not in an
+/// answered call and not the softswitch.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Strangers {
-    /// All strangers together: so much of transactions, dialogs, pairs of ports and bytes of messages, percent of the limits
-    /// of all.
+    /// The share of all strangers together in transactions, dialogs, pairs of ports and bytes, percent of the limits of
+    /// all.
     pub percent: u32,
     /// Those of one network (/24 of IPv4, /48 of IPv6), percent of what all strangers may have.
     pub network_percent: u32,

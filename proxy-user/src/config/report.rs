@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, fmt, path::PathBuf};
 /// One thing that is wrong.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Problem {
-    /// Line and column in the file, from 1; `None` where no line of the file is to blame.
+    /// Line and column in the file, from 1; `None` where no line of the file is the cause.
     pub place: Option<(usize, usize)>,
     /// Path of the field, such as `realm[0].ports`; empty where it is the file as a whole.
     pub field: String,

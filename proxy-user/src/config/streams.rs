@@ -4,7 +4,7 @@ use super::{reader::Section, report::Report};
 use crate::flow::Transport;
 use std::{path::PathBuf, time::Duration};
 
-/// What a realm has besides UDP. All ports are those of its `signalling` address.
+/// The transports of a realm besides UDP. All ports are those of its `signalling` address.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Streams {
     /// Port for TCP.
@@ -15,10 +15,10 @@ pub struct Streams {
     pub ws: Option<u16>,
     /// Port for WebSocket over TLS.
     pub wss: Option<u16>,
-    /// Who Latch is, for whoever connects by TLS, and for a softswitch that asks.
+    /// Latch's certificate, shown to everybody who connects by TLS, and to a softswitch that asks for one.
     pub certificate: Option<Certificate>,
-    /// File with the authorities one of which must have signed the certificate of whoever connects by TLS. Without it
-    /// nobody is asked for one.
+    /// File with the authorities one of which must have signed the certificate of a client that connects by TLS.
+    /// Without it nobody is asked for one.
     pub client_ca: Option<PathBuf>,
     /// Core: how requests go to the softswitch.
     pub softswitch: Transport,
@@ -82,11 +82,11 @@ pub struct Connections {
     pub max_message_bytes: usize,
     /// How many bytes may wait for a peer that takes them slowly.
     pub send_queue_bytes: usize,
-    /// From its first byte on, a message has to be whole after so long; so has what comes before the first one.
+    /// How long a message may take from its first byte to its last; the same holds for what comes before the first one.
     pub message_timeout: Duration,
-    /// Nothing in either direction for so long ends a connection.
+    /// A connection without traffic in either direction for this long is closed.
     pub idle_timeout: Duration,
-    /// The softswitch has to have accepted a connection after so long.
+    /// How long the softswitch may take to accept a connection.
     pub connect_timeout: Duration,
 }
 

@@ -18,7 +18,7 @@ use tokio::{
     time::timeout,
 };
 
-/// So many connections at once.
+/// The most connections at once.
 const CONNECTIONS: usize = 16;
 /// A request is no longer than this.
 const LONGEST: u64 = 4_096;
@@ -99,7 +99,7 @@ async fn accept(listener: UnixListener, questions: mpsc::Sender<Question>) {
             Ok((stream, _)) => {
                 let questions = questions.clone();
                 tokio::spawn(async move {
-                    // Whoever asks sees that the connection ended early; there is nobody else to tell.
+                    // The client sees that the connection ended early; nobody else needs to know.
                     let _ = serve(stream, questions).await;
                     drop(permit);
                 });

@@ -21,7 +21,7 @@ pub mod userspace;
 pub use plane::Mode;
 pub use relay::MediaRelay;
 
-/// Relays streams as it is told ([`crate::media::MediaCommand`]) and tells what it saw ([`MediaEvent`]).
+/// Relays streams by commands ([`crate::media::MediaCommand`]) and reports what it saw ([`MediaEvent`]).
 pub trait Datapath {
     /// Makes the stream like this, whatever it was before. On an error, nothing of the stream has changed.
     fn apply(&mut self, spec: StreamSpec, now: Instant) -> Result<(), DatapathError>;

@@ -1,4 +1,4 @@
-//! What moves packets, whoever does it.
+//! What moves packets: the kernel or this process.
 
 use super::{DatapathError, control::indices::HopIndex};
 use anyhow::Result;
@@ -27,10 +27,10 @@ pub(super) trait Plane {
     /// Writes an entry of `NEXT_HOPS`.
     fn set_next_hop(&mut self, index: HopIndex, hop: NextHop) -> Result<(), DatapathError>;
 
-    /// The next latch that has not been told, if there is one.
+    /// The next latch that has not been reported, if there is one.
     fn next_event(&mut self) -> Option<LatchEvent>;
 
-    /// How packets left so far, all CPUs together.
+    /// The verdicts on packets so far, of all CPUs together.
     fn counters(&self) -> Result<Counters>;
 
     /// Readable when [`Plane::next_event`] has one.

@@ -50,7 +50,7 @@ impl MediaRelay {
     pub fn start(config: &Config, object: &[u8], start: &StartMode) -> Result<Self> {
         let started = Self::load(config, object, start);
         if let (Err(_), StartMode::Begin(pins)) = (&started, start) {
-            // Half of it is of no use to anybody.
+            // Half of it is useless.
             pins.remove()?;
         }
         started
@@ -98,8 +98,8 @@ impl MediaRelay {
         Ok(config.realms.iter().map(line).collect())
     }
 
-    /// Takes up the streams that an earlier process left in the pinned maps: those of calls that go on, and those whose
-    /// last counters have not been told. Every other leg is closed; returns how many were.
+    /// Takes over the streams that an earlier process left in the pinned maps: those of calls that continue, and those
+    /// whose last counters have not been reported. Every other leg is closed; returns how many were.
     ///
     /// # Errors
     ///
@@ -133,7 +133,7 @@ impl MediaRelay {
         self.control.events_lost
     }
 
-    /// How packets left the program so far, all CPUs together.
+    /// The program's verdicts on packets so far, of all CPUs together.
     ///
     /// # Errors
     ///
@@ -179,7 +179,7 @@ fn plane(config: &Config, locals: &Locals, links: &Links, object: &[u8], start: 
     }
 }
 
-/// Whether the host does not grant what a relay in the kernel takes, whoever asks.
+/// Whether the host refuses what a relay in the kernel needs, to every user.
 fn refused(error: &anyhow::Error) -> bool {
     error.chain().any(|cause| {
         let io = cause.downcast_ref::<std::io::Error>().and_then(std::io::Error::raw_os_error);

@@ -1,4 +1,4 @@
-//! Whom the core knows beside the registered, and what all others may have.
+//! Parties that the core knows besides the registered terminals, and what all others may have.
 
 use super::budgets::{self, Amounts, Budgets, Share};
 use crate::{config::Config, flow::Flow, media::RealmId};
@@ -7,7 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// A party that said nothing for so long is an acquaintance no more.
+/// A party that said nothing for this long is no longer an acquaintance.
 const ACQUAINTANCE: Duration = Duration::from_secs(3600);
 /// Bytes for each transaction that there may be: what a small request, the one that is sent on and the answer take.
 const BYTES_A_TRANSACTION: u32 = 4_096;
@@ -19,10 +19,10 @@ const IDLE_SOURCES: u32 = 16_384;
 const STATE_OF_A_TRANSACTION: usize = 2 << 10;
 /// The same of a dialog and its call.
 const STATE_OF_A_DIALOG: usize = 8 << 10;
-/// How often those who are no acquaintances any more are looked for.
+/// How often entries that are too old are removed.
 const TIDY_PERIOD: Duration = Duration::from_secs(1);
 
-/// The flows of parties that took part in an answered call lately, by when.
+/// The flows of parties of recent answered calls, and when each was last heard.
 #[derive(Debug, Default)]
 pub(super) struct Acquaintances {
     last_heard: HashMap<(RealmId, Flow), Instant>,
@@ -46,7 +46,7 @@ impl Acquaintances {
         forgotten
     }
 
-    /// Whether the party is here, lately heard of or not.
+    /// Whether there is an entry for the party, however old.
     pub(super) fn remembers(&self, realm: RealmId, flow: Flow) -> bool {
         self.last_heard.contains_key(&(realm, flow))
     }
@@ -62,7 +62,7 @@ pub(super) fn limits(config: &Config) -> budgets::Limits {
     let number = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
     let [calls, transactions] = [config.limits.max_calls, config.limits.max_transactions].map(number);
     let all = Amounts {
-        // Of calls, those that ended stay a while; and what is no call has as much again.
+        // Calls that ended are kept for a while; and dialogs that are not calls have the same number again.
         dialogs: calls.saturating_mul(3),
         transactions,
         port_pairs: config.realms.iter().map(|realm| realm.ports.pairs()).min().unwrap_or_default(),
@@ -99,5 +99,5 @@ pub fn strangers_memory(config: &Config) -> usize {
         + dialogs as usize * STATE_OF_A_DIALOG
 }
 
-/// However large the limits are: 4 million sources take a gigabyte.
+/// The most, however large the limits are: 4 million sources take a gigabyte.
 const MOST_PREFIXES: u32 = 1 << 22;

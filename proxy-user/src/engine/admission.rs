@@ -1,7 +1,7 @@
 //! Whether one more call, or more media in a call, is within what its realms and its user may have at once.
 //!
-//! Every call has a [`Charge`]: what it is counted with in both of its realms and, in the realm of its terminal, for the
-//! user. It follows the call's offers and answers, and is nothing when the call has ended.
+//! Every call has a [`Charge`]: what it is counted with in both of its realms and, in the realm of its terminal, for
+//! the user. It follows the call's offers and answers, and is zero when the call has ended.
 
 use super::{
     session::Flows,
@@ -27,7 +27,7 @@ pub(super) struct Charge {
     realms: PerSide<RealmId>,
     /// The side of its terminal, and whose that is; `None` where nobody counts.
     pub(super) user: Option<(CallSide, String)>,
-    /// Of this engine: a later one counts anew.
+    /// Only in this process: a later one starts from zero.
     #[serde(skip)]
     pub(super) calls: u32,
     #[serde(skip)]

@@ -70,7 +70,7 @@ impl Core {
     }
 
     /// Whose limits a message that came over this flow counts for: the user of a terminal registered there, `stated` if
-    /// it is one of several; where nobody is registered, whoever has the address, as the message could name anybody.
+    /// it is one of several; where nobody is registered, the address itself, as the message could name anybody.
     pub fn user_at(&self, realm: RealmId, flow: Flow, stated: Option<&str>) -> String {
         let users = || self.terminals.at(realm, flow).map(|(_, terminal)| terminal.user.as_str());
         let user = users().find(|user| Some(*user) == stated).or_else(|| users().min());

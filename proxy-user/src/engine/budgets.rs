@@ -1,9 +1,9 @@
 //! What strangers may use together, and how much may be sent to an address that nobody has proved.
 //!
-//! A stranger is whoever the engine does not know: no binding, no established dialog, not the softswitch. Strangers share
-//! what is scarce by where they are: all of them together, those of one network (/24 of IPv4, /48 of IPv6), and those of
-//! one source (/32, /64: what one subscriber has). Each level has its bounds, so that one host or one network cannot use
-//! up what all share, and all strangers together leave a reserve to the known.
+//! A stranger is a party that the engine does not know: it has no binding and no established dialog, and is not the
+//! softswitch. Strangers share scarce resources by where they are: all of them together, those of one network (/24 of
+//! IPv4, /48 of IPv6), and those of one source (/32, /64: what one subscriber has). Each level has its bounds, so that
+//! one host or one network cannot use up what all share, and all strangers together leave a reserve to the known.
 //!
 //! ```text
 //!   received(source, bytes) ─→ messages a second ─→ credit of 3 × bytes
@@ -15,10 +15,10 @@
 //! times the bytes that came from there, retransmissions included, as a QUIC server sends to an unvalidated address
 //! (RFC 9000 §8.1).
 //!
-//! Memory is bounded by [`Limits::prefixes`] alone ([`Budgets::memory_bound`]): sources and networks stand in two tables
-//! of fixed size. A source that holds something is never pushed out; others go in the order of their last message, those
-//! that have proved their address last. Who is pushed out loses credit and proof and no more. Nothing is allocated for a
-//! message.
+//! Memory is bounded by [`Limits::prefixes`] alone ([`Budgets::memory_bound`]): sources and networks are in two tables
+//! of fixed size. A source that holds something is never removed; others are removed in the order of their last
+//! message, those that have proved their address last. A removed source loses only its credit and its proof. Nothing is
+//! allocated for a message.
 
 mod amounts;
 mod table;
@@ -36,7 +36,7 @@ pub use amounts::{Amounts, Resource};
 
 /// What may be sent to an address that has not proved itself, for each byte that came from there (RFC 9000 §8.1).
 pub const AMPLIFICATION: u32 = 3;
-/// A proof of an address holds for so long: then somebody else may have it.
+/// How long a proof of an address holds: then somebody else may have it.
 pub const PROOF: Duration = Duration::from_secs(300);
 /// Credit beyond this is not kept, bytes: what several of the largest datagrams bring.
 const MOST_CREDIT: u32 = 1 << 20;
@@ -66,7 +66,7 @@ pub struct Limits {
     pub prefixes: u32,
 }
 
-/// Whose bound it was that was reached.
+/// Whose bound was reached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Scope {
     /// That of one source.
@@ -82,7 +82,7 @@ pub enum Scope {
 }
 
 impl Scope {
-    /// What people call it.
+    /// Its name in the log.
     pub fn name(self) -> &'static str {
         match self {
             Self::Source => "one source",
@@ -112,7 +112,7 @@ pub enum Verdict {
     Drop(Scope),
 }
 
-/// Something taken from the budgets. It is given back when it is dropped, once, wherever that happens.
+/// Something taken from the budgets. It is given back when it is dropped.
 #[must_use = "it is given back at once where nobody keeps it"]
 #[derive(Debug)]
 pub struct Held {
@@ -170,7 +170,7 @@ pub struct Budgets {
 }
 
 impl Budgets {
-    /// Nothing is held, nobody has sent anything.
+    /// Empty budgets.
     pub fn new(limits: &Limits, now: Instant) -> Self {
         Self {
             limits: *limits,
@@ -202,7 +202,7 @@ impl Budgets {
                 return Verdict::Drop(*scope);
             }
         }
-        // Only what is accepted counts: who is refused takes nothing from the others.
+        // Only accepted messages count: a refused one takes nothing from the others.
         for (entry, share, _) in levels {
             if let Some(entry) = entry {
                 entry.message(share.messages_per_s, now);
@@ -226,7 +226,7 @@ impl Budgets {
         }
     }
 
-    /// Whether so many bytes may be sent to a stranger. If so, they count as sent. `keep` is credit that must be left
+    /// Whether this many bytes may be sent to a stranger. If so, they count as sent. `keep` is credit that must be left
     /// afterwards, for what matters more than this.
     pub fn may_send(&mut self, source: IpAddr, bytes: usize, keep: usize, now: Instant) -> bool {
         let Some(entry) = self.sources.find(table::source(source)).and_then(|place| self.sources.get_mut(place)) else {
@@ -246,7 +246,7 @@ impl Budgets {
         true
     }
 
-    /// A source showed that it receives what is sent to it.
+    /// A source proved that it receives what is sent to it.
     pub fn proved(&mut self, source: IpAddr, now: Instant) {
         self.collect();
         if let Some((source, _)) = self.place(source, now) {
@@ -275,7 +275,7 @@ impl Budgets {
         Ok(Held { taken: Taken { amounts, place }, returned: Arc::clone(&self.returned) })
     }
 
-    /// Adds to what is held, by whoever holds it.
+    /// Adds to what is held.
     ///
     /// # Errors
     /// Where a bound would be passed; nothing is taken then.
@@ -293,13 +293,13 @@ impl Budgets {
         Ok(())
     }
 
-    /// Adds to what is held, which is there already: not refused, but whatever is wanted next.
+    /// Adds something that exists already: it is not refused, but the next request for more may be.
     pub fn add(&mut self, held: &mut Held, amounts: Amounts) {
         self.charge(held.taken.place, amounts);
         held.taken.amounts += amounts;
     }
 
-    /// Whoever holds this is known from now on: it burdens strangers no more.
+    /// The holder is known from now on: what it holds no longer counts as that of strangers.
     pub fn adopt(&mut self, held: &mut Held) {
         self.collect();
         if let Some(place) = held.taken.place.take() {

@@ -20,7 +20,7 @@ use std::{
     time::Instant,
 };
 
-/// One call, whatever protocol it is of. Its protocol keeps its own state of it beside, under the same number.
+/// One call, whatever protocol it is of. Its protocol keeps its own state of the call under the same number.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Call {
     pub(super) owner: Protocol,
@@ -70,12 +70,12 @@ pub(super) enum State {
         /// What its protocol said in the end; in SIP the final status code of the first INVITE.
         code: Option<u16>,
     },
-    /// It came to nothing that would need a record.
+    /// It was no call after all, and needs no record.
     Withdrawn,
 }
 
 impl Call {
-    /// Whether it goes on: it is being set up, or was answered.
+    /// Whether it is live: being set up, or answered.
     pub(super) fn is_live(&self) -> bool {
         matches!(self.state, State::Setup | State::Answered { .. })
     }
@@ -129,7 +129,7 @@ impl Call {
     }
 }
 
-/// A call that is to begin.
+/// A call to begin.
 #[derive(Clone, Debug)]
 pub struct CallStart {
     /// Whose it is.
@@ -170,7 +170,7 @@ pub enum Refusal {
 pub enum CallEvent {
     /// Tell both sides that it is over, and end it.
     HangUp(EndCause),
-    /// It was going on when an earlier process ended, and goes on.
+    /// It was live when an earlier process ended, and continues.
     Resumed,
 }
 

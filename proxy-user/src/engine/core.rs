@@ -59,17 +59,17 @@ pub struct Core {
     /// When the next of them are.
     pub(super) stop_at: Option<Instant>,
     pub(super) written: Written,
-    /// When the log last spoke of strangers who have their share.
+    /// When the log last reported that strangers have used up their share.
     pub(super) last_crowd_log: Option<Instant>,
-    /// When the log last spoke of media from strangers.
+    /// When the log last reported media from strangers.
     pub(super) last_stranger_log: Option<Instant>,
-    /// When the log last spoke of messages from strangers, and how many had come by then.
+    /// When the log last reported messages from strangers, and how many had come by then.
     pub(super) last_refusal_log: Option<(Instant, u64)>,
-    /// When the log last spoke of a limit, and how many requests had been refused by then.
+    /// When the log last reported a limit, and how many requests had been refused by then.
     pub(super) last_limit_log: Option<(Instant, u64)>,
 }
 
-/// A line of the log a second, at most, for what strangers can cause.
+/// At most one log line a second for what strangers can cause.
 pub(super) const LOG_PERIOD: Duration = Duration::from_secs(1);
 
 impl Core {
@@ -187,12 +187,12 @@ impl Core {
         self.media_addresses.get(realm).copied().unwrap_or_else(|| [0, 0, 0, 0].into())
     }
 
-    /// A random number that nobody can guess.
+    /// A random number that cannot be guessed.
     pub fn random(&mut self) -> u64 {
         self.random.next_u64()
     }
 
-    /// A word that nobody can guess: 64 bits in 13 letters and digits.
+    /// A word that cannot be guessed: 64 bits in 13 letters and digits.
     pub fn random_token(&mut self) -> String {
         const DIGITS: &[u8; 32] = b"0123456789abcdefghjkmnpqrstvwxyz";
         let word = self.random();
@@ -229,7 +229,7 @@ impl Core {
         self.tell_known(realm, flow, |core| core.tell_known(realm, before, |core| core.terminals.rebind(id, flow)))
     }
 
-    /// A terminal is registered no more.
+    /// A terminal is no longer registered.
     pub fn unbind(&mut self, id: TerminalId) {
         let Some(Terminal { realm, flow, .. }) = self.terminals.get(id) else {
             return self.inconsistent("no terminal to unbind");
@@ -268,11 +268,11 @@ impl Core {
         warn!(%source, realm, what, call, refused = count - before, "refused: it may not act for this call");
     }
 
-    /// Counts something that cannot be, and stops where that is tried out.
+    /// Counts an impossible state, and panics in debug builds.
     pub(crate) fn inconsistent(&mut self, what: &'static str) {
         self.statistics.inconsistencies += 1;
         debug_assert!(false, "{what}");
-        // At the first, the second, the fourth, and so on: whatever causes it must not fill the log.
+        // Logged at the first, the second, the fourth, and so on: the cause must not fill the log.
         let times = self.statistics.inconsistencies;
         if times.is_power_of_two() {
             tracing::error!(what, times, "this should not be possible: please report it");

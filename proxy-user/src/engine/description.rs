@@ -67,7 +67,7 @@ impl Agreed {
         self.set_remote(from, answered.remote);
         self.kind.clone_from(&offered.kind);
         self.payload_types = offered.payload_types.union(answered.payload_types);
-        // What was offered to the answerer stands in the session description that it got.
+        // What was offered to the answerer is in the session description that it got.
         self.rtcp_mux[from] = answered.rtcp_mux && (offered.rtcp_mux || self.rtcp_mux[from]);
         self.rtcp_mux[to] = offered.rtcp_mux;
         self.carry = Carry {

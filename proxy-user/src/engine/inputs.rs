@@ -71,8 +71,8 @@ pub enum Output {
         /// The message, as it goes over that transport.
         bytes: Vec<u8>,
     },
-    /// Datagrams from this address are to be read whatever else arrives, or are so no longer: a terminal that is registered
-    /// there, or a party of an answered call.
+    /// Datagrams from this address must be read whatever else arrives, or no longer: a registered terminal is there, or
+    /// a party of an answered call.
     Known {
         /// The realm.
         realm: RealmId,

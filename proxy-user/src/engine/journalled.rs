@@ -1,4 +1,4 @@
-//! Records of the journal: what stands there, and what has to be written.
+//! Records of the journal: what is there, and what has to be written.
 
 use crate::{
     clock::Clock,
@@ -25,7 +25,7 @@ pub struct NotRestored {
 pub(crate) struct Written {
     /// A hash of each record, by its key.
     records: HashMap<(Table, String), u64>,
-    /// To be removed: what was found and is nobody's.
+    /// To be removed: records that were found and belong to nothing.
     stale: Vec<Change>,
 }
 
@@ -35,12 +35,12 @@ impl Written {
         self.records.insert((entry.table, entry.key.clone()), hash(&entry.value));
     }
 
-    /// This record was found, and is of no use.
+    /// This record was found, and is useless.
     pub(crate) fn stale(&mut self, entry: &Entry) {
         self.stale.push(Change { table: entry.table, key: entry.key.clone(), value: None });
     }
 
-    /// What is to be removed.
+    /// What must be removed.
     pub(crate) fn take_stale(&mut self) -> Vec<Change> {
         std::mem::take(&mut self.stale)
     }

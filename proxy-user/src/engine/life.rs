@@ -11,16 +11,16 @@ use crate::{accounting::EndCause, flow::Flow};
 use std::time::{Duration, Instant};
 use tracing::{debug, info};
 
-/// So many calls end in a turn while the proxy stops, ...
+/// How many calls end in a turn while the proxy stops, ...
 const STOP_BATCH: usize = 50;
-/// ... and so long is a turn: 5,000 calls a second.
+/// ... and how long a turn is: 5,000 calls a second.
 const STOP_PERIOD: Duration = Duration::from_millis(10);
 
 impl Core {
-    /// Begins a call, if the limits let it. One that they do not let has its record.
+    /// Begins a call, if the limits allow it. A refused call has its record too.
     ///
     /// # Errors
-    /// Which limit it would pass.
+    /// The limit that it would exceed.
     pub fn begin(&mut self, start: CallStart, now: Instant) -> Result<CallId, Refusal> {
         if self.stopped {
             return Err(Refusal::Stopping);
@@ -68,12 +68,12 @@ impl Core {
         }
     }
 
-    /// Whether a call goes on: it is being set up, or was answered.
+    /// Whether a call is live: being set up, or answered.
     pub fn is_live(&self, id: CallId) -> bool {
         self.calls.get(&id).is_some_and(Call::is_live)
     }
 
-    /// Whether a call was answered and goes on.
+    /// Whether a call was answered and has not ended.
     pub fn is_answered(&self, id: CallId) -> bool {
         self.calls.get(&id).is_some_and(Call::is_answered)
     }
@@ -103,7 +103,7 @@ impl Core {
         self.close(id, now);
     }
 
-    /// A call was none after all, but a question who calls: it has no record.
+    /// It was no call after all, only a request that was challenged: it has no record.
     pub fn withdraw(&mut self, id: CallId, now: Instant) {
         let Some(call) = self.calls.get_mut(&id).filter(|call| call.is_live()) else { return };
         debug!(call = call.name, "call withdrawn");
@@ -134,7 +134,7 @@ impl Core {
         self.with_media(id, now, |media, resources| media.moved(side, to.ip(), resources));
     }
 
-    /// A call is to end from here: its protocol tells both sides.
+    /// Latch ends a call: its protocol tells both sides.
     pub(super) fn hang_up(&mut self, id: CallId, cause: EndCause) {
         if let Some(call) = self.calls.get(&id).filter(|call| call.is_live()) {
             self.events.push_back((call.owner.clone(), id, CallEvent::HangUp(cause)));

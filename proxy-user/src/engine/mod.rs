@@ -1,7 +1,7 @@
 //! The core: calls, terminals, media, ports, limits and records. It knows the syntax of no protocol.
 //!
-//! It touches no socket, no clock and no map: time and randomness are arguments, and what is to be done comes out as
-//! [`Output`]. Protocols (`signalling/`) stand in front of it: they read messages, ask the core, and write messages.
+//! It touches no socket, no clock and no map: time and randomness are arguments, and what has to be done comes out as
+//! [`Output`]. Protocols (`signalling/`) are in front of it: they read messages, ask the core, and write messages.
 //!
 //! ```text
 //! agent ──begin, offer, answer, answered, end──▶ Core ──Send, Media, Record──▶ io

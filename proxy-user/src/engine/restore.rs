@@ -1,7 +1,7 @@
-//! What stands in the journal, and how a later process takes it up.
+//! What the journal holds, and how a later process takes it over.
 //!
-//! The core journals calls with their media; each protocol journals what it needs to go on with them. Transactions and
-//! the like are mostly too short to be worth it: whoever asked sends again.
+//! The core journals calls with their media; each protocol journals what it needs to go on with them. Most transactions
+//! and the like are too short to be worth it: the client sends its request again.
 
 use super::{
     CallEvent, CallId, Output,
@@ -40,7 +40,7 @@ pub struct Restored {
     pub calls: usize,
     /// Calls that end now: they were being hung up, or their media is gone.
     pub ended: usize,
-    /// As the datapath has or is to have them.
+    /// As the datapath has them, or must have them.
     pub streams: Vec<StreamSpec>,
     /// Those whose last counters the datapath has to tell.
     pub leaving: Vec<StreamSpec>,
@@ -111,8 +111,8 @@ impl Core {
         Ok(())
     }
 
-    /// Calls go on, or end as they have to; their protocols are told. Returns those that went on so far, and what the
-    /// datapath is to have.
+    /// Calls continue or end; their protocols get an event. Returns those that have continued so far, and what the
+    /// datapath must have.
     pub fn resume(&mut self, media: EarlierStreams, now: Instant) -> (Vec<CallId>, Restored) {
         let mut ids: Vec<_> = self.calls.keys().copied().collect();
         ids.sort_unstable();
@@ -141,7 +141,7 @@ impl Core {
         (ids, restored)
     }
 
-    /// The transaction of the last offer ended with an earlier process: it keeps nobody from offering anew. An ACK may
+    /// The transaction of the last offer ended with an earlier process: it does not prevent a new offer. An ACK may
     /// still answer it.
     pub fn orphan_offer(&mut self, id: CallId) {
         if let Some(call) = self.calls.get_mut(&id) {

@@ -21,7 +21,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// A call on hold may be silent, but not for ever: nothing else would tell that both parties are gone.
+/// How long a call on hold may be silent: nothing else would show that both parties are gone.
 pub(super) const LONGEST_HOLD: Duration = Duration::from_secs(3600);
 
 /// Bytes that a stream takes outside of its session: its entry in the map of all streams, and what the allocator adds.
@@ -45,7 +45,7 @@ pub(super) struct MediaSession {
 struct Offer {
     from: CallSide,
     answered: bool,
-    /// Its transaction ended with an earlier process: it keeps nobody from offering anew. An ACK may still answer it.
+    /// Its transaction ended with an earlier process: it does not prevent a new offer. An ACK may still answer it.
     #[serde(default)]
     orphan: bool,
     media: Vec<Description>,
@@ -74,7 +74,7 @@ impl MediaSession {
         media.iter().map(|description| of_stream + of_text(description)).sum()
     }
 
-    /// Whether the last offer waits for its answer, and from whom the offer came.
+    /// The side whose offer waits for its answer, if there is one.
     pub(super) fn open_offer(&self) -> Option<CallSide> {
         self.offer.as_ref().filter(|offer| !offer.answered && !offer.orphan).map(|offer| offer.from)
     }
@@ -332,7 +332,7 @@ impl MediaSession {
         self.held().map(|slot| slot.id)
     }
 
-    /// Those that are relayed, as the datapath was told.
+    /// The streams that are relayed, as they were given to the datapath.
     pub(super) fn live_specs(&self) -> impl Iterator<Item = &StreamSpec> {
         self.slots.iter().flatten().filter_map(|slot| slot.applied.as_ref())
     }

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use std::ops::{Index, IndexMut};
 
-/// One side of a call: whoever began it, or whoever was called.
+/// One side of a call: the caller or the callee.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum CallSide {
@@ -35,7 +35,7 @@ impl CallSide {
         }
     }
 
-    /// Its place where both sides stand in an array, as a stream's legs do.
+    /// Its index in arrays of both sides, such as a stream's legs.
     pub fn index(self) -> usize {
         match self {
             Self::Caller => 0,

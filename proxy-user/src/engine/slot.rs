@@ -64,8 +64,8 @@ pub(super) struct Side {
 }
 
 impl Side {
-    /// Whether a media address that it states may be sent to and learned from. Behind a NAT it states a private one, and
-    /// whoever has that in the access network is somebody else.
+    /// Whether a media address that it states may be sent to and learned from. Behind a NAT it states a private
+    /// address, which may belong to somebody else in the access network.
     fn may_state(&self, address: IpAddr) -> bool {
         self.trusted || self.believed || address == self.signalling
     }

@@ -50,7 +50,7 @@ pub struct Statistics {
 pub struct Load {
     /// Calls, from INVITE until the last counters came.
     pub calls: usize,
-    /// Dialogs, those included that are kept for stragglers.
+    /// Dialogs, including ended ones that are kept for late messages.
     pub dialogs: usize,
     /// Bindings.
     pub registrations: usize,

@@ -1,7 +1,8 @@
 //! Who is a stranger, and what strangers may use: the core's [`budgets`](super::budgets), by the configuration.
 //!
-//! Known are the servers of a core realm, a registered terminal at its flow, and for what is not scarce the parties of
-//! answered calls. A connection proves an address; a datagram's source is proved by an answer to what was sent there.
+//! The servers of a core realm are known, a registered terminal at its flow, and, except for scarce resources, the
+//! parties of answered calls. A connection proves an address; a datagram's source is proved by an answer to what was
+//! sent there.
 
 use super::{
     budgets::{self, Amounts, Held, Refusal, Verdict},
@@ -17,13 +18,14 @@ use std::{net::IpAddr, time::Instant};
 use tracing::warn;
 
 impl Core {
-    /// Whether who speaks over this flow is known: a server of a core realm, or a registered terminal.
+    /// Whether the sender at this flow is known: a server of a core realm, or a registered terminal.
     pub fn is_known(&self, realm: RealmId, flow: Flow) -> bool {
         self.is_core(realm) || self.terminals.at(realm, flow).next().is_some()
     }
 
-    /// A message came; returns whether to read it. Strangers may send too many: then `exempt` is asked whether this one names
-    /// what no stranger knows. Over a connection it comes from where it says, and connections have limits of their own.
+    /// A message came; returns whether to read it. Strangers may send too many: then `exempt` says whether this one
+    /// names a secret that no stranger knows. Over a connection the source is genuine, and connections have limits of
+    /// their own.
     pub fn hears(
         &mut self,
         realm: RealmId,
@@ -50,8 +52,8 @@ impl Core {
         }
     }
 
-    /// Whether so many bytes may be sent over a flow. To an address that nobody has proved to be its sender's, no more than
-    /// three times what came from there, and `keep` bytes of that are to be left for what matters more.
+    /// Whether this many bytes may be sent over a flow. An unproved address gets at most three times the bytes that
+    /// came from there, and `keep` bytes of that must be left for what matters more.
     pub fn may_send(&mut self, realm: RealmId, flow: Flow, bytes: usize, keep: usize, now: Instant) -> bool {
         let may = flow.transport.is_reliable()
             || self.is_known(realm, flow)
@@ -61,14 +63,14 @@ impl Core {
         may
     }
 
-    /// Who speaks over this flow has shown that it receives what is sent there.
+    /// The sender at this flow has shown that it receives what is sent there.
     pub fn proved(&mut self, realm: RealmId, flow: Flow, now: Instant) {
         if !flow.transport.is_reliable() && !self.is_known(realm, flow) {
             self.budgets.proved(flow.ip(), now);
         }
     }
 
-    /// Who speaks over this flow is a party of an answered call.
+    /// The sender at this flow is a party of an answered call.
     pub fn met(&mut self, realm: RealmId, flow: Flow, now: Instant) {
         if !self.is_known(realm, flow) {
             let most = self.config.limits.max_calls;
@@ -102,10 +104,10 @@ impl Core {
         }
     }
 
-    /// Takes something for a stranger; `None` for who is known, whom only the limits of all bind.
+    /// Takes something for a stranger; `None` for a known party, which only the limits of all apply to.
     ///
     /// # Errors
-    /// Where strangers have too much already; that is counted and told.
+    /// Where strangers have too much already; that is counted and logged.
     pub fn take(
         &mut self,
         realm: RealmId,
@@ -119,7 +121,7 @@ impl Core {
         self.take_for_stranger(flow.ip(), amounts, now).map(Some)
     }
 
-    /// What is held takes so many bytes more.
+    /// Adds this many bytes to what is held.
     pub fn add_bytes(&mut self, held: &mut Held, bytes: usize) {
         let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
         self.budgets.add(held, Amounts { bytes, ..Amounts::default() });
@@ -154,7 +156,7 @@ impl Core {
         })
     }
 
-    /// One line of the log a second at most.
+    /// At most one log line a second.
     fn tell_of_strangers(&mut self, what: &'static str, source: IpAddr, scope: budgets::Scope, now: Instant) {
         if self.last_crowd_log.is_some_and(|at| now.saturating_duration_since(at) < LOG_PERIOD) {
             return;

@@ -70,7 +70,7 @@ impl Terminals {
         true
     }
 
-    /// A terminal is registered no more.
+    /// A terminal is no longer registered.
     pub(crate) fn unbind(&mut self, id: TerminalId) -> Option<Terminal> {
         let terminal = self.terminals.remove(&id)?;
         self.leave(terminal.realm, terminal.flow, id);

@@ -31,10 +31,10 @@ impl<K: Copy + Ord + Hash> Timers<K> {
         self.heap.push(Reverse((at, self.sequence, key)));
     }
 
-    /// Nothing is due for this key any more.
+    /// Cancels the timer of this key.
     pub(crate) fn cancel(&mut self, key: &K) {
         self.armed.remove(key);
-        // What is left behind must not pile up: it is swept out once it is the most.
+        // Cancelled entries must not pile up: they are removed once they are the majority.
         if self.heap.len() > 64 && self.heap.len() > 2 * self.armed.len() {
             let armed = &self.armed;
             self.heap.retain(|Reverse((at, _, key))| armed.get(key) == Some(at));

@@ -1,11 +1,11 @@
-//! A map that knows what was touched, so that whoever changes something need not say so.
+//! A map that records what was touched, so that code that changes something need not say so.
 
 use std::{
     collections::{BTreeSet, HashMap},
     hash::Hash,
 };
 
-/// A map by identifier. Whatever was lent to be changed counts as touched.
+/// A map by identifier. A value that was borrowed mutably counts as touched.
 #[derive(Debug)]
 pub(crate) struct Tracked<K, V> {
     values: HashMap<K, V>,

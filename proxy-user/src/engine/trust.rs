@@ -2,14 +2,14 @@
 //!
 //! A party belongs to its terminal's binding, or to the flow that it spoke from. What names it secretly, a token that
 //! only its own side was ever shown, lets it speak from another place; whether it has moved there is settled when the
-//! other side accepts what it said. What everybody can know of a call (its identifiers, its tags, who calls whom)
-//! entitles to nothing.
+//! other side accepts what it said. What everybody can know about a call (its identifiers, its tags, who calls whom)
+//! gives no right to act.
 
 use super::{Core, terminals::TerminalId};
 use crate::{flow::Flow, media::RealmId};
 use serde::{Deserialize, Serialize};
 
-/// Where a party stands: what decides who may act for it.
+/// Where a party is: what decides who may act for it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Standing {
     /// The realm that it is in.
@@ -34,7 +34,7 @@ pub enum Verdict {
 }
 
 impl Standing {
-    /// A party that was heard of over this flow.
+    /// A party that was heard over this flow.
     pub fn new(realm: RealmId, flow: Flow, terminal: Option<TerminalId>) -> Self {
         Self { realm, flow, terminal, named_secret: false }
     }

@@ -75,7 +75,7 @@ impl Filter {
         })
     }
 
-    /// What comes from there always passes from now on, or no more than what comes from anybody.
+    /// From now on, datagrams from there always pass, or no longer do.
     ///
     /// # Errors
     ///
@@ -93,7 +93,7 @@ impl Filter {
         }
     }
 
-    /// What became of datagrams so far.
+    /// What happened to datagrams so far.
     ///
     /// # Errors
     ///
@@ -141,7 +141,7 @@ impl Filters {
         here.map(|(_, filter)| filter.set_known(remote, known)).fold(Ok(()), Result::and)
     }
 
-    /// What became of datagrams so far, of all realms together; `None` without a filter.
+    /// What happened to datagrams so far, in all realms together; `None` without a filter.
     pub fn counters(&self) -> Option<Counters> {
         let all: Vec<_> = self.of.iter().map(|(_, filter)| filter).collect();
         let mut sum = Counters::default();

@@ -8,9 +8,9 @@
 //! ```
 //!
 //! Everything happens on one thread, one step at a time: what woke the loop goes into the engine, then everything that
-//! the engine puts out is carried out: streams and records first, then the journal is told, then datagrams leave. So
-//! a peer knows nothing that a later process would not know. Whatever goes wrong with one datagram is counted and at most once a second
-//! logged.
+//! the engine puts out is carried out: streams and records first, then the journal, then the datagrams. So a peer knows
+//! nothing that a later process would not know. Whatever goes wrong with one datagram is counted and at most once a
+//! second logged.
 
 use crate::{
     accounting::CdrSink,
@@ -49,7 +49,7 @@ mod watch;
 const BATCH: usize = 64;
 /// Larger than any UDP payload over IPv4.
 const DATAGRAM: usize = 65_536;
-/// So long calls have to end in order once Latch was told to stop.
+/// How long calls may take to end in order after Latch was asked to stop.
 const SHUTDOWN_GRACE: Duration = Duration::from_secs(3);
 
 /// A sans-IO core, as the loop drives it.
@@ -60,7 +60,7 @@ pub trait Core {
     fn handle_timeout(&mut self, now: Instant);
     /// The next thing to do.
     fn poll_output(&mut self) -> Option<Output>;
-    /// When [`Core::handle_timeout`] is to be called.
+    /// When [`Core::handle_timeout`] must be called.
     fn poll_timeout(&self) -> Option<Instant>;
     /// What changed since the last call that a later process has to know. Its times are readings of `clock`.
     fn take_changes(&mut self, _clock: &Clock) -> Vec<Change> {
@@ -145,12 +145,12 @@ pub struct Statistics {
     pub stream_lost: u64,
 }
 
-/// How the loop is to end.
+/// How the loop ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stop {
     /// Every call is ended first.
     End,
-    /// At once: another process goes on with the calls.
+    /// At once: another process continues the calls.
     Keep,
 }
 
@@ -173,7 +173,7 @@ pub struct Loop<C, D> {
     events: Vec<MediaEvent>,
     /// For what the network can cause.
     throttle: Throttle,
-    /// For what the operator must not miss: nothing from the network may use up its turn.
+    /// For what the operator must not miss: log lines about the network must not suppress it.
     alarms: Throttle,
     operator: Option<Server>,
     started: Instant,
@@ -252,7 +252,7 @@ impl<C: Core, D: Datapath> Loop<C, D> {
     }
 
     /// Runs until `stop` is ready, and then, with [`Stop::End`], until every call has ended in order or 3 seconds have
-    /// passed. Returns how it was told to stop.
+    /// passed. Returns how it was asked to stop.
     ///
     /// # Errors
     ///
@@ -275,13 +275,13 @@ impl<C: Core, D: Datapath> Loop<C, D> {
             .collect::<Result<_, _>>()
             .context("cannot watch the datapath's events")?;
         let mut buffer = vec![0; DATAGRAM];
-        // Until when to go on, once told to stop.
+        // Until when to continue, once asked to stop.
         let mut end: Option<Instant> = None;
         loop {
             let now = Instant::now();
             self.carry_out(now);
             if end.is_some() && self.core.is_ending() {
-                // The time to answer begins when the last is told.
+                // The time to answer begins when the last party has been notified.
                 end = Some(now + SHUTDOWN_GRACE);
             }
             if end.is_some_and(|end| end <= now || self.core.is_idle()) {
@@ -517,7 +517,7 @@ struct Message {
     bytes: Vec<u8>,
 }
 
-/// What the loop is to look at.
+/// What the loop must look at.
 #[derive(Debug, Default)]
 struct Woken {
     /// Those that datagrams wait in, by place.

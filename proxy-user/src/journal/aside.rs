@@ -1,4 +1,4 @@
-//! Journals that cannot be used: moved aside for whoever wants to look at them, a few at most.
+//! Journals that cannot be used: moved aside for inspection, a few at most.
 
 use crate::accounting::Timestamp;
 use std::{
@@ -7,7 +7,7 @@ use std::{
     time::SystemTime,
 };
 
-/// So many are kept; the oldest go first.
+/// How many are kept; the oldest are removed first.
 pub(super) const KEPT: usize = 3;
 
 /// A journal that was found and could not be used.

@@ -17,8 +17,9 @@ const LONGEST_WAIT: Duration = Duration::from_secs(30);
 
 /// The journal, and what it does not hold yet.
 ///
-/// While nothing can be written, changes are collected: of each record the last form, so no more than there are live
-/// records, and removals of those that the file still holds. At each try, what the file does not hold any more is left out.
+/// While nothing can be written, changes are collected: only the latest form of each record, so at most as many as
+/// there are live records, and removals of those that the file still holds. At each try, what the file does not hold
+/// any more is left out.
 #[derive(Debug)]
 pub struct Keeper {
     journal: Journal,
@@ -73,7 +74,7 @@ impl Keeper {
         self.trouble.as_ref().map(|trouble| trouble.retry_at)
     }
 
-    /// Writes what is pending now: another process goes on from here.
+    /// Writes what is pending now: another process continues from here.
     ///
     /// # Errors
     ///

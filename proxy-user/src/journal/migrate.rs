@@ -1,7 +1,7 @@
 //! From one version of the records to the next.
 //!
-//! Whoever raises [`VERSION`](super::VERSION) may add a [`Step`] to [`STEPS`], so that the calls of a running Latch
-//! outlive its replacement by a newer one. Without it the older journal is set aside, and its calls end.
+//! A change that raises [`VERSION`](super::VERSION) may add a [`Step`] to [`STEPS`], so that the calls of a running
+//! Latch outlive its replacement by a newer one. Without it the older journal is set aside, and its calls end.
 
 use super::records::{Change, Changes, Entry};
 use anyhow::{Context as _, Result};

@@ -1,8 +1,8 @@
 //! What a later process needs to go on where this one ended: registrations, calls and streams, in a file.
 //!
 //! - [`Journal`]: the file, which is a redb database; `backend`: how its bytes are written;
-//! - [`Keeper`]: what the file is to hold from turn to turn, also while the disk is full;
-//! - `records`: what stands in it; `migrate`: from one version of them to the next; `aside`: files that cannot be used;
+//! - [`Keeper`]: what the file has to hold from turn to turn, also while the disk is full;
+//! - `records`: its contents; `migrate`: from one version of them to the next; `aside`: files that cannot be used;
 //! - `moment`: points in time inside of records.
 //!
 //! The file has to survive the *process*, whatever ends it: for that, a write only has to reach the kernel's page cache,
@@ -13,8 +13,8 @@
 //! Records are JSON: each field has its name, so that a record of another form is an error and never misread. Points in
 //! time are readings of the kernel's monotonic clock (`moment`).
 //!
-//! One transaction holds everything that one turn of the loop changed, and is committed before the turn's datagrams
-//! are sent: what a peer was told is known to the next process.
+//! One transaction holds everything that one turn of the loop changed, and is committed before the turn's datagrams are
+//! sent: what a peer was sent is known to the next process.
 
 use crate::clock::Clock;
 use anyhow::{Context as _, Result};
@@ -34,11 +34,11 @@ pub use keeper::Keeper;
 pub use records::{Change, Changes, Entry, Table};
 pub use store::{Journal, Recovered};
 
-/// Version of the records' form. Whoever changes what a record means, or takes a field away, changes this number, and
-/// may say in `migrate` how records of the version before are read.
+/// Version of the records' form. A change of what a record means, or the removal of a field, changes this number, and
+/// may define in `migrate` how records of the previous version are read.
 pub const VERSION: u32 = 2;
 
-/// For whom the journal was kept: what a later process has to have in common with this one.
+/// The owner of the journal: what a later process must have in common with this one.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Head {
     /// `/proc/sys/kernel/random/boot_id`: readings of the monotonic clock mean something only within one.

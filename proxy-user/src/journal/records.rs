@@ -1,4 +1,4 @@
-//! What stands in the journal, and what is to stand there.
+//! What is in the journal, and what has to be there.
 
 use redb::TableDefinition;
 use std::collections::BTreeMap;
@@ -30,7 +30,7 @@ impl Table {
     }
 }
 
-/// A record that is to be like this from now on.
+/// A record to be written like this.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Change {
     /// What it is about.

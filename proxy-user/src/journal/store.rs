@@ -27,7 +27,7 @@ const VERSION_KEY: &str = "version";
 const HEAD_KEY: &str = "head";
 /// What redb may keep of the file in memory, bytes.
 const CACHE: usize = 16 << 20;
-/// So long a lock of another process is waited for.
+/// How long to wait for another process to release the lock.
 const LOCK_WAIT: Duration = Duration::from_millis(200);
 
 /// The file, open. Its directory is locked meanwhile.
@@ -58,7 +58,7 @@ pub enum Recovered {
 enum Refused {
     /// Any other file would fare the same.
     Disk(Error),
-    /// What stands in it.
+    /// Its contents.
     Content(String),
 }
 
@@ -140,7 +140,7 @@ impl Journal {
         self.set_aside.as_ref()
     }
 
-    /// Keeps a copy of the file beside it, as one that is set aside; where.
+    /// Keeps a copy of the file next to it, like one that is set aside. Returns its path.
     ///
     /// # Errors
     ///
@@ -152,7 +152,7 @@ impl Journal {
         Ok(place)
     }
 
-    /// For whom it was kept; `None` in a new one.
+    /// Its owner; `None` in a new one.
     ///
     /// # Errors
     ///
@@ -209,7 +209,7 @@ impl Journal {
     }
 
     /// Empties the file and writes what it held of these tables, with these changes, for this head. Takes no more room
-    /// than the file had: this goes where the disk is full.
+    /// than the file had: this works on a full disk too.
     ///
     /// # Errors
     ///
@@ -469,7 +469,7 @@ fn lock(directory: &Path) -> Result<Option<File>> {
     }
 }
 
-/// Who calls whom is nobody else's business.
+/// Who calls whom is confidential.
 fn open_file(path: &Path) -> io::Result<File> {
     OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path)
 }

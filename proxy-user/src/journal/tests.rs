@@ -123,8 +123,8 @@ fn only_the_last_few_are_kept() {
     assert_eq!(kept, [3, 4, 5]);
 }
 
-/// Whatever a power cut or a bad disk does to the file: the start goes on, with what was there after the last commit or
-/// the one before, or with nothing.
+/// Whatever a power cut or a bad disk does to the file: the start continues, with what was there after the last commit
+/// or the one before, or with nothing.
 #[test]
 fn no_damage_to_the_file_stops_a_start_or_is_believed() {
     let (directory, copy) = (Directory::new("damage"), Directory::new("damage-copy"));

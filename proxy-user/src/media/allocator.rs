@@ -1,7 +1,7 @@
 //! Hands out the relay's port pairs of one media address.
 //!
 //! Ports are drawn at random, so that nobody can guess where the next call will be, and rest for a while after a call,
-//! so that its late packets do not reach another one. Both steps take constant time: free pairs lie in an array without
+//! so that its late packets do not reach another one. Both steps take constant time: free pairs are in an array without
 //! order, from which the drawn one is taken by moving the last into its place; resting pairs wait in a queue.
 
 use crate::config::PortRange;
@@ -67,7 +67,7 @@ impl PortAllocator {
     /// Where every pair is in use or rests.
     pub fn allocate(&mut self, random: u64, now: Instant) -> Result<PortPair, OutOfPorts> {
         self.wake(now);
-        // The high half of the product: a number below `len`, biased by no more than len / 2^64.
+        // The high half of the product: a number below `len`, biased by at most len / 2^64.
         let drawn = ((u128::from(random) * self.free.len() as u128) >> 64) as usize;
         if drawn >= self.free.len() {
             return Err(OutOfPorts {
@@ -105,7 +105,7 @@ impl PortAllocator {
         Ok(())
     }
 
-    /// Takes those of these pairs that are free: they are in use by calls that began in an earlier process. Tells how
+    /// Takes those of these pairs that are free: they are in use by calls that began in an earlier process. Returns how
     /// many were not free.
     pub fn claim(&mut self, pairs: &[PortPair]) -> usize {
         let wanted: HashSet<u16> =
@@ -134,7 +134,7 @@ impl PortAllocator {
         self.resting.len() - self.resting.partition_point(|(since, _)| self.is_rested(*since, now))
     }
 
-    /// A pair is in use no more; its distance from the first.
+    /// A pair is no longer in use. Returns its distance from the first.
     fn leave(&mut self, pair: PortPair) -> Result<u16, NotInUse> {
         let distance = pair.0.checked_sub(self.ports.first).ok_or(NotInUse(pair))? / 2;
         let in_use = self.in_use.get_mut(usize::from(distance)).filter(|in_use| **in_use).ok_or(NotInUse(pair))?;

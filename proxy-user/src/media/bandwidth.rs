@@ -47,9 +47,9 @@ pub enum Codec {
     Dvi4,
     /// MPEG audio.
     Mpa,
-    /// Keys (RFC 4733): always beside another format.
+    /// Keys (RFC 4733): always together with another format.
     TelephoneEvent,
-    /// Comfort noise (RFC 3389): always beside another format.
+    /// Comfort noise (RFC 3389): always together with another format.
     ComfortNoise,
     /// Several generations of another format in one packet (RFC 2198).
     Redundancy,
@@ -72,7 +72,7 @@ pub struct Format {
     pub bit_rate: Option<u32>,
 }
 
-/// What a media description says of bandwidth and packets, in the eyes of its author as a receiver.
+/// What a media description says about bandwidth and packets that its author receives.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Stated {
     /// `b=AS` (RFC 8866), kbit/s with the headers of IP, UDP and RTP.
@@ -220,7 +220,7 @@ impl Codec {
         known.map_or(Self::Unknown, |(_, codec)| *codec)
     }
 
-    /// Whether it only stands beside formats that are the media itself.
+    /// Whether it only accompanies formats that are the media itself.
     pub fn is_aside(self) -> bool {
         matches!(self, Self::TelephoneEvent | Self::ComfortNoise | Self::Redundancy)
     }

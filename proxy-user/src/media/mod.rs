@@ -1,6 +1,7 @@
 //! Streams and legs as the engine sees them: what it asks of a datapath and what a datapath tells it.
 //!
-//! Commands are declarative: [`MediaCommand::Apply`] says how a stream is to be from now on, whatever it was before.
+//! Commands are declarative: [`MediaCommand::Apply`] describes a stream as it must be from now on, whatever it was
+//! before.
 
 use serde::{Deserialize, Serialize};
 use std::{
@@ -40,8 +41,8 @@ pub struct LegSpec {
     pub local: SocketAddr,
     /// Whether `local` stood in a session description that was sent out. A closed leg drops all that arrives.
     pub open: bool,
-    /// Counts what the remote side stated: with another number begins a new epoch, in which the leg learns anew even
-    /// where `remote` stays as it was.
+    /// Counts what the remote side stated: another number begins a new epoch, in which the leg learns again even where
+    /// `remote` stays as it was.
     #[serde(default)]
     pub epoch: u32,
     /// Addresses in the remote side's session description, once there is one that counts: media may go there, and what
@@ -102,8 +103,8 @@ pub struct Rate {
     pub burst_bytes: u32,
 }
 
-/// Datagrams that are neither RTP nor RTCP and are relayed all the same, by the first byte of RFC 7983. They never latch
-/// anything, but for a DTLS handshake and UDPTL where the leg carries that.
+/// Datagrams that are neither RTP nor RTCP and are relayed all the same, by the first byte of RFC 7983. They never
+/// latch anything, except a DTLS handshake and UDPTL where the leg carries that.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Carry {
     /// 0 to 3: STUN.
@@ -130,7 +131,7 @@ pub struct RemoteMedia {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum MediaCommand {
     /// Make the stream like this. A leg whose `epoch`, `remote`, `signalling` and `open` are as before keeps what it
-    /// learned; one in which they changed learns anew. The learning window of both legs starts now.
+    /// learned; a leg in which they changed learns again. The learning window of both legs starts now.
     Apply(StreamSpec),
     /// Close both legs for good; answered by [`MediaEvent::Released`] with the final counters.
     Release(StreamId),
@@ -163,13 +164,14 @@ pub enum MediaEvent {
         /// The stream.
         stream: StreamId,
     },
-    /// Packets from an address or port that may not send to a leg came there, and were dropped. Told at most once a second.
+    /// Packets from an address or port that may not send to a leg came there, and were dropped. Reported at most once a
+    /// second.
     Strangers {
         /// The stream.
         stream: StreamId,
         /// Index in [`StreamSpec::legs`].
         leg: usize,
-        /// How many, since it was told last.
+        /// How many, since the last report.
         packets: u64,
     },
     /// Final counters of a stream: nothing is forwarded any more.

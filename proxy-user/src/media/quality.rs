@@ -1,7 +1,7 @@
 //! What a listener would say: a simplified E-model (ITU-T G.107) for what arrived at the proxy.
 //!
-//! `R = 93.2 - Id - Ie,eff`: of the model's terms those that a relay can know, with the default of every other one.
-//! The way from the proxy to the listener is not in it, nor the delay of the network before it.
+//! `R = 93.2 - Id - Ie,eff`: of the model's terms those that a relay can know, with the default of every other one. It
+//! includes neither the path from the proxy to the listener nor the delay of the network before the proxy.
 
 use super::{Quality, bandwidth::Codec};
 

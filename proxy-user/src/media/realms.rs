@@ -1,4 +1,4 @@
-//! Names of realms, and what there is one of for each realm.
+//! Names of realms, and collections with one element for each realm.
 
 use serde::{Deserialize, Serialize};
 use std::{fmt, slice};
@@ -9,7 +9,7 @@ use std::{fmt, slice};
 pub struct RealmId(usize);
 
 impl RealmId {
-    /// The realm at this place; whether there is one, only what it is looked up in can say.
+    /// The realm at this place. A lookup tells whether there is one.
     pub const fn new(place: usize) -> Self {
         Self(place)
     }

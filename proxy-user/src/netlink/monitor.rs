@@ -44,7 +44,7 @@ pub enum Event {
         /// What is known.
         known: Option<Neighbour>,
     },
-    /// Routes, rules or own addresses changed. Told once for all that came together.
+    /// Routes, rules or own addresses changed. Reported once for all that came together.
     Routes,
     /// Events were lost: anything may have changed.
     Lost,
@@ -57,7 +57,7 @@ pub struct Monitor {
 }
 
 impl Monitor {
-    /// Opens one in the network namespace of this thread. Changes from now on are told.
+    /// Opens one in the network namespace of this thread. Changes from now on are reported.
     ///
     /// # Errors
     ///
@@ -102,7 +102,7 @@ impl Monitor {
         result
     }
 
-    /// Room for so many bytes only.
+    /// Room for only this many bytes.
     #[cfg(test)]
     pub(super) fn limit_buffer(&self, bytes: usize) {
         socket2::SockRef::from(&self.socket).set_recv_buffer_size(bytes).unwrap();
@@ -162,7 +162,7 @@ fn event(message: RouteNetlinkMessage) -> Option<Event> {
     }
 }
 
-/// Of an IP neighbour: not of a bridge's entry, nor of an address that this host answers for.
+/// Of an IP neighbour: not a bridge's entry, and not an address that this host answers for.
 fn neighbour_address(message: &NeighbourMessage) -> Option<IpAddr> {
     if message.header.flags.contains(NeighbourFlags::Proxy) {
         return None;

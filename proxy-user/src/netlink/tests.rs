@@ -56,7 +56,7 @@ fn near(netlink: &mut Netlink) -> u32 {
     netlink.links().unwrap().into_iter().find(|link| link.name == "near").unwrap().index
 }
 
-/// Waits until something has been told that `wanted` accepts.
+/// Waits until something has been reported that `wanted` accepts.
 fn wait_for(monitor: &mut Monitor, wanted: impl Fn(&Event) -> bool) {
     let (end, mut events) = (Instant::now() + Duration::from_secs(5), Vec::new());
     while !events.iter().any(&wanted) {

@@ -25,7 +25,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// So many questions are answered before events and the asker have their turn again.
+/// How many questions are answered before events and the caller have their turn again.
 const BATCH: usize = 32;
 
 /// What the kernel is asked.
@@ -43,8 +43,8 @@ pub enum Question {
         source: IpAddr,
         /// Index of the interface that they leave by.
         interface: u32,
-        /// Whether media waits for it: then the kernel is told at once that the neighbour it leads to is used, before
-        /// anybody asks for that.
+        /// Whether media waits for it: then the kernel is told immediately that the next hop's neighbour is in use,
+        /// without a separate request.
         waiting: bool,
     },
     /// What is known of a neighbour. Unless it is confirmed, the kernel is also told that it is used, which makes it
@@ -95,7 +95,7 @@ pub struct Worker {
 }
 
 impl Worker {
-    /// Starts it in the network namespace of this thread. Changes from now on are told.
+    /// Starts it in the network namespace of this thread. Changes from now on are reported.
     ///
     /// # Errors
     ///
@@ -217,7 +217,7 @@ impl Thread {
                     if let Ok(Some(route)) = &route
                         && waiting
                     {
-                        // Whoever asks for it next gets the error.
+                        // The next request for it gets the error.
                         let _ = self.neighbour(route.interface, route.neighbour);
                     }
                     Fact::Route { realm, destination, route }

@@ -105,8 +105,8 @@ pub enum Direction {
 
 impl MediaSection {
     /// Whether the relay can carry it: RTP or UDPTL over UDP with one pair of ports, and not an alternative to another
-    /// description. What cannot be relayed goes out with port 0, which is to reject it (RFC 3264 §6): media over TCP,
-    /// MSRP, BFCP, data channels, layered RTP with several pairs of ports.
+    /// description. What cannot be relayed goes out with port 0, which rejects it (RFC 3264 §6): media over TCP, MSRP,
+    /// BFCP, data channels, layered RTP with several pairs of ports.
     pub fn relayable(&self) -> bool {
         let known = self.protocol.is_rtp() || self.protocol == Protocol::Udptl;
         known && self.port_count == 1 && !self.superseded
@@ -159,7 +159,7 @@ impl MediaSection {
 }
 
 impl MediaKind {
-    /// As it stands in `m=`.
+    /// As written in `m=`.
     pub fn as_str(&self) -> &str {
         match self {
             Self::Audio => "audio",

@@ -1,7 +1,7 @@
 //! Session descriptions (SDP, RFC 8866): read what the proxy has to know, replace what names an address, leave the rest
 //! byte for byte.
 //!
-//! [`Session::parse`] cuts the body into lines and says of each line what it is to the proxy; [`Session::media`] is the
+//! [`Session::parse`] cuts the body into lines and says what each line means to the proxy; [`Session::media`] is the
 //! view for the engine; [`Session::rewrite`] puts the same lines out again with the proxy's addresses and ports.
 //!
 //! The reader is the project's own and works on lines, because the body belongs to somebody else: the crates that model

@@ -20,7 +20,7 @@ fn plan(media: usize) -> Rewrite {
     }
 }
 
-/// Addresses of peers; none is a part of another, nor the plan's.
+/// Addresses of peers; none is a part of another, or of one in the plan.
 fn address() -> impl Strategy<Value = String> {
     prop_oneof![
         (1..250u8, 1..250u8).prop_map(|(a, b)| format!("IN IP4 10.77.{a}.{b}")),
@@ -41,7 +41,7 @@ fn foreign() -> impl Strategy<Value = String> {
     ]
 }
 
-/// A line that has to be changed or to go.
+/// A line that has to be changed or removed.
 fn owned() -> impl Strategy<Value = String> {
     prop_oneof![
         address().prop_map(|address| format!("c={address}")),

@@ -4,7 +4,7 @@ use super::session::{Line, LineKind, Session};
 use crate::{addresses::Hidden, media::MediaPlan};
 use std::net::IpAddr;
 
-/// What a session description is to say when it goes out.
+/// What a session description must say when it goes out.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rewrite {
     /// The proxy's media address in the realm that the description goes to.

@@ -1,4 +1,4 @@
-//! Reading: what each line is to the proxy.
+//! Reading: what each line means to the proxy.
 
 use super::{
     lines::{Span, split, tokens},
@@ -58,7 +58,7 @@ pub enum SdpError {
     },
 }
 
-/// A line and what it is to the proxy.
+/// A line and what it means to the proxy.
 #[derive(Clone, Debug)]
 pub(super) struct Line {
     pub(super) span: Span,
@@ -67,7 +67,7 @@ pub(super) struct Line {
     pub(super) role: LineKind,
 }
 
-/// What a line is to the proxy; ranges are into the body.
+/// What a line means to the proxy; ranges are into the body.
 #[derive(Clone, Debug)]
 pub(super) enum LineKind {
     /// Nothing: it stays.
@@ -182,7 +182,7 @@ impl<'a> Reader<'a> {
         Ok(())
     }
 
-    /// `IN IP4|IP6 address` at the end of a value: what is to be replaced, and the address.
+    /// `IN IP4|IP6 address` at the end of a value: what must be replaced, and the address.
     fn connection(&mut self, value: Range<usize>, line: usize) -> Result<Option<(Range<usize>, Host)>, SdpError> {
         let tokens = tokens(self.body, value);
         let is = |token: &Range<usize>, names: &[&[u8]]| {
@@ -444,7 +444,7 @@ fn supersede(media: &mut [MediaSection], mids: &[Option<&[u8]>], group: &[&[u8]]
     }
 }
 
-/// The format that an attribute of the last media description speaks of.
+/// The format that an attribute of the last media description is about.
 fn format<'m>(media: &'m mut [MediaSection], payload_type: &str) -> Option<&'m mut Format> {
     let payload_type: u8 = payload_type.parse().ok()?;
     media.last_mut()?.formats.iter_mut().find(|format| format.payload_type == payload_type)

@@ -1,4 +1,4 @@
-//! What a protocol is to the rest of Latch.
+//! The interface between a protocol and the rest of Latch.
 
 use super::wire::Wire;
 use crate::{
@@ -24,7 +24,7 @@ pub enum Arrival<'a> {
     Unreachable,
 }
 
-/// One signalling protocol. It has no socket and no clock, and does nothing but by what it asks of the core.
+/// One signalling protocol. It has no socket and no clock, and acts only through the core.
 pub trait Agent {
     /// Which.
     fn protocol(&self) -> Protocol;
@@ -38,7 +38,7 @@ pub trait Agent {
     fn handle_timeout(&mut self, core: &mut Core, now: Instant);
     /// The core wants something of one of its calls.
     fn handle_event(&mut self, core: &mut Core, call: CallId, event: CallEvent, now: Instant);
-    /// Whether nothing that it said by itself waits for an answer.
+    /// Whether none of its own requests waits for an answer.
     fn is_idle(&self) -> bool;
     /// What changed since the last time that a later process has to know. Its times are readings of `clock`.
     fn take_changes(&mut self, core: &Core, clock: &Clock) -> Vec<Change>;
@@ -54,10 +54,10 @@ pub trait Agent {
     fn registrations(&self, core: &Core) -> Vec<Registration>;
 }
 
-/// A registered terminal, for whoever looks on.
+/// A registered terminal, for display.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Registration {
-    /// Whose it is.
+    /// The user.
     pub user: String,
     /// The address that it loaded in its messages.
     pub contact: String,

@@ -1,4 +1,4 @@
-//! From a stream as the engine speaks of it to the two entries of `LEGS` that relay it.
+//! From a stream as the engine describes it to the two entries of `LEGS` that relay it.
 
 use super::indices::{HopIndex, LegIndex};
 use crate::{
@@ -159,7 +159,7 @@ fn clock(hz: u32) -> u32 {
     u32::try_from((u64::from(hz) << 32) / 1_000_000_000).unwrap_or(u32::MAX)
 }
 
-/// Whether what a leg learned is to be forgotten.
+/// Whether what a leg learned must be forgotten.
 pub(super) fn learns_anew(before: &LegSpec, after: &LegSpec) -> bool {
     let learned_for = |leg: &LegSpec| (leg.epoch, leg.remote, leg.signalling, leg.open);
     learned_for(before) != learned_for(after)

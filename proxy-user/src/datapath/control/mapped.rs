@@ -65,7 +65,7 @@ impl Legs {
     }
 }
 
-/// `LEG_STATE`: written by the XDP program, read here; but for [`States::forget`].
+/// `LEG_STATE`: written by the XDP program and read here, except by [`States::forget`].
 pub(in crate::datapath) struct States(Memory<STATE_WORDS>);
 
 impl States {
@@ -82,8 +82,8 @@ impl States {
         }
     }
 
-    /// Clears what was learned at a pair of ports, not what was counted. Only for a leg that has been closed for so long
-    /// that no packet of its last call is under way: then nobody else writes here.
+    /// Clears what was learned at a pair of ports, not what was counted. Only for a leg that has been closed long
+    /// enough that no packet of its last call is under way: then nobody else writes here.
     pub(super) fn forget(&self, index: LegIndex) {
         let Some(words) = self.0.words(index.0) else { return };
         for (word, _) in words.iter().zip(LEARNED).filter(|(_, learned)| *learned) {
@@ -196,8 +196,8 @@ impl<const WORDS: usize> Memory<WORDS> {
         if index >= self.entries {
             return None;
         }
-        // SAFETY: `index` is below `entries`, so the words lie within the mapping, which lives as long as
-        // `self`; it is page-aligned, so each word is aligned; they are only ever accessed atomically, by both sides.
+        // SAFETY: `index` is below `entries`, so the words are within the mapping, which lives as long as `self`; it is
+        // page-aligned, so each word is aligned; they are only ever accessed atomically, by both sides.
         Some(unsafe { self.start.add(index as usize * WORDS).cast::<[AtomicU64; WORDS]>().as_ref() })
     }
 }
@@ -205,7 +205,7 @@ impl<const WORDS: usize> Memory<WORDS> {
 impl<const WORDS: usize> Memory<WORDS> {
     /// Where a value is; `None` outside the array.
     pub(in crate::datapath) fn place(&self, index: u32) -> Option<*mut u64> {
-        // SAFETY: `index` is below `entries`, so the value lies within the mapping.
+        // SAFETY: `index` is below `entries`, so the value is within the mapping.
         (index < self.entries).then(|| unsafe { self.start.add(index as usize * WORDS) }.as_ptr().cast())
     }
 }

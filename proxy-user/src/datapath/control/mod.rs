@@ -1,7 +1,8 @@
-//! What keeps a relay as the engine wants it, whichever it is: in the kernel or in this process.
+//! What keeps a relay in the state that the engine wants, be the relay in the kernel or in this process.
 //!
 //! - `streams`: streams, their counters and their silence; `restore`: taking them up again;
-//! - `indices`: what names their entries; `legs`: what stands in `LEGS` and `LOCALS`; `mapped`: the shared memory it stands in;
+//! - `indices`: what names their entries; `legs`: the contents of `LEGS` and `LOCALS`; `mapped`: the shared memory that
+//!   holds them;
 //! - `next_hops`: ways out of the host, as the kernel tells them; `links`: the interfaces they leave by;
 //! - `watch`: whether the interfaces are still there.
 

@@ -34,10 +34,10 @@ pub(super) use key::{Destination, Key};
 /// Index of the entry for what is not known yet.
 pub(super) const UNRESOLVED: HopIndex = HopIndex(0);
 
-/// So long at least, and until the next [`RETRY`], what worked is used while the kernel looks for a neighbour. It asks
+/// How long at least, and until the next [`RETRY`], what worked is used while the kernel looks for a neighbour. It asks
 /// three times, a second apart.
 const HOLD: Duration = Duration::from_secs(5);
-/// First and longest pause before the kernel is told again to look for a neighbour; it doubles in between.
+/// First and longest pause before the kernel is asked again to look for a neighbour; it doubles in between.
 const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(8));
 pub(super) const FULL: DatapathError =
     DatapathError::Full("NEXT_HOPS (raise max_next_hops in [maps] or --max-next-hops)");
@@ -77,7 +77,7 @@ impl Tags {
     }
 }
 
-/// The table. What is to be done is collected in [`NextHops::take_writes`] and [`NextHops::take_questions`].
+/// The table. What must be done is collected in [`NextHops::take_writes`] and [`NextHops::take_questions`].
 pub(in crate::datapath) struct NextHops {
     locals: Locals,
     egress: PerRealm<Egress>,
@@ -250,19 +250,19 @@ impl NextHops {
         std::mem::take(&mut self.questions)
     }
 
-    /// Values that the map is to hold, in order.
+    /// Values to be written to the map, in order.
     pub(in crate::datapath) fn take_writes(&mut self) -> Vec<(HopIndex, NextHop)> {
         std::mem::take(&mut self.writes)
     }
 
-    /// Destinations that may have another entry than before. Once they have been told, what they had is cleared: so the
-    /// writes taken before this must have been made, and those after it come after the telling.
+    /// Destinations that may have another entry than before. Once they have been reported, what they had is cleared: so
+    /// the writes taken before this must have been made, and those after it come after the report.
     pub(super) fn take_moved(&mut self) -> Vec<Destination> {
         self.writes.extend(self.cleared.drain(..).map(|index| (index, NextHop::default())));
         std::mem::take(&mut self.moved)
     }
 
-    /// New destinations whose way is known, but for which there is no room in the table.
+    /// New destinations whose route is known, but which the table has no room for.
     pub(super) fn take_refused(&mut self) -> Vec<Destination> {
         std::mem::take(&mut self.refused)
     }
@@ -287,7 +287,7 @@ impl NextHops {
         self.questions.push(Question::Neighbour { interface, address });
     }
 
-    /// Asks anew what it is the turn of.
+    /// Asks again for those whose turn it is.
     fn refresh(&mut self, now: Instant) {
         if self.refresh.begins(now) {
             if self.destinations.is_empty() {

@@ -70,11 +70,11 @@ impl Control {
         }
     }
 
-    /// Takes up the streams of calls that go on (`live`) and those whose last counters have not been told (`leaving`),
-    /// and closes every other leg. `hop` reads an entry of `NEXT_HOPS`. Returns how many legs were closed.
+    /// Takes over the streams of calls that continue (`live`) and those whose last counters have not been reported
+    /// (`leaving`), and closes every other leg. `hop` reads an entry of `NEXT_HOPS`. Returns how many legs were closed.
     ///
-    /// A stream of which the journal says what cannot be begins anew, if its call goes on: with counters of 0, and where
-    /// both sides have to be learned again.
+    /// A stream whose journal record is invalid starts again, if its call continues: with counters of 0, and both sides
+    /// have to be learned again.
     pub(in crate::datapath) fn restore(
         &mut self,
         (live, leaving): (&[StreamSpec], &[StreamSpec]),
@@ -146,7 +146,7 @@ impl Control {
             self.owners.insert(placed.index, (spec.id, leg));
         }
         self.users.extend(ways.iter().map(|way| (*way, spec.id)));
-        // What had latched by now was told to the process before, or its events are still to be read.
+        // What has latched by now was reported to the previous process, or its events are still to be read.
         let reported = placed.map(|placed| ReportedSource::of(&self.states.get(placed.index)));
         let (id, strangers, packets) = (spec.id, [0; 2], 0);
         let mut stream =

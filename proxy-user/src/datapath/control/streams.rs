@@ -20,7 +20,7 @@ use std::{
 
 /// A packet is handled within this time: then a closed leg's counters stand still.
 const GRACE: Duration = Duration::from_millis(20);
-/// So often the counters of all streams are looked at.
+/// How often the counters of all streams are read.
 const SCAN: Duration = Duration::from_secs(1);
 
 /// What stands between the engine's commands and the maps.
@@ -35,7 +35,7 @@ pub(in crate::datapath) struct Control {
     pub(super) streams: HashMap<StreamId, Stream>,
     /// Which streams use a way.
     pub(super) users: BTreeSet<(Destination, StreamId)>,
-    /// Who has each pair of ports, by index in `LEGS`.
+    /// Which stream has each pair of ports, by index in `LEGS`.
     pub(super) owners: HashMap<LegIndex, (StreamId, usize)>,
     /// The last generation of each index; 0 where there was none yet.
     pub(super) generations: Vec<u16>,
@@ -44,7 +44,7 @@ pub(in crate::datapath) struct Control {
     scan_at: Option<Instant>,
     /// Latches whose events did not come.
     pub(in crate::datapath) events_lost: u64,
-    /// Streams that changed since the journal was told.
+    /// Streams that changed since the last changes were taken for the journal.
     pub(super) touched: BTreeSet<StreamId>,
 }
 
@@ -55,9 +55,9 @@ pub(super) struct Stream {
     pub(super) window_end_ns: u64,
     /// The counters when the stream began.
     pub(super) baseline: [LegState; 2],
-    /// Packets of strangers that were told of, by leg.
+    /// Packets of strangers that were reported, by leg.
     pub(super) strangers: [u64; 2],
-    /// The sources that were told of, by leg and component.
+    /// The sources that were reported, by leg and component.
     pub(super) reported: [[ReportedSource; 2]; 2],
     /// Packets forwarded at the last scan, and since when that has been so.
     pub(super) packets: u64,
@@ -67,7 +67,7 @@ pub(super) struct Stream {
 /// What is known of a component's source.
 #[derive(Clone, Copy, Default)]
 pub(super) struct ReportedSource {
-    /// The source that was told of.
+    /// The source that was reported.
     source: Remote,
     /// One that had not been at the last scan: its event may have been on its way.
     missing: Remote,
@@ -202,7 +202,7 @@ impl Control {
     pub(in crate::datapath) fn latched(&mut self, event: &LatchEvent, events: &mut Vec<MediaEvent>) {
         let Some(&(stream, leg)) = self.owners.get(&LegIndex(event.leg)) else { return };
         let Some(current) = self.streams.get_mut(&stream) else { return };
-        // The event of a leg that has since begun to learn anew is nobody's news any more.
+        // The event of a leg that has since begun to learn again is obsolete.
         if current.placed.get(leg).is_none_or(|placed| placed.generation != event.source.generation()) {
             return;
         }

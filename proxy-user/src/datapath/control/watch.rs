@@ -1,12 +1,12 @@
 //! Whether the interfaces are still those that the program was attached to.
 //!
 //! An interface that is removed takes the program with it, also where another one of that name comes back; one that is
-//! down carries nothing. Neither can be told from a quiet network, so it is looked for and said.
+//! down carries nothing. Neither can be distinguished from a quiet network, so Latch looks for it and logs it.
 
 use crate::netlink::{Link, monitor::Event, worker::Fact};
 use std::time::{Duration, Instant};
 
-/// So often all interfaces are asked for, should a change not have been told.
+/// How often all interfaces are queried, in case a change was not reported.
 const PERIOD: Duration = Duration::from_secs(30);
 
 /// Looks at the interfaces.
@@ -41,7 +41,7 @@ impl Watch {
         }
     }
 
-    /// Whether all interfaces are to be asked for.
+    /// Whether all interfaces must be queried.
     pub(in crate::datapath) fn poll(&mut self, now: Instant) -> bool {
         let due = now >= self.at;
         if due {

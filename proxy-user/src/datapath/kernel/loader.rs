@@ -57,8 +57,8 @@ impl StartMode {
     }
 }
 
-/// The program in the kernel, attached to its interfaces, and its maps. Dropped, all of it is gone, but for what is
-/// pinned.
+/// The program in the kernel, attached to its interfaces, and its maps. When it is dropped, all of it is removed except
+/// what is pinned.
 pub(in crate::datapath) struct Kernel {
     next_hops: Array<MapData, NextHop>,
     events: RingBuf<MapData>,

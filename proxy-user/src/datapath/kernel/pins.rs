@@ -218,7 +218,7 @@ fn mount_bpffs() -> Result<()> {
     let place = Path::new(BPFFS);
     let directory =
         File::open(place).with_context(|| format!("cannot open {BPFFS}, where the BPF file system belongs"))?;
-    // Two mounts on each other would hide what the first one holds: whoever comes second looks again.
+    // Two mounts on each other would hide what the first one holds: the second process looks again.
     directory.lock().with_context(|| format!("cannot lock {BPFFS}"))?;
     if on_bpffs(place) {
         return Ok(());

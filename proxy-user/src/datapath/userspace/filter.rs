@@ -7,7 +7,7 @@ use std::net::IpAddr;
 /// Lets nothing through.
 pub(super) const NOTHING: [sock_filter; 1] = [instruction(BPF_RET | BPF_K, 0)];
 
-/// So many addresses of a family are told apart; of more, all UDP goes through.
+/// How many addresses of a family are distinguished; if there are more, all UDP goes through.
 const ADDRESSES: usize = 100;
 /// The whole frame.
 const ALL: u32 = u32::MAX;
@@ -62,7 +62,7 @@ fn load(size: u32, offset: u32) -> sock_filter {
     instruction(BPF_LD | size | BPF_ABS, offset)
 }
 
-/// Goes on where the value is `k`, else skips so many instructions.
+/// Continues where the value is `k`, else skips this many instructions.
 fn unless_equal(k: u32, skip: u8) -> sock_filter {
     sock_filter { jf: skip, ..instruction(BPF_JMP | BPF_JEQ | BPF_K, k) }
 }

@@ -14,11 +14,11 @@ use std::{
     ptr,
 };
 
-/// So many frames are taken at a time.
+/// How many frames are taken at a time.
 pub(super) const BATCH: usize = 64;
 /// What the kernel keeps while the thread is not running, bytes: some 3,000 frames of speech.
 const QUEUE: c_int = 8 << 20;
-/// Room for what the kernel says beside a frame.
+/// Room for what the kernel says about a frame.
 const BESIDE: usize = 64;
 
 const ETH_P_ALL: u16 = libc::ETH_P_ALL as u16;
@@ -80,7 +80,7 @@ impl Receiver {
         Ok(Self { socket, frames, beside: vec![[0; BESIDE / 8]; BATCH] })
     }
 
-    /// Takes what there is, at most [`BATCH`] frames; none where there is nothing.
+    /// Takes the frames that have arrived, at most [`BATCH`]; none where none has.
     pub(super) fn receive(&mut self) -> io::Result<Frames<'_>> {
         let mut rooms: Vec<iovec> = self.frames.iter().map(|frame| vector(frame.room())).collect();
         let mut headers: Vec<mmsghdr> = rooms

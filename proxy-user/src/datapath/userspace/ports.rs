@@ -45,7 +45,7 @@ fn deaf(address: SocketAddr) -> io::Result<Socket> {
     Ok(socket)
 }
 
-/// Lets this process have so many descriptors.
+/// Lets this process have this many descriptors.
 fn raise_limit(needed: u64) -> Result<()> {
     let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
     // SAFETY: the limit may be written.

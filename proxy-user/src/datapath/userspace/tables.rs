@@ -63,7 +63,7 @@ pub(super) struct Control {
     next_hops: Memory<HOP_WORDS>,
     events: Receiver<LatchEvent>,
     told: Arc<EventFd>,
-    /// They stay open to show, under `/proc/PID/fd`, what stands in the tables.
+    /// They stay open to show, under `/proc/PID/fd`, the contents of the tables.
     _files: [OwnedFd; 4],
 }
 

@@ -86,7 +86,7 @@ fn run(mut receiver: Receiver, sender: &Sender, interface: u32, here: &Here, sto
 /// Relays what has arrived; how many frames could not be sent.
 fn relay(receiver: &mut Receiver, sender: &Sender, interface: u32, here: &Here) -> io::Result<usize> {
     let mut lost = 0;
-    // Not forever: whoever wants the thread to stop is asked for after so many.
+    // Not without end: after this many, the thread checks whether it has to stop.
     for _ in 0..BATCH {
         let frames = receiver.receive()?;
         let mut leaving = Vec::with_capacity(BATCH);

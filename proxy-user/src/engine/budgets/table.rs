@@ -84,7 +84,7 @@ impl Table {
         let places = capacity as usize;
         Self {
             capacity,
-            // Twice the room: where no more than half is used, a hash map cleans itself up in place and never grows.
+            // Twice the room: where at most half is used, a hash map cleans itself up in place and never grows.
             index: HashMap::with_capacity(2 * places),
             entries: Vec::with_capacity(places),
             lists: [(NONE, NONE); 2],
@@ -233,7 +233,7 @@ pub(super) fn network(address: IpAddr) -> u128 {
     prefix(address, 24, 48)
 }
 
-/// IPv4 addresses lie where IPv6 has those that stand for them, ::ffff:0:0/96.
+/// IPv4 addresses are mapped into IPv6 at ::ffff:0:0/96.
 fn prefix(address: IpAddr, v4_bits: u32, v6_bits: u32) -> u128 {
     let (bits, length) = match address.to_canonical() {
         IpAddr::V4(v4) => (v4.to_ipv6_mapped(), 96 + v4_bits),

@@ -255,8 +255,8 @@ fn source_of(number: u8) -> IpAddr {
 }
 
 proptest! {
-    /// Whatever happens in whatever order: no bound is passed, nothing is lost or given back twice, and who has not
-    /// proved its address gets no more than three times what it sent.
+    /// Whatever happens in whatever order: no bound is passed, nothing is lost or given back twice, and a source that
+    /// has not proved its address gets at most three times what it sent.
     #[test]
     fn no_order_of_events_passes_a_bound(steps in vec(step(), 1..400)) {
         let mut now = Instant::now();
@@ -319,7 +319,7 @@ proptest! {
             prop_assert!(of_source.values().all(|held| within(limits.source.amounts, held)));
             prop_assert!(of_network.values().all(|held| within(limits.network.amounts, held)));
             prop_assert!(limits.everybody.exceeded(&limits.everybody, &more).is_some());
-            // What is held stands in its place, whoever came since.
+            // What is held keeps its place, whatever sources came since.
             for (prefix, amounts) in &of_source {
                 let place = budgets.sources.find(*prefix);
                 let counted = place.and_then(|place| budgets.sources.get(place)).map(|entry| entry.held);

@@ -18,11 +18,11 @@ use tokio::{
 };
 use tokio_rustls::{TlsAcceptor, TlsConnector, rustls::pki_types::ServerName};
 
-/// So long data may stay unacknowledged, and a peer may take nothing at all.
+/// How long data may stay unacknowledged, and a peer may accept no data at all.
 const UNACKNOWLEDGED: Duration = Duration::from_secs(20);
-/// After so long without a packet the kernel asks whether the other end is still there.
+/// After this long without a packet the kernel probes whether the other end is still there.
 const PROBE_AFTER: Duration = Duration::from_secs(60);
-/// A refused message's answer has so long to leave.
+/// How long the answer to a refused message may take to leave.
 const ERROR_REPLY_LINGER: Duration = Duration::from_secs(1);
 
 /// How a connection comes about.
@@ -129,7 +129,7 @@ impl Connection {
                             }
                         }
                         Err(broken) => {
-                            // Whoever can still be answered hears why.
+                            // A peer that can still be answered gets the reason.
                             if let Some(refused) = broken.refused {
                                 let _ = tell.send(ConnectionEvent::Message(id, refused)).await;
                                 tokio::time::sleep(ERROR_REPLY_LINGER).await;

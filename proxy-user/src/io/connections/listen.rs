@@ -24,7 +24,7 @@ const PAUSE: Duration = Duration::from_millis(100);
 /// File descriptors for everything but connections.
 const RESERVED: u64 = 256;
 
-/// Lets the process have so many connections at once, as far as the operating system does. How many it lets.
+/// Lets the process have this many connections at once, as far as the operating system allows. How many it lets.
 pub(super) fn make_room(wanted: usize) -> usize {
     let files = (wanted as u64).saturating_add(RESERVED);
     let granted = match getrlimit(Resource::RLIMIT_NOFILE) {

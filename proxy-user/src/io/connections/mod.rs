@@ -5,10 +5,10 @@
 //!                    task of a connection ◀──bounded queue─── loop ◀── engine
 //! ```
 //!
-//! Each connection has a task (`connection`, and `websocket` in it, with what is in `task`), which reads no further while the engine has not
-//! taken what it read before. What may wait for a peer is bounded; a peer that does not take it loses the connection.
-//! Towards terminals, connections are only accepted. Towards a core realm they are made as they are needed, one to each
-//! address, and made anew after they ended.
+//! Each connection has a task (`connection`, and `websocket` in it, with what is in `task`), which reads no further
+//! while the engine has not taken what it read before. What may wait for a peer is bounded; a peer that does not take
+//! it loses the connection. Towards terminals, connections are only accepted. Towards a core realm they are made as
+//! they are needed, one to each address, and made again after they ended.
 
 mod connection;
 mod listen;
@@ -48,7 +48,7 @@ const INBOX: usize = 64;
 const MOST_IN_CORE: usize = 100;
 /// Connections accepted at one listener before others have their turn.
 const BATCH: usize = 16;
-/// So long what was said last has to leave.
+/// How long the last messages may take to leave.
 const FLUSH: Duration = Duration::from_secs(1);
 
 /// What came of connections, for the engine.
@@ -248,7 +248,7 @@ impl Connections {
         let from_there = self.per_source.get(&flow.ip()).copied().unwrap_or_default();
         let settings = self.config.realms.get(realm);
         let is_softswitch = settings.and_then(|realm| realm.softswitch).is_some_and(|it| it.ip() == flow.ip());
-        // Terminals must not keep the softswitch away.
+        // Terminals must not use up the softswitch's connections.
         if self.open.len() >= self.max && !is_softswitch {
             self.statistics.refused_max += 1;
             return;

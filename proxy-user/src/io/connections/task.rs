@@ -1,5 +1,5 @@
-//! What every connection's task has, whatever it speaks: what waits to be written, whom it tells, and by when something
-//! has to come.
+//! What every connection's task has, whatever its transport: what waits to be written, where its events go, and by when
+//! something has to arrive.
 
 use super::reason::Reason;
 use crate::{
@@ -19,7 +19,7 @@ use tokio::{
     time::{Instant, timeout_at},
 };
 
-/// What is held of a message besides its bytes.
+/// What is kept for a message besides its bytes.
 const OVERHEAD: usize = 64;
 
 /// What a connection tells.
@@ -29,7 +29,7 @@ pub(super) enum ConnectionEvent {
     Ended(ConnectionId, Reason),
 }
 
-/// What waits to be written: no more than a connection may hold.
+/// What waits to be written: at most what a connection may hold.
 #[derive(Clone, Debug)]
 pub(super) struct Queue {
     sender: mpsc::UnboundedSender<Vec<u8>>,

@@ -72,7 +72,7 @@ fn open(
     (connections, addresses)
 }
 
-/// The next event, while `client` goes on with what it does.
+/// The next event, while `client` continues.
 async fn next(connections: &mut Connections) -> Event {
     let mut events = within(async {
         loop {
@@ -364,7 +364,7 @@ async fn certificates_are_shown_and_read_again_without_a_restart() {
     let mut new = meanwhile(&mut connections, connect(name("new.example.test"))).await.unwrap();
     new.write_all(OPTIONS.as_bytes()).await.unwrap();
     message(next(&mut connections).await);
-    // What was connected before goes on.
+    // Connections from before stay.
     old.write_all(OPTIONS.as_bytes()).await.unwrap();
     assert_eq!(message(next(&mut connections).await).0, flow);
     let refused = TcpStream::connect(at[0]).await.unwrap();
@@ -402,7 +402,7 @@ async fn the_softswitch_has_to_be_who_it_is() {
     for (issuer, subject, trusted) in
         [(&authority, "switch", true), (&authority, "else", false), (&other, "switch", false)]
     {
-        // A Latch that listens stands for the softswitch.
+        // A Latch that listens plays the softswitch.
         let certificate = issuer.issue("switch", &format!("{subject}.example.test"));
         let (mut softswitch, at) = open(&[Transport::Tls], ConnectionLimits::default(), |config| {
             config.realms.get_mut(ACCESS).unwrap().streams.certificate = Some(certificate);

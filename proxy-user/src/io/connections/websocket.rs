@@ -22,7 +22,7 @@ use tokio_tungstenite::{
     },
 };
 
-/// A peer that takes nothing for so long is given up.
+/// A peer that accepts no data for this long is given up.
 const NOT_READ: Duration = Duration::from_secs(20);
 
 pub(super) async fn speak<S: AsyncRead + AsyncWrite + Unpin + Send>(connection: Connection, stream: S) -> Reason {

@@ -119,7 +119,7 @@ fn once_there_is_room_again_no_ended_call_is_known_and_every_new_one_is() {
         assert_eq!(keeper.status(now + 3 * SECOND)["written"], false, "not yet tried");
         keeper.commit(now + 3 * SECOND).unwrap();
         assert_eq!((keeper.retry_at(), &keeper.status(now)["written"]), (None, &json!(true)));
-        // And it goes on as before.
+        // And it continues as before.
         keeper.note(vec![put(Table::Dialogs, "60", b"new")]);
         keeper.commit(now + 3 * SECOND).unwrap();
         drop(keeper);

@@ -14,7 +14,7 @@ impl NextHops {
     }
 
     /// One more user of a destination, which had the entry at `index` for `key`; `held` is what the map holds there.
-    /// False where that cannot be so: then it is to be acquired like a new one.
+    /// False where that is impossible: then it must be acquired like a new one.
     pub(in super::super) fn adopt(
         &mut self,
         destination: Destination,

@@ -1,4 +1,4 @@
-//! Whose turn it is to be compared with the kernel: everybody's now and then, and when something has changed.
+//! Which entries are compared with the kernel next: all of them from time to time, and when something has changed.
 //!
 //! However many there are, only some questions are open at a time, so that those of a new call do not wait for long.
 
@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// So often everything in use is compared with the kernel's view, should a change not have been told.
+/// How often everything in use is compared with the kernel's view, in case a change was not reported.
 pub(super) const PERIOD: Duration = Duration::from_secs(30);
 /// From the beginning of one round to that of the next, however fast routes change.
 pub(super) const PAUSE: Duration = Duration::from_millis(100);
@@ -42,7 +42,7 @@ impl Refresh {
         self.at.get_or_insert(now + PERIOD);
     }
 
-    /// Something changed: a round is wanted at this time, or as soon as the one that goes on is over.
+    /// Something changed: a round is wanted at this time, or as soon as the current one is over.
     pub(super) fn request(&mut self, neighbours: bool, wanted: Instant) {
         let Some(at) = self.at else { return };
         let soon = self.began.map_or(wanted, |began| wanted.max(began + PAUSE));
@@ -86,7 +86,7 @@ impl Refresh {
         if self.open < OPEN { self.turns.pop_front() } else { None }
     }
 
-    /// When a round may begin; while one goes on, its answers tell.
+    /// When a round may begin; during a round, its answers say when it ends.
     pub(super) fn poll_timeout(&self) -> Option<Instant> {
         self.at.filter(|_| self.turns.is_empty())
     }

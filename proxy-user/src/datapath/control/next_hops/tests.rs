@@ -31,7 +31,7 @@ pub(in super::super) struct View {
     pub(in super::super) gateway: Option<IpAddr>,
     pub(in super::super) on_link: Vec<IpAddr>,
     pub(in super::super) neighbours: BTreeMap<IpAddr, Neighbour>,
-    /// Neighbours that it was told to find out about.
+    /// Neighbours that it was asked to find.
     pub(in super::super) used: Vec<IpAddr>,
     pub(in super::super) routes_asked: usize,
 }

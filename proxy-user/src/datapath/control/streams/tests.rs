@@ -64,7 +64,7 @@ fn poll(control: &mut Control, now: Instant) -> Vec<MediaEvent> {
     events
 }
 
-/// Lets the kernel answer, and the entries be told.
+/// Lets the kernel answer, and the entries be reported.
 pub(in super::super) fn settle(control: &mut Control, kernel: &FakeKernel, now: Instant) -> Vec<MediaEvent> {
     kernel.answer(&mut control.hops, now);
     poll(control, now)

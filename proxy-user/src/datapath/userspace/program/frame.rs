@@ -4,7 +4,7 @@
 use proxy_common::address::Address;
 use std::cell::Cell;
 
-/// So many bytes a frame can grow at its front: more than IPv6 and two tags take.
+/// How many bytes a frame can grow at its front: more than IPv6 and two tags take.
 pub(in crate::datapath::userspace) const HEADROOM: usize = 64;
 
 /// What a frame comes in: a buffer with room before it.
@@ -21,12 +21,12 @@ impl Context {
         Self { buffer, start: Cell::new(HEADROOM), end: Cell::new(HEADROOM) }
     }
 
-    /// Where a frame is to be written: an address, and how many bytes may follow it.
+    /// Where to write a frame: an address, and how many bytes may follow it.
     pub(in crate::datapath::userspace) fn room(&self) -> &[Cell<u8>] {
         self.buffer.get(HEADROOM..).unwrap_or_default()
     }
 
-    /// So many bytes have been written there.
+    /// How many bytes have been written there.
     pub(in crate::datapath::userspace) fn written(&self, length: usize) {
         self.start.set(HEADROOM);
         self.end.set((HEADROOM + length).min(self.buffer.len()));
@@ -62,7 +62,7 @@ impl<'a> Frame<'a> {
         Self(context.bytes())
     }
 
-    /// The same frame: no verifier has to be told.
+    /// The same frame: there is no verifier to convince.
     #[inline(always)]
     pub(crate) fn unproven(self) -> Self {
         self
@@ -93,7 +93,7 @@ impl<'a> Frame<'a> {
     }
 }
 
-/// So many bytes can be summed: those of a full Ethernet frame.
+/// The most bytes that can be summed: those of a full Ethernet frame.
 const SUMMED: usize = 1_520;
 
 /// Makes the frame longer by `by` bytes at its front, or shorter where it is negative; false where there is no room.

@@ -21,7 +21,7 @@ pub(in crate::datapath::userspace) struct Here {
     tables: Arc<Tables>,
     counts: Arc<Counts>,
     packet_scratch: UnsafeCell<PacketScratch>,
-    /// The interface that the frame at hand is redirected to.
+    /// The interface that the current frame is redirected to.
     interface: Cell<u32>,
 }
 
@@ -65,7 +65,7 @@ fn here<R>(look: impl FnOnce(&Here) -> Option<R>) -> Option<R> {
     look(unsafe { here.as_ref() })
 }
 
-/// Where this thread keeps what it knows of the datagram at hand.
+/// Where this thread keeps what it knows about the current datagram.
 pub(crate) fn packet_scratch() -> Option<*mut PacketScratch> {
     here(|here| Some(here.packet_scratch.get()))
 }

@@ -76,7 +76,7 @@ pub(crate) fn compare_and_swap(word: *mut u64, old: u64, new: u64) -> u64 {
     }
 }
 
-/// The same number: here nobody has to be kept from knowing it.
+/// The same number: there is no verifier to hide it from.
 #[inline(always)]
 pub(crate) fn opaque<const NUMBER: u64>() -> u64 {
     NUMBER

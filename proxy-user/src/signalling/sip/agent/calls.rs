@@ -1,4 +1,4 @@
-//! What SIP keeps of a call beside what the core keeps.
+//! What SIP keeps of a call in addition to the core.
 
 use super::{roles::Role, transactions::ServerTxId};
 use crate::engine::CallId;
@@ -10,17 +10,17 @@ pub(super) struct Call {
     pub(super) id: CallId,
     /// Number in CSeq of its INVITE.
     pub(super) cseq: u32,
-    /// It was answered: what becomes of it is told by BYE.
+    /// It was answered: its end is announced by BYE.
     pub(super) answered: bool,
     /// The answerers that sent a 2xx.
     pub(super) confirmed: Vec<usize>,
     /// The INVITE that began it, until it has a final response.
     #[serde(skip)]
     pub(super) invite: Option<ServerTxId>,
-    /// The BYE that is under way, from and to: whoever takes up the call ends it.
+    /// The BYE that is under way, from and to: the process that takes over the call ends it.
     #[serde(default)]
     pub(super) bye: Option<(Role, Role)>,
-    /// The INVITE whose 2xx made an offer that its ACK is to answer: who sent it, and its CSeq number.
+    /// The INVITE whose 2xx made an offer that its ACK has to answer: who sent it, and its CSeq number.
     #[serde(default)]
     pub(super) ack_answers: Option<(Role, u32)>,
     /// The caller cancelled it.

@@ -1,5 +1,5 @@
-//! How dialogs begin: from the first request, and from the first message of everyone who answers it; how long those
-//! last that are no calls; and where the parties are reached.
+//! How dialogs begin: from the first request, and from the first message of each party that answers it; how long
+//! dialogs last that are not calls; and where the parties are reached.
 
 use super::{
     calls::Call,
@@ -28,8 +28,8 @@ use std::time::{Duration, Instant};
 const SUBSCRIPTION: Duration = Duration::from_secs(3600);
 
 impl Turn<'_> {
-    /// Whether one more dialog may begin. Calls and what is no call must not crowd each other out; calls that ended are
-    /// kept for a while.
+    /// Whether one more dialog may begin. Calls and other dialogs must not use up each other's room; calls that ended
+    /// are kept for a while.
     pub(super) fn has_room_for_dialog(&mut self, is_call: bool, now: Instant) -> bool {
         let limit = self.core.config.limits.max_calls;
         let (calls, subscriptions) = self.dialogs.counts();
@@ -40,7 +40,7 @@ impl Turn<'_> {
         has_room
     }
 
-    /// What a new dialog of a stranger takes of the share of all strangers; nothing for who is known.
+    /// What a new dialog of a stranger takes of the share of all strangers; nothing for a known party.
     pub(super) fn take_dialog(
         &mut self,
         realm: RealmId,
@@ -52,7 +52,7 @@ impl Turn<'_> {
         self.core.take(realm, source, Amounts { dialogs: 1, bytes, ..Amounts::default() }, now)
     }
 
-    /// A new dialog, begun by `request`; it is a call, if it is one.
+    /// A new dialog, begun by `request`; `call` is given if it is one.
     pub(super) fn new_dialog(
         &mut self,
         realm: RealmId,
@@ -141,7 +141,7 @@ impl Turn<'_> {
         self.core_flow(realm, party.routes.first().unwrap_or(&party.target))
     }
 
-    /// What a response means for a dialog that is no call: it lasts as long as its subscription.
+    /// What a response means for a dialog that is not a call: it lasts as long as its subscription.
     pub(super) fn after_subscription(
         &mut self,
         place: &InDialog,
@@ -190,7 +190,7 @@ impl Turn<'_> {
         }
     }
 
-    /// A dialog that is no call ends after `lasts`, and a little later for stragglers.
+    /// A dialog that is not a call ends after `lasts`, and is kept a little longer for late messages.
     fn keep_subscription(&mut self, id: DialogId, lasts: Duration, now: Instant) {
         let at = now + lasts + 64 * self.timing.t1;
         if let Some(Dialog { usage: Usage::Subscription { ends_at }, .. }) = self.dialogs.get_mut(id) {
@@ -200,7 +200,7 @@ impl Turn<'_> {
     }
 }
 
-/// The URI by which a party wants to be reached; a broken peer that states none, where it is.
+/// The URI by which a party wants to be reached; where a broken peer states none, the address that it is at.
 fn target(message: &Message, flow: Flow) -> String {
     let stated = message.values(Name::Contact).next().and_then(|value| contact_uri(&value));
     stated.unwrap_or_else(|| format!("sip:{}", flow.remote))

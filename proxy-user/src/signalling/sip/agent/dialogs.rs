@@ -53,7 +53,7 @@ pub(super) struct Dialogs {
     by_call_id: HashMap<String, Vec<DialogId>>,
     by_call: HashMap<CallId, DialogId>,
     by_terminal: HashMap<TerminalId, BTreeSet<DialogId>>,
-    /// Dialogs that are no calls.
+    /// Dialogs that are not calls.
     subscriptions: usize,
     last: u64,
 }
@@ -196,7 +196,7 @@ impl Dialogs {
         self.get_mut(id)?.held.as_mut().and_then(Arc::get_mut)
     }
 
-    /// The first request of a dialog was accepted: it is a stranger's no more.
+    /// The first request of a dialog was accepted: it no longer counts as a stranger's.
     pub(super) fn accepted(&mut self, id: DialogId) {
         if self.get(id).is_some_and(|dialog| dialog.held.is_some())
             && let Some(dialog) = self.get_mut(id)
@@ -321,14 +321,14 @@ pub(super) struct Dialog {
     pub(super) call_id: String,
     pub(super) realms: PerSide<RealmId>,
     pub(super) originator: Party,
-    /// Where the first request went: who answers it stands there.
+    /// Where the first request went: its answerers are there.
     pub(super) called: Standing,
     /// One for each To tag seen.
     pub(super) answerers: Vec<Party>,
     /// As each side knows them.
     pub(super) identities: PerSide<Identities>,
     pub(super) usage: Usage,
-    /// Ended: kept for stragglers until then.
+    /// Ended: kept for late messages until then.
     #[serde(with = "moment")]
     pub(super) forget_at: Option<Instant>,
     /// What it takes of the share of strangers, until its first request is accepted.

@@ -1,9 +1,9 @@
 //! What a party of a dialog may have beyond the share of strangers, by naming the token that only it was shown.
 //!
-//! Under a flood of strangers, calls must go on and end, also where a party speaks from a place that Latch does not know
-//! yet. But a token says no more than that its sender was a party once. So it exempts from the budgets only as much as a
-//! dialog needs at once; what goes beyond that counts as a stranger's. A dialog that has ended needs what is repeated and
-//! a last BYE, and one that is itself of the share of strangers has nothing beyond it.
+//! Under a flood of strangers, calls must continue and end, also where a party speaks from a place that Latch does not
+//! know yet. But a token only says that its sender was a party once. So it exempts from the budgets only as much as a
+//! dialog needs at once; the rest counts as a stranger's. A dialog that has ended needs retransmissions and a last BYE,
+//! and one that counts as a stranger's itself gets nothing beyond the share of strangers.
 
 use std::{
     sync::{Arc, Weak},
@@ -23,9 +23,9 @@ const MOST_LAST_MESSAGES: u32 = 2;
 /// How far a dialog has come, for what its parties need.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Phase {
-    /// It is of the share of strangers until its first request is accepted.
+    /// It counts as a stranger's until its first request is accepted.
     Strangers,
-    /// It goes on.
+    /// It has not ended.
     Live,
     /// It has ended, and is kept for repetitions.
     Ended,

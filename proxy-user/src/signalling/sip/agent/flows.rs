@@ -2,7 +2,7 @@
 //!
 //! A terminal is reached over the connection that it made and over no other: nobody can connect to it through its NAT.
 //! With the connection, the way to it is gone until it comes back with a REGISTER, or with a request inside its dialog
-//! (RFC 5626 §5.3.1). In a core realm, addresses can be connected to, and any connection to one is as good.
+//! (RFC 5626 §5.3.1). In a core realm, addresses can be connected to, and all connections to one are equivalent.
 
 use super::{
     reading::route_flow,
@@ -36,7 +36,7 @@ impl Turn<'_> {
             return Some(destination);
         }
         let config = self.core.config.realms.get(realm).filter(|config| config.side == Side::Core)?;
-        // The port of a connection that came from there is nobody's address (RFC 3261 §18.2.2).
+        // The port of a connection that came from there is not an address to connect to (RFC 3261 §18.2.2).
         let softswitch = config.softswitch_flow().filter(|softswitch| softswitch.ip() == destination.ip());
         match (destination.connection, softswitch) {
             (None, _) => Some(destination),
@@ -52,8 +52,8 @@ impl Turn<'_> {
         self.send_keeping(0, realm, destination, bytes);
     }
 
-    /// Sends what may be left out. To an address that may be forged no more is sent than three times what came from there,
-    /// and `keep` bytes of that are left for what matters more.
+    /// Sends something that may be withheld. An address that may be forged gets at most three times the bytes that came
+    /// from there, and `keep` bytes of that are left for what matters more.
     pub(super) fn send_keeping(&mut self, keep: usize, realm: RealmId, destination: Flow, bytes: Vec<u8>) {
         if !self.core.may_send(realm, destination, bytes.len(), keep, self.now) {
             return;
@@ -87,7 +87,7 @@ impl Turn<'_> {
         Some(message.edit().set(Name::Via, &via).state_length().finish())
     }
 
-    /// A connection is gone: who waits for an answer over it waits in vain, and the terminals behind it are out of reach.
+    /// A connection is gone: requests over it get no answer, and the terminals behind it are unreachable.
     pub(super) fn connection_closed(&mut self, realm: RealmId, flow: Flow, now: Instant) {
         // The softswitch may have closed one over which it never said anything.
         let open = self.connections.close(flow).unwrap_or_default();
@@ -104,7 +104,7 @@ impl Turn<'_> {
             for id in open.clients {
                 self.lose(id, now);
             }
-            // To the caller its call has failed: nobody is to ring for it.
+            // To the caller its call has failed: no terminal must ring for it.
             for server in open.invites {
                 if let Some(client) = self.transactions.server(server).and_then(Server::client) {
                     self.cancel_client(client, now);
@@ -112,8 +112,8 @@ impl Turn<'_> {
             }
             return;
         }
-        // Nothing tells whether the other end has read what was sent last, so it goes once more: whoever had it knows
-        // it by its branch.
+        // Nothing tells whether the other end has read what was sent last, so it goes once more: a peer that has it
+        // already recognises its branch.
         let lost = |client: &Client<Purpose>| {
             let pooled = Flow { connection: None, ..flow };
             let there = client.destination() == flow || client.destination() == pooled;
@@ -126,13 +126,13 @@ impl Turn<'_> {
             if self.transactions.take_second_try(id) {
                 self.send_again(id);
             } else {
-                // Whoever closes every connection is not asked for ever.
+                // A peer that closes every connection is not asked again and again.
                 self.lose(id, now);
             }
         }
     }
 
-    /// No connection could be made: what waits for an answer from there waits in vain.
+    /// No connection could be made: requests to there get no answer.
     pub(super) fn unreachable(&mut self, realm: RealmId, flow: Flow, now: Instant) {
         let waits = |client: &Client<Purpose>| {
             client.realm() == realm && self.route_out(realm, client.destination()) == Some(flow)

@@ -25,7 +25,7 @@ struct Stated {
 enum Inward {
     /// It asserts something: only a trusted party may.
     Asserts,
-    /// It only wishes something, or describes its sender: whoever gets it decides.
+    /// It only states a wish or describes its sender: the receiver decides.
     Wishes,
 }
 
@@ -70,7 +70,7 @@ const fn stated(header: &'static str, inward: Inward, outward: Outward) -> State
     Stated { header, inward, outward }
 }
 
-/// What tells of a user besides From, and need not be there (RFC 3323 §5.3).
+/// Optional headers that reveal a user besides From (RFC 3323 §5.3).
 const OF_THE_USER: &[Name] = &[
     Name::Subject,
     Name::CallInfo,
@@ -91,7 +91,7 @@ const ANONYMOUS: &str = "\"Anonymous\" <sip:anonymous@anonymous.invalid>";
 /// What the author of a message asked to be kept private: the values of Privacy.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Privacy {
-    /// Nothing is to be done (RFC 3323 §4.2).
+    /// Nothing has to be done (RFC 3323 §4.2).
     none: bool,
     /// Who the user is.
     user: bool,
@@ -118,7 +118,7 @@ impl Privacy {
                 }
             }
         }
-        // It stands alone; who writes more beside it contradicts himself, and is not exposed for it.
+        // It must be the only value; a sender that adds others contradicts itself, and is not exposed for that.
         privacy.none &= !(privacy.user || privacy.header || privacy.id || privacy.history);
         privacy
     }

@@ -126,7 +126,7 @@ impl Turn<'_> {
         Some((from, verdict))
     }
 
-    /// A request goes to a party that has named its secret, which was sent to where it is: it may be told all.
+    /// A request goes to a party that has named its secret, which was sent to where it is: it may be sent everything.
     pub(super) fn vouch(&mut self, id: DialogId, to: Role) {
         let Some(standing) = self.dialogs.party(id, to).map(|party| &party.standing) else {
             return self.core.inconsistent("a request to no party");
@@ -136,7 +136,7 @@ impl Turn<'_> {
         }
     }
 
-    /// A party spoke. Whoever has named its secret once is not believed without it.
+    /// A party spoke. A party that has named its secret once is not believed without it.
     fn spoke(&mut self, id: DialogId, role: Role, source: Flow, secret: bool, verdict: Verdict) {
         let Some(standing) = self.dialogs.party(id, role).map(|party| &party.standing) else {
             return self.core.inconsistent("a request of no party");
@@ -173,9 +173,9 @@ impl Turn<'_> {
         }
     }
 
-    /// The registered terminal that a request outside of dialogs is from: it comes over the terminal's flow, and names its
-    /// user; of several of one user, the one whose contact it states. Otherwise it is whoever has the address: a contact
-    /// alone can be stated by anybody.
+    /// The registered terminal that a request outside of dialogs is from: it comes over the terminal's flow, and names
+    /// its user; of several of one user, the one whose contact it states. Otherwise it is the terminal that has the
+    /// address: anybody can state a contact.
     pub(super) fn terminal_behind(&self, realm: RealmId, flow: Flow, request: &Message) -> Option<TerminalId> {
         if self.core.side(realm) != Some(Side::Access) {
             return None;

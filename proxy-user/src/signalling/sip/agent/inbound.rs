@@ -101,7 +101,7 @@ impl Turn<'_> {
             self.send(realm, source, response);
             return;
         }
-        // A tenth more is for the softswitch, and for calls that are there: they must be able to end.
+        // A tenth more is for the softswitch, and for existing calls, which must be able to end.
         let most = self.core.config.limits.max_transactions;
         let exempt = self.exempt(realm, &request, now);
         let reserve = self.core.is_core(realm) || exempt.is_some();
@@ -111,7 +111,7 @@ impl Turn<'_> {
             self.send(realm, source, plain_response(&request, 503, headers, source, None));
             return;
         }
-        // The request as it came and as it goes on, and its answer; and as many transactions.
+        // The request as it came and as it is forwarded, and its answer; and a transaction for each side.
         let bytes = kept::of_request(&request);
         let amounts = Amounts { transactions: 2, bytes: bytes.try_into().unwrap_or(u32::MAX), ..Amounts::default() };
         let held = if exempt.is_some() { Ok(None) } else { self.core.take(realm, source, amounts, now) };
@@ -134,7 +134,7 @@ impl Turn<'_> {
             self.route(id, now)
         }
         self.count_kept(id);
-        // What could neither be answered nor sent on has no one to end it.
+        // A request that was neither answered nor forwarded would never end.
         let idle = |server: &Server| !server.is_answered() && server.client().is_none();
         if self.transactions.server(id).is_some_and(idle) {
             self.drop_server(id);
@@ -205,7 +205,7 @@ impl Turn<'_> {
         }
     }
 
-    /// Who sent a request is in another place now: its answers go there.
+    /// The sender of a request has moved: its answers go to its new place.
     pub(super) fn invite_moved(&mut self, id: ServerTxId, to: Flow) {
         let Some(before) = self.transactions.move_server(id, to) else { return };
         if before != to && self.transactions.server(id).is_some_and(Server::is_ringing) {
@@ -252,8 +252,8 @@ impl Turn<'_> {
     }
 }
 
-/// The user of the first URI in what may be a request, which may be the token of a party: so much is seen without reading
-/// it.
+/// The user of the first URI in what may be a request, which may be the token of a party: that can be seen without
+/// parsing it.
 fn first_token(bytes: &[u8]) -> Option<&str> {
     let line = bytes.get(..bytes.len().min(128))?;
     let word = line.split(|byte| *byte == b':').nth(1)?.split(|byte| *byte == b'@').next()?;

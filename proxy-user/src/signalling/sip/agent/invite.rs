@@ -66,7 +66,7 @@ impl Turn<'_> {
         self.forward(server, request, plan, Some(place), phase, now);
     }
 
-    /// What the core is to know of a call that an INVITE begins.
+    /// What the core needs to know about a call that an INVITE begins.
     fn call_start(&self, request: &Message, realm: RealmId, source: Flow, plan: &ForwardPlan) -> CallStart {
         let uri = |name| {
             let value = request.value(name).unwrap_or_default();
@@ -134,7 +134,7 @@ impl Turn<'_> {
         self.forward(server, request, plan, Some(place), phase, now);
     }
 
-    /// Whether the call of a dialog goes on.
+    /// Whether the call of a dialog is live.
     pub(super) fn is_live(&self, id: DialogId) -> bool {
         self.dialogs.call(id).is_some_and(|call| self.core.is_live(call.id))
     }
@@ -277,8 +277,8 @@ impl Turn<'_> {
         }
     }
 
-    /// The other side knows the dialog of one answerer no more: that ends the call where it was the only one, and else that
-    /// dialog. A dialog that is only early leaves the rest to the INVITE's final response.
+    /// The other side no longer knows the dialog of one answerer: that ends the call if it was the only one, and
+    /// otherwise only that dialog. A dialog that is only early leaves the rest to the INVITE's final response.
     fn lost_dialog(&mut self, place: &InDialog, now: Instant) {
         let Some(call) = self.dialogs.call(place.id).filter(|call| call.answered) else { return };
         let answerer = [Some(place.from), place.to].into_iter().flatten().find(|role| *role != Role::Originator);
@@ -322,7 +322,7 @@ impl Turn<'_> {
             fresh = true;
         }
         if !live {
-            // It was given up while the answer was under way: whoever answered is told.
+            // It was given up while the answer was under way: the answerer is sent a BYE.
             let cseq = call.cseq;
             if let Some(role) = responder {
                 self.send_ack(id, Role::Originator, role, cseq);
@@ -353,7 +353,7 @@ impl Turn<'_> {
         self.end_call(id, cause, Some(code), now);
     }
 
-    /// Ends a call from here: both sides are told.
+    /// Ends a call: both sides are sent a BYE.
     pub(super) fn hang_up(&mut self, call: CallId, cause: EndCause, now: Instant) {
         match self.dialogs.of_call(call) {
             Some(id) => self.hang_up_dialog(id, cause, now),
@@ -388,7 +388,7 @@ impl Turn<'_> {
         self.let_go(id, now);
     }
 
-    /// A call is over: its dialog is kept for stragglers.
+    /// A call is over: its dialog is kept for late messages.
     pub(super) fn let_go(&mut self, id: DialogId, now: Instant) {
         let forget_at = now + 64 * self.timing.t1;
         if let Some(dialog) = self.dialogs.get_mut(id).filter(|dialog| dialog.forget_at.is_none()) {
@@ -397,7 +397,7 @@ impl Turn<'_> {
         }
     }
 
-    /// A call of an earlier process goes on, or what was under way is brought to its end.
+    /// A call of an earlier process continues, or what was under way is completed.
     pub(super) fn resume(&mut self, call: CallId, now: Instant) {
         let Some(id) = self.dialogs.of_call(call) else {
             return self.core.end(call, EndCause::Error, None, now);

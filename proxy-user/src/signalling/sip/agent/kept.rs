@@ -9,17 +9,17 @@ use super::{
 };
 use crate::signalling::sip::{Message, Name};
 
-/// Bytes of a response besides the header fields that it repeats of the request. The softswitch sends what goes beyond it,
-/// no stranger.
+/// Bytes of a response besides the header fields that it repeats of the request. More than that comes from the
+/// softswitch, not from a stranger.
 const RESPONSE: usize = 2_048;
-/// Bytes of each string beside its text: itself, and what the allocator adds.
+/// Bytes of each string besides its text: itself, and what the allocator adds.
 const STRING: usize = size_of::<String>() + 32;
 /// Bytes of a token and its entry in the map of all.
 const TOKEN: usize = 384;
 
 impl Turn<'_> {
-    /// A request is kept, and maybe sent on or answered by now: counts what it takes beyond what was taken for it. That is
-    /// not refused any more, but the next request is.
+    /// Counts what a request takes, after it was forwarded or answered, beyond what was reserved for it. It is too late
+    /// to refuse it; the next request is refused.
     pub(super) fn count_kept(&mut self, id: ServerTxId) {
         let Some(server) = self.transactions.server(id) else { return };
         let client = server.client().and_then(|client| self.transactions.client(client));
@@ -31,7 +31,7 @@ impl Turn<'_> {
     }
 }
 
-/// What both transactions of a request take, as far as it can be told before it is sent on.
+/// What both transactions of a request take, as far as known before it is forwarded.
 pub(super) fn of_request(request: &Message) -> usize {
     request.memory() + request.bytes().len() + of_response(request)
 }

@@ -1,12 +1,12 @@
 //! What SIP messages do: registrations, transactions, dialogs, and the calls in them.
 //!
 //! [`Sip`] owns the state, in machines that each keep their own maps whole: `transactions`, `dialogs`, `registrations`,
-//! `connections`. What a message means is decided in a `Turn`: one input with the core and all machines at hand, over as
-//! soon as the input is dealt with.
+//! `connections`. What a message means is decided in a `Turn`: one input with access to the core and all machines,
+//! which ends with the handling of that input.
 //!
 //! | file | what it decides |
 //! |---|---|
-//! | `state` | what there is, and one input with all of it at hand |
+//! | `state` | the state, and one input with access to all of it |
 //! | `protocol` | SIP as the rest of Latch sees it |
 //! | `inbound` | what a message is: garbage, a retransmission, a request, a response |
 //! | `plan` | where a request goes |
@@ -22,9 +22,9 @@
 //! | `kept` | how many bytes a stranger's request makes us keep |
 //! | `keepalive` | requests that keep NAT mappings alive |
 //! | `originate` | requests that the proxy sends inside a dialog by itself |
-//! | `refusals` | who is told of as refused by the softswitch |
+//! | `refusals` | which refusals by the softswitch are logged |
 //! | `identity` | who may know who is calling |
-//! | `topology` | addresses that must not cross |
+//! | `topology` | addresses that must not leave their network |
 //! | `flows` | over what messages leave, and what a lost connection means |
 //! | `restore`, `setup` | what is journalled, and how a later process takes it up; a call that rings then |
 

@@ -153,8 +153,8 @@ impl Turn<'_> {
         Some(self.written(&session, to, answer.unwrap_or_default()))
     }
 
-    /// A session description as it goes into a realm. One that is neither offer nor answer tells what its author could do
-    /// (RFC 3264 §9): it has no plans, and goes out with the proxy's address and every port 0.
+    /// A session description as it goes into a realm. One that is neither offer nor answer states capabilities (RFC
+    /// 3264 §9): it has no plans, and goes out with the proxy's address and every port 0.
     pub(super) fn written(&self, session: &Session, to: RealmId, media: Vec<MediaPlan>) -> Vec<u8> {
         session.rewrite(&Rewrite { address: self.core.media_address(to), media })
     }

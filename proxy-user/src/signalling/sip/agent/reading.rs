@@ -30,7 +30,7 @@ pub(super) fn address_of_record(request: &Message, header: Name) -> Option<Strin
     })
 }
 
-/// An address as it stands in a URI.
+/// An address as written in a URI.
 pub(super) fn host_text(address: IpAddr) -> String {
     match address {
         IpAddr::V4(address) => address.to_string(),
@@ -66,7 +66,7 @@ pub(super) fn session_of(message: &Message) -> Result<Option<Session>, Refused> 
     }
     let content_type = message.content_type().unwrap_or_default();
     if !content_type.eq_ignore_ascii_case("application/sdp") {
-        // A part of a multipart body may be one that must not pass unread.
+        // A part of a multipart body may be one that must be read.
         let several = content_type.get(..10).is_some_and(|start| start.eq_ignore_ascii_case("multipart/"));
         return if several && names_sdp(message.body()) { Err(Refused(415)) } else { Ok(None) };
     }

@@ -1,4 +1,4 @@
-//! Registrations: which terminal address stands behind a contact that the softswitch knows.
+//! Registrations: which terminal address belongs to a contact that the softswitch knows.
 //!
 //! A binding records both addresses of a terminal: the one that it loaded into Contact and the one in the IP header of
 //! its REGISTER. The softswitch sees neither but a contact of the proxy's own with a token in it.
@@ -42,7 +42,7 @@ pub(super) struct Binding {
     /// What names this flow of this device, whatever its addresses are: `+sip.instance` and `reg-id` (RFC 5626).
     #[serde(default)]
     pub(super) instance: Option<String>,
-    /// When the softswitch forgets it.
+    /// When the softswitch removes it.
     #[serde(with = "moment")]
     pub(super) expires_at: Instant,
     /// Keep-alives in a row without an answer.
@@ -53,7 +53,7 @@ pub(super) struct Binding {
 }
 
 impl Binding {
-    /// Whether it answered keep-alives lately.
+    /// Whether it has answered recent keep-alives.
     pub(super) fn is_reachable(&self, failures: u32) -> bool {
         self.unanswered < failures
     }
@@ -81,7 +81,7 @@ pub(super) struct Pending {
 /// A contact as a terminal states it.
 #[derive(Debug)]
 pub(super) struct Stated {
-    /// User part of the contact that stands for it.
+    /// User part of the contact that represents it.
     pub(super) token: String,
     pub(super) uri: String,
     /// See [`Binding::instance`].
@@ -188,7 +188,7 @@ impl Registrations {
 /// (RFC 3261 §10.2.1.1).
 pub(super) fn lifetime(contact: Option<&str>, header: Option<u32>, asked: Option<u32>) -> Duration {
     let seconds = contact.and_then(|text| text.trim().parse().ok()).or(header).or(asked).unwrap_or(3600);
-    // A year is for ever; what is longer would overflow clocks.
+    // At most a year; longer times would overflow clocks.
     Duration::from_secs(u64::from(seconds.min(31_536_000)))
 }
 

@@ -334,7 +334,7 @@ impl Turn<'_> {
         self.own_contact(&first, Some(token), to, by).map(|contact| vec![contact])
     }
 
-    /// Contact of a message outside of dialogs: nobody will send a request there.
+    /// Contact of a message outside of dialogs: no request will be sent there.
     pub(super) fn plain_contact(&self, message: &Message, to: RealmId, by: Transport) -> Option<Vec<String>> {
         let first = message.values(Name::Contact).next()?;
         self.own_contact(&first, None, to, by).map(|contact| vec![contact])
@@ -351,11 +351,11 @@ impl Turn<'_> {
         let own = self.core.own(realm, by)?;
         let stated = NameAddr::parse(value);
         let is_sips = |contact: &NameAddr<'_>| contact.uri().is_ok_and(|uri| uri.scheme().eq_ignore_ascii_case("sips"));
-        // Whoever asked for encryption from end to end gets it (RFC 5630 §5.1.2).
+        // A party that asked for encryption from end to end gets it (RFC 5630 §5.1.2).
         let sips = by.is_secure() && stated.as_ref().is_ok_and(is_sips);
         let scheme = if sips { "sips" } else { "sip" };
         let transport = match by.in_uri() {
-            // It goes without saying.
+            // The scheme says it already.
             Some("tls") if sips => String::new(),
             Some(transport) => format!(";transport={transport}"),
             None => String::new(),

@@ -146,8 +146,8 @@ impl Turn<'_> {
         }
     }
 
-    /// A final response to a request whose own transaction is over: nobody waits for it. A 2xx to an INVITE is acknowledged
-    /// all the same, and a call that begins so late is hung up (RFC 3261 §13.2.2.4).
+    /// A final response to a request whose own transaction is over: nobody waits for it. A 2xx to an INVITE is
+    /// acknowledged nevertheless, and a call that begins so late is hung up (RFC 3261 §13.2.2.4).
     fn late_answer(&mut self, client: ClientTxId, forward: &Forward, response: &Message, code: u16, now: Instant) {
         let Some(sent) = self.transactions.client(client).filter(|client| client.is_invite()) else { return };
         let (Some(place), 200..300, sent_to) = (&forward.dialog, code, sent.destination()) else { return };
@@ -298,7 +298,7 @@ impl Turn<'_> {
                         self.reply(server, code, None, now);
                     }
                 } else {
-                    // A 408 would come too late to be of use to anybody (RFC 4320 §4.2).
+                    // A 408 would come too late to be useful (RFC 4320 §4.2).
                     self.drop_server(server);
                 }
                 if let Some(place) = forward.dialog {

@@ -1,7 +1,7 @@
 //! What SIP keeps in the journal, and how a later process takes it up.
 //!
 //! Registrations and dialogs are journalled; of transactions only the INVITEs of calls that ring (`setup`): the others
-//! are short, and whoever asked sends again.
+//! are short, and the client sends its request again.
 
 use super::{
     dialogs::{Dialog, DialogId, Usage},

@@ -74,7 +74,7 @@ impl Turn<'_> {
     pub(super) fn ring_on(&mut self, id: DialogId, setup: Setup, now: Instant) {
         let Setup { realm: from, source, request, tag, response, forwarded } = setup;
         let Ok(request) = Message::parse(&request) else { return };
-        // What an unproved address may still be sent was known to the earlier process only.
+        // Only the earlier process knew how much may still be sent to an unproved address.
         self.core.hears(from, source, request.bytes().len(), || false, now);
         let key = server_key(from, source, &request, "INVITE");
         let server = Server::new(key, source, request, tag).with_response(response);
@@ -116,7 +116,7 @@ impl Turn<'_> {
         }
         let cancelled = self.dialogs.call(id).is_some_and(|call| call.cancelled);
         if cancelled || (source.transport.is_reliable() && self.core.side(from) == Some(Side::Access)) {
-            // It was cancelled, or to the caller its call has failed: nobody is to ring for it.
+            // It was cancelled, or to the caller its call has failed: no terminal must ring for it.
             self.cancel_client(client, now);
         }
     }

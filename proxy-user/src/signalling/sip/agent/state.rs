@@ -1,4 +1,4 @@
-//! What SIP has, and one input with all of it at hand.
+//! The state of SIP, and one input with access to all of it.
 
 use super::{
     connections::Connections,
@@ -43,7 +43,7 @@ pub(super) struct Turn<'a> {
     pub(super) timers: &'a mut Timers<Timer>,
 }
 
-/// Whose time has come.
+/// What a timer is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) enum Timer {
     Server(ServerTxId),
@@ -52,7 +52,7 @@ pub(super) enum Timer {
     Dialog(DialogId),
 }
 
-/// What a token in a Request-URI stands for.
+/// What a token in a Request-URI names.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Token {
     Binding(BindingId),
@@ -70,7 +70,7 @@ pub(super) enum Purpose {
     Hangup,
 }
 
-/// What has to be known when the answer to a forwarded request comes.
+/// What is needed when the answer to a forwarded request comes.
 #[derive(Debug)]
 pub(super) struct Forward {
     pub(super) server: ServerTxId,
@@ -107,7 +107,7 @@ pub(super) enum MediaPhase {
 }
 
 impl Sip {
-    /// SIP that has heard nothing yet.
+    /// SIP that has received nothing yet.
     pub fn new(config: &Config) -> Self {
         let timing = Timing { t1: config.sip.t1, t2: config.sip.t2, invite: config.sip.invite_timeout };
         Self {
@@ -137,9 +137,9 @@ impl Sip {
     }
 }
 
-/// What the log told of refusals by the softswitch.
+/// What was logged about refusals by the softswitch.
 #[derive(Debug, Default)]
 pub(super) struct Refusals {
-    /// When it last spoke of one, and how many there had been by then.
+    /// When one was last logged, and how many there had been by then.
     pub(super) last_log: Option<(Instant, u64)>,
 }

@@ -62,8 +62,8 @@ impl AddressMapper {
         Some(Self { from_own: from.signalling, from_ports, to_own: to.signalling, to_server, hidden })
     }
 
-    /// The host and port that take the place of a literal address: the proxy itself stands for the server behind it,
-    /// any other address becomes the proxy's own.
+    /// The host and port that replace a literal address: the proxy itself represents the server behind it, any other
+    /// address becomes the proxy's own.
     fn map(&self, host: &str, port: Option<u16>) -> Option<String> {
         let address = literal(host)?;
         let own = address == self.from_own.ip() && port.is_none_or(|port| self.is_own(port));

@@ -34,13 +34,13 @@ impl<'m> Response<'m> {
         self
     }
 
-    /// The tag that To gets where the request's has none; a 100 goes without.
+    /// The tag that To gets where the request's has none; a 100 has none.
     pub fn to_tag(&mut self, tag: &str) -> &mut Self {
         self.to_tag = Some(one_line(tag).into_owned());
         self
     }
 
-    /// What stands in place of the topmost Via: the same with the source noted, see [`super::Via::with_source`].
+    /// What replaces the topmost Via: the same with the source added, see [`super::Via::with_source`].
     pub fn top_via(&mut self, via: &str) -> &mut Self {
         self.top_via = Some(one_line(via).into_owned());
         self

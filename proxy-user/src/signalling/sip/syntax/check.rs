@@ -11,7 +11,7 @@ use super::name::Name;
 use super::uri::Uri;
 use super::values::NameAddr;
 
-/// A request that is to be refused.
+/// A request that must be refused.
 ///
 /// An ACK is never answered: it is dropped (RFC 3261 §8.2.6, §17.1.1.3).
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

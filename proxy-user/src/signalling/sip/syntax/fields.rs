@@ -1,4 +1,4 @@
-//! Where the parts of a message lie, what can be wrong with it, and how large it may be.
+//! Where the parts of a message are, what can be wrong with it, and how large it may be.
 
 use std::ops::Range;
 
@@ -27,7 +27,7 @@ pub(super) struct Field {
 /// Why a datagram is not a message that can be handled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Fault {
-    /// The start line is neither a request's nor a response's.
+    /// The start line is neither that of a request nor that of a response.
     #[error("malformed start line")]
     StartLine,
     /// A request of another version than SIP/2.0: 505.

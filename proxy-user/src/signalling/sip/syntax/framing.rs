@@ -1,7 +1,7 @@
 //! Messages out of a stream of bytes: TCP and TLS keep no boundaries, Content-Length does (RFC 3261 §18.3).
 //!
-//! Between messages a peer may send line ends to keep the connection alive: two of them ask for one in return
-//! (RFC 5626 §3.5.1). Whatever a peer sends, no more is held than one message and what came together with its end.
+//! Between messages a peer may send line ends to keep the connection alive: two of them ask for one in return (RFC 5626
+//! §3.5.1). Whatever a peer sends, at most one message is held, and what came together with its end.
 
 use super::fields::MAX_BYTES;
 use super::parse::{content_length, line_end, parse_field};

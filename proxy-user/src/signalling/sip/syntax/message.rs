@@ -1,4 +1,4 @@
-//! A SIP message as it arrived: the bytes, and where in them the start line and the header fields lie.
+//! A SIP message as it arrived: the bytes, and where in them the start line and the header fields are.
 //!
 //! Parsing finds boundaries only (RFC 3261 §7, §25.1); values are read on demand. A message that cannot be taken
 //! is parsed as far as it goes, so that it can be answered where the RFC wants an answer.
@@ -93,10 +93,10 @@ pub struct ParseError {
 }
 
 impl ParseError {
-    /// What could be read of a request that is to be answered with [`Fault::code`].
+    /// What could be read of a request that must be answered with [`Fault::code`].
     ///
-    /// `None` when it has to be dropped: no SIP start line, a response, an ACK, or no Via to answer to
-    /// (RFC 3261 §8.2.6, §18.3).
+    /// `None` when it must be dropped: no SIP start line, a response, an ACK, or no Via to answer to (RFC 3261 §8.2.6,
+    /// §18.3).
     #[must_use]
     pub fn answerable(&self) -> Option<&Message> {
         let message = self.partial.as_deref()?;
@@ -163,7 +163,7 @@ impl Message {
         }
     }
 
-    /// The bytes that it takes besides itself.
+    /// The bytes that it takes on the heap.
     #[must_use]
     pub fn memory(&self) -> usize {
         self.raw.capacity() + self.fields.capacity() * size_of::<Field>()

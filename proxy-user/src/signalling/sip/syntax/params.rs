@@ -7,7 +7,7 @@ use super::scan::{find_outside_quotes, is_space, part, trim};
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Params<'a>(&'a str);
 
-/// One parameter and where it lies in the list.
+/// One parameter and its place in the list.
 struct Param<'a> {
     name: &'a str,
     value: &'a str,

@@ -1,4 +1,4 @@
-//! Where the parts of a message lie: start line, header fields and their ends, as byte positions.
+//! Where the parts of a message are: start line, header fields and their ends, as byte positions.
 
 use super::fields::{Fault, Field, Line};
 use super::name::Name;
@@ -17,7 +17,7 @@ pub(super) fn line_end(bytes: &[u8], start: usize) -> (usize, usize) {
 
 pub(super) type StartLine = (Line, Option<Fault>);
 
-/// The start line; a fault beside it where a request can still be answered.
+/// The start line, with a fault if a request can still be answered.
 pub(super) fn parse_start(bytes: &[u8], start: usize, end: usize) -> Result<StartLine, Fault> {
     let line = std::str::from_utf8(slice(bytes, start, end)).map_err(|_| Fault::StartLine);
     if slice(bytes, start, end).get(..4).is_some_and(|head| head.eq_ignore_ascii_case(b"SIP/")) {

@@ -1,15 +1,15 @@
 //! Byte-level helpers that every parser here shares: white space, tokens, quoted strings, checked slices.
 //!
-//! Line folding counts as white space (RFC 3261 §7.3.1), so values can be read where they lie, still folded.
+//! Line folding counts as white space (RFC 3261 §7.3.1), so values can be read in place, still folded.
 
 use std::borrow::Cow;
 
-/// `bytes[start..end]`, or nothing where the range lies outside.
+/// `bytes[start..end]`, or nothing where the range is outside.
 pub(super) fn slice(bytes: &[u8], start: usize, end: usize) -> &[u8] {
     bytes.get(start..end).unwrap_or_default()
 }
 
-/// `text[start..end]`, or nothing where the range lies outside or cuts a character.
+/// `text[start..end]`, or nothing where the range is outside or cuts a character.
 pub(super) fn part(text: &str, start: usize, end: usize) -> &str {
     text.get(start..end).unwrap_or_default()
 }

@@ -22,7 +22,7 @@ pub struct Uri<'a> {
     port: Option<u16>,
 }
 
-/// The text that stands for a host and its port.
+/// The text of a host and its port.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct HostPort<'a> {
     /// A name, an IPv4 address, or an IPv6 address in brackets.
@@ -35,7 +35,7 @@ impl<'a> HostPort<'a> {
     /// Reads `host[:port]`; white space around the colon is allowed as in Via (RFC 3261 §25.1, `sent-by`).
     ///
     /// # Errors
-    /// [`Malformed`] when the host is neither a name, an IPv4 nor a bracketed IPv6 address, or the port no port.
+    /// [`Malformed`] when the host is neither a name, an IPv4 nor a bracketed IPv6 address, or the port is not a port.
     pub fn parse(text: &'a str, within: Name) -> Result<Self, Malformed> {
         let malformed = Malformed(within);
         let (host, rest) = if text.starts_with('[') {
@@ -85,7 +85,7 @@ impl<'a> Uri<'a> {
             return Ok(uri);
         }
         let rest = scheme_end + 1;
-        // `;`, `?` and `/` may stand in the user part, `@` may not: the first one ends it.
+        // `;`, `?` and `/` may be in the user part, `@` may not: the first one ends it.
         uri.host_start = match part(text, rest, end).find('@') {
             Some(0) => return Err(malformed),
             Some(at) => rest + at + 1,
@@ -194,7 +194,7 @@ impl<'a> Uri<'a> {
         self.around(&self.params().without(name))
     }
 
-    /// The URI without `?headers`, as a Request-URI has to be (RFC 3261 §19.1.1).
+    /// The URI without `?headers`, as required in a Request-URI (RFC 3261 §19.1.1).
     #[must_use]
     pub fn without_headers(&self) -> &'a str {
         part(self.text, 0, self.params_end)
@@ -209,8 +209,8 @@ impl<'a> Uri<'a> {
 
 /// Rewrites the host and port of every SIP URI inside a header value: name-addr and addr-spec, single and listed.
 ///
-/// `map` gets host and port and returns what stands in their place (`host` or `host:port`), or `None` to keep
-/// them. Everything else keeps its bytes: display names, users, parameters, tags, `?headers`, folds.
+/// `map` gets host and port and returns what replaces them (`host` or `host:port`), or `None` to keep them. Everything
+/// else keeps its bytes: display names, users, parameters, tags, `?headers`, folds.
 pub fn rewrite_hosts(value: &str, map: impl FnMut(&str, Option<u16>) -> Option<String>) -> Cow<'_, str> {
     match rewrite_hosts_bytes(value.as_bytes(), map) {
         Cow::Borrowed(_) => Cow::Borrowed(value),

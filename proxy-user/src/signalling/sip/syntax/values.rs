@@ -1,6 +1,6 @@
 //! Typed views of single header values: Via, addresses, CSeq; and the division of lists.
 //!
-//! The views read folded text as it lies in the message; what they change keeps every other byte.
+//! The views read folded text in place; what they change keeps every other byte.
 
 use std::fmt::Display;
 
@@ -101,7 +101,7 @@ pub struct Via<'a> {
 pub enum Rport {
     /// Not there.
     Absent,
-    /// There without a value: the response shall go to the source port.
+    /// Present without a value: the response must go to the source port.
     Asked,
     /// Filled in.
     Port(u16),
@@ -198,7 +198,7 @@ pub struct NameAddr<'a> {
     display: &'a str,
     /// The URI without its angle brackets; `*` for Contact's wildcard.
     pub uri: &'a str,
-    /// Where the URI lies, brackets included.
+    /// Where the URI is, brackets included.
     uri_start: usize,
     uri_end: usize,
 }
@@ -256,7 +256,7 @@ impl<'a> NameAddr<'a> {
         self.uri == "*"
     }
 
-    /// Whether the URI stands in angle brackets.
+    /// Whether the URI is in angle brackets.
     #[must_use]
     pub fn is_bracketed(&self) -> bool {
         part(self.text, self.uri_start, self.uri_end).starts_with('<')
@@ -315,8 +315,8 @@ impl<'a> NameAddr<'a> {
     }
 }
 
-/// One quoted string, or words. Words need not be tokens (names in UTF-8 without quotes are common), but they must
-/// not hold what divides values.
+/// One quoted string, or words. Words need not be tokens (names in UTF-8 without quotes are common), but they must not
+/// contain what separates values.
 fn is_display_name(text: &str) -> bool {
     if text.starts_with('"') {
         return quoted_end(text.as_bytes(), 0) == Some(text.len());

@@ -9,7 +9,7 @@ use super::{
 use crate::{flow::Flow, media::RealmId};
 use std::time::Instant;
 
-/// A request that is to be sent, and what it is for.
+/// A request to send, and what it is for.
 #[derive(Debug)]
 pub(in super::super) struct Outgoing<P> {
     pub(in super::super) branch: String,

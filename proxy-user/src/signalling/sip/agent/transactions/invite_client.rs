@@ -84,8 +84,8 @@ impl InviteClient {
         received
     }
 
-    /// It is to be cancelled. Returns whether the CANCEL is to be sent now; else it waits for a provisional response, or
-    /// comes too late.
+    /// It must be cancelled. Returns whether to send the CANCEL now; else it waits for a provisional response, or comes
+    /// too late.
     pub(super) fn cancel(&mut self, context: &Context) -> bool {
         match &mut self.state {
             State::Calling { cancel_wanted, .. } => {

@@ -12,7 +12,7 @@ use super::{
 };
 use std::time::Instant;
 
-/// More 2xx than any fork has: a bound on what a callee can make us keep.
+/// More 2xx than any fork has: a bound on what a callee can make Latch keep.
 const MOST_ACCEPTED: usize = 32;
 
 #[derive(Debug, PartialEq, Eq)]
@@ -71,7 +71,7 @@ impl InviteServer {
         sent.iter().find_map(|(known, bytes)| (known == tag).then_some(bytes.as_slice()))
     }
 
-    /// The response that was sent is to be repeated as it is, if it was a 2xx.
+    /// The response that was sent must be repeated as it is, if it was a 2xx.
     pub(super) fn remember_accepted(&mut self, tag: String, bytes: Vec<u8>) {
         if let State::Accepted { sent, .. } = &mut self.state
             && sent.len() < MOST_ACCEPTED

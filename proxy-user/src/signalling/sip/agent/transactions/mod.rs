@@ -4,7 +4,7 @@
 //!
 //! - `invite_client`, `non_invite_client`, `invite_server`, `non_invite_server`: the four machines, each with the states
 //!   and timers of its own figure in the RFC;
-//! - `client` and `server`: what a transaction of each kind of end knows beside its machine;
+//! - `client` and `server`: what a transaction of each kind has besides its machine;
 //! - `timing`: what the timers have in common; `outcome`: what the machines say;
 //! - here: all transactions, and what finds them. No key is without its transaction and no transaction without its key,
 //!   as both only come and go here.
@@ -105,12 +105,12 @@ impl<P> Transactions<P> {
         self.with_server(id, now, Server::acknowledge).unwrap_or(false)
     }
 
-    /// Who sent a request is in another place now. Returns where it was before.
+    /// The sender of a request has moved. Returns where it was before.
     pub(super) fn move_server(&mut self, id: ServerTxId, to: Flow) -> Option<Flow> {
         self.servers.get_mut(&id).map(|server| server.move_to(to))
     }
 
-    /// A request went on as another one.
+    /// A request was forwarded as another one.
     pub(super) fn sent_on(&mut self, id: ServerTxId, client: ClientTxId) {
         if let Some(server) = self.servers.get_mut(&id) {
             server.sent_on(client);
@@ -190,8 +190,8 @@ impl<P> Transactions<P> {
         self.with_client(id, now, |client, context| client.received(code, context))
     }
 
-    /// A request is to be cancelled. Returns whether its CANCEL is to be sent now; else it waits for a provisional
-    /// response, or there is nothing to cancel any more.
+    /// A request must be cancelled. Returns whether to send its CANCEL now; else it waits for a provisional response,
+    /// or there is nothing to cancel any more.
     pub(super) fn cancel(&mut self, id: ClientTxId, now: Instant) -> bool {
         self.with_client(id, now, Client::cancel).unwrap_or(false)
     }

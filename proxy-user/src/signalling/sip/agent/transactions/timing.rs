@@ -13,7 +13,7 @@ pub(in super::super) struct Timing {
     pub(in super::super) invite: Duration,
 }
 
-/// What a machine has to know beside the event itself.
+/// What a machine needs to know besides the event itself.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Context {
     pub(super) timing: Timing,
