@@ -149,7 +149,7 @@ impl<'de> Deserialize<'de> for Flow {
         let (address, transport) = text.split_once('/').unwrap_or((&text, Transport::Udp.name()));
         let flow = Transport::named(transport).zip(address.parse().ok());
         let flow = flow.map(|(transport, remote)| Self::to(transport, remote));
-        flow.ok_or_else(|| de::Error::custom(format!("\"{text}\" is no address, nor one with a transport")))
+        flow.ok_or_else(|| de::Error::custom(format!("\"{text}\" is neither an address nor one with a transport")))
     }
 }
 

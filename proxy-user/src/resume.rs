@@ -59,7 +59,7 @@ impl PreviousRun {
         if config.media.relay == Relay::UserSpace && pins.exist() {
             bail!(
                 "{} holds the relay of an earlier process, in the kernel, which the relay in user space cannot go on from: start \
-                 without relay = \"user\"; or `latch run --fresh` starts anew and ends the calls; `latch down` only removes \
+                 without relay = \"user\"; or `latch run --fresh` starts over and ends the calls; `latch down` only removes \
                  what is there",
                 pins.directory().display()
             );
@@ -77,7 +77,7 @@ impl PreviousRun {
             }
             _ => bail!(
                 "{} holds maps of which the journal {} knows nothing: name the right --state, or start without them: \
-                 `latch run --fresh` starts anew; `latch down` only removes what is there",
+                 `latch run --fresh` starts over; `latch down` only removes what is there",
                 pins.directory().display(),
                 journal.path().display()
             ),
@@ -175,8 +175,8 @@ fn go_on_without(unusable: &SetAside, journal: &Journal, head: &Head, pins: &Pin
     let removed = pins.remove()?;
     if !removed.is_empty() {
         tracing::error!(
-            "calls that were going on end now: only the journal knew whose they are. Their media stops, their parties are \
-             not told, and they have no record. Removed {}",
+            "running calls end now: only the journal knew whose they are. Their media stops, their parties are not \
+             notified, and they have no record. Removed {}",
             listed(&removed)
         );
     }
@@ -202,7 +202,7 @@ pub(crate) fn down(options: &Down) -> Result<()> {
         println!("there was nothing of Latch in {}", state.pins.display());
     } else {
         println!("removed from {}: {}", state.pins.display(), listed(&removed));
-        println!("calls that were going on have no media any more; the next start tells their parties");
+        println!("running calls have lost their media; the next start ends them");
     }
     Ok(())
 }
@@ -236,7 +236,7 @@ fn differences(before: &[String], now: &[String]) -> Vec<String> {
         .filter(|index| before.get(*index) != now.get(*index))
         .map(|index| {
             let of = |lines: &[String]| lines.get(index).cloned().unwrap_or_else(|| "nothing".into());
-            format!("realm[{index}] was {}, and is to be {}", of(before), of(now))
+            format!("realm[{index}] was {}, and is now {}", of(before), of(now))
         })
         .collect()
 }
@@ -248,11 +248,11 @@ fn stale(before: &Head, now: &Head, is_resumed: bool) -> Vec<Table> {
         stale.push(Table::Streams);
     }
     if before.signalling != now.signalling {
-        tracing::warn!("the signalling addresses are others than before: registrations are forgotten");
+        tracing::warn!("the signalling addresses have changed: registrations are forgotten");
         stale.push(Table::Registrations);
     }
     if !before.signalling.iter().map(|line| side(line)).eq(now.signalling.iter().map(|line| side(line))) {
-        tracing::error!("the realms are others than before: calls that were going on have no record");
+        tracing::error!("the realms have changed: running calls have no record");
         stale.extend([Table::Calls, Table::Dialogs]);
     }
     stale
@@ -371,8 +371,8 @@ mod tests {
         let lines = |texts: &[&str]| texts.iter().map(|text| (*text).to_owned()).collect::<Vec<_>>();
         assert!(differences(&lines(&["a", "b"]), &lines(&["a", "b"])).is_empty());
         let found = differences(&lines(&["a", "b"]), &lines(&["a", "c"]));
-        assert_eq!(found, ["realm[1] was b, and is to be c"]);
-        assert_eq!(differences(&lines(&["a"]), &[]), ["realm[0] was a, and is to be nothing"]);
+        assert_eq!(found, ["realm[1] was b, and is now c"]);
+        assert_eq!(differences(&lines(&["a"]), &[]), ["realm[0] was a, and is now nothing"]);
     }
 
     #[test]

@@ -87,7 +87,7 @@ impl Tls {
         let server = match (realm.softswitch, &streams.server_name) {
             (Some(softswitch), Some(name)) => {
                 let parsed = ServerName::try_from(name.clone());
-                let parsed = parsed.with_context(|| format!("\"{name}\" is no name of a host"));
+                let parsed = parsed.with_context(|| format!("\"{name}\" is not a host name"));
                 Some((softswitch.ip(), of("server_name", parsed)?))
             }
             _ => None,
@@ -119,7 +119,9 @@ fn client(provider: Arc<CryptoProvider>, roots: RootCertStore, identity: Option<
 fn authorities(file: &Path) -> Result<RootCertStore> {
     let mut store = RootCertStore::empty();
     for certificate in certificates(file)? {
-        store.add(certificate).with_context(|| format!("{} holds something that is no authority", file.display()))?;
+        store
+            .add(certificate)
+            .with_context(|| format!("{} contains a certificate that is not an authority", file.display()))?;
     }
     Ok(store)
 }

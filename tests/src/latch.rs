@@ -272,7 +272,7 @@ fn binary() -> Result<PathBuf> {
     let test = std::env::current_exe()?;
     let beside = test.ancestors().skip(1).take(2).map(|directory| directory.join("latch")).find(|path| path.is_file());
     beside.ok_or_else(|| {
-        anyhow!("no binary `latch` beside {}: run `cargo xtask build`, or set LATCH_BIN", test.display())
+        anyhow!("no binary `latch` next to {}: run `cargo xtask build`, or set LATCH_BIN", test.display())
     })
 }
 

@@ -288,7 +288,7 @@ fn what_is_pinned_for_something_else_is_refused_until_a_fresh_start() {
             (with(&["--max-legs", "2048"]), ["LEGS: max_legs is 16384 in the kernel, and 2048 is wanted", "LEG_STATE"]),
             (with(&["--max-next-hops", "64"]), ["NEXT_HOPS: max_next_hops is 1024", "64 is wanted"]),
             (with(&["--events-bytes", "4096"]), ["EVENTS: events_bytes", "4096 is wanted"]),
-            (other_ports, ["realm[0] was media 203.0.113.10 ports 30000-30999", "is to be"]),
+            (other_ports, ["realm[0] was media 203.0.113.10 ports 30000-30999", "is now"]),
         ] {
             let refused = Latch::start_in_vain(testbed, &changed)?;
             for word in words.into_iter().chain(["latch down", "latch run --fresh"]) {

@@ -100,7 +100,7 @@ fn findings(sources: &Path, exceptions: &[Exception]) -> Result<Vec<String>> {
             Rule::Cycles => &in_cycles,
         };
         if !of_rule.iter().any(|import| exception.covers(exception.rule, import)) {
-            findings.push(format!("the exception ({exception}) is needed no more: take it out"));
+            findings.push(format!("the exception ({exception}) is no longer needed: remove it"));
         }
     }
     Ok(findings)

@@ -156,7 +156,8 @@ fn transports(id: RealmId, realm: &Realm, report: &mut Report<'_>) {
         report.problem(&field(name), format!("is missing, and transport is \"{}\"", streams.softswitch.name()), remedy);
     }
     if streams.softswitch == Transport::Tls && streams.server_ca.is_none() && !report.stands(&field("server_ca")) {
-        let remedy = "add server_ca = \"/etc/latch/softswitch-ca.pem\": who has signed the softswitch's certificate";
+        let remedy =
+            "add server_ca = \"/etc/latch/softswitch-ca.pem\": the authority that signed the softswitch's certificate";
         report.problem(&field("server_ca"), "is missing, and transport is \"tls\"", remedy);
     }
     for name in ["server_ca", "server_name"] {
@@ -171,8 +172,8 @@ fn transports(id: RealmId, realm: &Realm, report: &mut Report<'_>) {
         name.parse::<IpAddr>().is_ok() || name.split('.').all(label)
     };
     if let Some(name) = streams.server_name.as_ref().filter(|name| !is_name(name)) {
-        let remedy = "write a name or an address as it stands in the certificate";
-        report.problem(&field("server_name"), format!("\"{name}\" is no name of a host"), remedy);
+        let remedy = "write a name or an address as written in the certificate";
+        report.problem(&field("server_name"), format!("\"{name}\" is not a host name"), remedy);
     }
 }
 
@@ -255,7 +256,7 @@ fn address(field: &str, address: IpAddr, report: &mut Report<'_>) {
         IpAddr::V6(v6) => (!(v6.is_unspecified() || v6.is_multicast()), v6.is_unicast_link_local()),
     };
     if !one_host || address != address.to_canonical() {
-        let remedy = "write the address itself: it stands in messages and in the kernel's tables";
+        let remedy = "write the address itself: messages and the kernel's tables contain it";
         report.problem(field, format!("{address} is not the address of one host"), remedy);
     } else if scoped {
         let remedy = "write a global or unique local address: the other side cannot send to this one";

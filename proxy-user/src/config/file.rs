@@ -115,7 +115,7 @@ fn realm(mut section: Section<'_>, report: &mut Report<'_>) -> Option<Realm> {
         "access" => Some(Side::Access),
         "core" => Some(Side::Core),
         other => {
-            let message = format!("\"{other}\" is no side");
+            let message = format!("\"{other}\" is not a side");
             report.problem(&section.path("side"), message, "write \"access\" (terminals) or \"core\" (softswitch)");
             None
         }
@@ -353,7 +353,7 @@ fn keepalive(mut section: Section<'_>, report: &mut Report<'_>) -> KeepAlive {
         Some(method) => {
             report.problem(
                 &section.path("method"),
-                format!("\"{method}\" is no SIP method that can be used"),
+                format!("\"{method}\" is not a SIP method that can be used"),
                 "write \"OPTIONS\", another method outside dialogs such as \"NOTIFY\", or \"off\"",
             );
             (default.method, Some(period))
@@ -390,7 +390,7 @@ fn relay(section: &mut Section<'_>, report: &mut Report<'_>) -> Relay {
     text.parse().unwrap_or_else(|_| {
         let remedy = "write \"native\" or \"generic\" (XDP in the driver or in the network stack), \"user\" (in this process), \
                       or \"auto\" (the first of them that the host grants)";
-        report.problem(&section.path("relay"), format!("\"{text}\" is no relay"), remedy);
+        report.problem(&section.path("relay"), format!("\"{text}\" is not a kind of relay"), remedy);
         Relay::default()
     })
 }
@@ -406,7 +406,7 @@ fn sip(mut section: Section<'_>, report: &mut Report<'_>) -> Sip {
     if let Some(name) = sip.source_header.as_deref().filter(|name| !is_free_header(name)) {
         report.problem(
             &section.path("source_header"),
-            format!("\"{name}\" is no header field of your own"),
+            format!("\"{name}\" is not a header field of your own"),
             "write a name that has no other meaning, such as \"X-Source\"",
         );
     }
@@ -454,7 +454,7 @@ fn state(mut section: Section<'_>, report: &mut Report<'_>) -> State {
         Some("keep") => true,
         Some(other) => {
             let message = format!("\"{other}\" is not known");
-            let remedy = "write \"end\" (calls end with the process) or \"keep\" (the next one goes on with them)";
+            let remedy = "write \"end\" (calls end with the process) or \"keep\" (the next one continues them)";
             report.problem(&section.path("on_stop"), message, remedy);
             default.keep
         }

@@ -126,7 +126,7 @@ pub(super) fn streams(realm: &mut Section<'_>, report: &mut Report<'_>) -> Strea
         "tls" => Transport::Tls,
         "udp" => Transport::Udp,
         _ => {
-            let message = format!("\"{text}\" is no transport to a softswitch");
+            let message = format!("\"{text}\" is not a transport to a softswitch");
             report.problem(&realm.path("transport"), message, "write \"udp\", \"tcp\" or \"tls\"");
             Transport::Udp
         }
@@ -241,12 +241,12 @@ mod tests {
             ("tcp_port = 65536", "", "realm[0].tcp_port: is out of range"),
             ("transport = \"tcp\"", "", "realm[0].transport: does not belong in an access realm"),
             ("", "ws_port = 80", "realm[1].ws_port: does not belong in a core realm"),
-            ("", "transport = \"ws\"", "realm[1].transport: \"ws\" is no transport to a softswitch"),
+            ("", "transport = \"ws\"", "realm[1].transport: \"ws\" is not a transport to a softswitch"),
             ("", "transport = \"tcp\"", "realm[1].tcp_port: is missing, and transport is \"tcp\""),
             ("", "transport = \"tls\"", "realm[1].tls_port: is missing, and transport is \"tls\""),
             ("", "transport = \"tls\"", "realm[1].server_ca: is missing, and transport is \"tls\""),
             ("", "server_ca = \"/a/s.pem\"", "realm[1].server_ca: means nothing without TLS"),
-            ("", "server_name = \"a b\"", "realm[1].server_name: \"a b\" is no name of a host"),
+            ("", "server_name = \"a b\"", "realm[1].server_name: \"a b\" is not a host name"),
         ] {
             let error = parse(access, core, "").unwrap_err().to_string();
             assert!(error.contains(problem), "{problem} was expected:\n{error}");

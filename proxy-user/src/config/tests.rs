@@ -349,7 +349,7 @@ fn a_problem_names_file_place_field_and_remedy() {
 #[test]
 fn each_mistake_is_named_where_it_stands() {
     for (old, new, place, field, message, remedy) in [
-        ("side = \"access\"", "side = \"inside\"", Some((3, 8)), "realm[0].side", "no side", "access"),
+        ("side = \"access\"", "side = \"inside\"", Some((3, 8)), "realm[0].side", "not a side", "access"),
         ("side = \"access\"\n", "", Some((1, 1)), "realm[0].side", "missing", "add side"),
         (
             "interface = \"eth0\"",

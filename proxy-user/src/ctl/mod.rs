@@ -55,7 +55,7 @@ pub fn ask(state: &Path, request: &Request) -> Result<(Value, BufReader<UnixStre
     let mut reader = BufReader::new(stream);
     let mut line = String::new();
     reader.read_line(&mut line).context("no answer came")?;
-    let answer: Value = serde_json::from_str(&line).context("the answer is no JSON")?;
+    let answer: Value = serde_json::from_str(&line).context("the answer is not JSON")?;
     if let Some(error) = answer.get("error").and_then(Value::as_str) {
         bail!("{error}");
     }

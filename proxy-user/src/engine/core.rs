@@ -252,7 +252,7 @@ impl Core {
         }
         let before = self.last_limit_log.replace((now, self.statistics.limited)).map_or(0, |(_, count)| count);
         let refused = self.statistics.limited - before;
-        warn!(limit, refused, "a limit is reached: what goes beyond it is refused");
+        warn!(limit, refused, "a limit is reached: more is refused");
     }
 
     /// Counts a message that came from somebody who may not act there and tells of it: one line a second at most, with how

@@ -13,7 +13,7 @@ use tracing::error;
 
 /// A record of the journal is not what it should be.
 #[derive(Debug, thiserror::Error)]
-#[error("{table:?} {key} in the journal cannot be taken up: {problem}")]
+#[error("{table:?} {key} in the journal cannot be restored: {problem}")]
 pub struct NotRestored {
     pub(super) table: Table,
     pub(super) key: String,

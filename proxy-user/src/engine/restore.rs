@@ -71,7 +71,7 @@ impl Core {
         recorded: &HashSet<RecordId>,
     ) -> Result<(), NotRestored> {
         for entry in entries.iter().filter(|entry| entry.table == Table::Calls) {
-            let id = CallId(entry.key.parse().map_err(|_| entry.refused("its key is no number"))?);
+            let id = CallId(entry.key.parse().map_err(|_| entry.refused("its key is not a number"))?);
             let mut call: Call = read(entry, clock)?;
             let known = call.realms.map(|realm| self.config.realms.has(realm)) == PerSide::new(true, true);
             if !known || call.realms.caller == call.realms.callee {

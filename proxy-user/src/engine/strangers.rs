@@ -162,6 +162,6 @@ impl Core {
             return;
         }
         self.last_crowd_log = Some(now);
-        warn!(what, %source, share = scope.name(), "strangers have their share: what goes beyond it is refused or dropped");
+        warn!(what, %source, share = scope.name(), "strangers have used up their share: more is refused or dropped");
     }
 }

@@ -65,7 +65,7 @@ impl Filter {
             .program_mut(SIGNALLING.program)
             .with_context(|| format!("the object has no program {}", SIGNALLING.program))?
             .try_into()
-            .with_context(|| format!("{} is no socket filter", SIGNALLING.program))?;
+            .with_context(|| format!("{} is not a socket filter", SIGNALLING.program))?;
         filter.load().context("the kernel refuses the signalling filter")?;
         filter.attach(socket).context("cannot attach the signalling filter")?;
         Ok(Self {

@@ -354,7 +354,7 @@ impl<C: Core, D: Datapath> Loop<C, D> {
                 question.answer(answer);
             }
             if woken.stop == Some(Stop::Keep) {
-                tracing::info!("stopping: calls go on without signalling until the next start");
+                tracing::info!("stopping: calls continue without signalling until the next start");
                 self.carry_out(now);
                 return Ok(Stop::Keep);
             }

@@ -80,7 +80,7 @@ impl Keeper {
     ///
     /// It cannot be written. The message says what becomes of the calls.
     pub fn hand_over(&mut self, now: Instant) -> Result<()> {
-        self.write(now).context("the next start takes up calls that have ended, and not those that began since")
+        self.write(now).context("the next start restores calls that have ended, and not those that began since")
     }
 
     /// All calls have ended and nothing is in the kernel any more: says so in the journal, even where the disk is full.

@@ -170,7 +170,7 @@ struct Thread {
 impl Thread {
     fn run(mut self) {
         let failed = |what: &str, error: &dyn std::fmt::Display| {
-            tracing::error!("{what}: {error}; changes of routes and neighbours are not followed any more");
+            tracing::error!("{what}: {error}; changes of routes and neighbours are no longer followed");
         };
         loop {
             let mut ready = [

@@ -209,7 +209,7 @@ fn an_exception_lasts_as_long_as_it_is_needed() {
     files[2].1 = "pub struct B;";
     assert_eq!(
         Sources::new("over", &files).findings(&[exception("a.rs", "b.rs")]),
-        ["the exception (Cycles: a.rs may import b.rs) is needed no more: take it out"]
+        ["the exception (Cycles: a.rs may import b.rs) is no longer needed: remove it"]
     );
 }
 

@@ -85,7 +85,7 @@ impl Control {
         let mut saved = HashMap::new();
         for entry in entries.iter().filter(|entry| entry.table == Table::Streams) {
             let Ok(id) = entry.key.parse().map(StreamId) else {
-                tracing::error!("stream {} in the journal: its key is no number", entry.key);
+                tracing::error!("stream {} in the journal: its key is not a number", entry.key);
                 continue;
             };
             self.touched.insert(id);
@@ -102,7 +102,7 @@ impl Control {
                 match self.resume(saved, true, &hop, now) {
                     Ok(()) if same => continue,
                     Ok(()) => {}
-                    Err(error) => tracing::error!("stream {} in the journal: {error:#}; it begins anew", spec.id.0),
+                    Err(error) => tracing::error!("stream {} in the journal: {error:#}; it starts again", spec.id.0),
                 }
             }
             if let Err(error) = self.apply(spec.clone(), now) {

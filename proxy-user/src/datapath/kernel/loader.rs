@@ -180,7 +180,7 @@ fn take(program: &mut Ebpf, name: &str) -> Result<Map> {
 /// An array that can be mapped, whose values are as large as `V`.
 fn mapped<V>(program: &mut Ebpf, name: &str) -> Result<MapData> {
     let Map::Array(data) = take(program, name)? else {
-        bail!("the object's map {name} is no array: it is of another version of Latch");
+        bail!("the object's map {name} is not an array: it is of another version of Latch");
     };
     let size = data.info()?.value_size() as usize;
     if size != size_of::<V>() {
@@ -196,7 +196,7 @@ fn attach(program: &mut Ebpf, interfaces: &[Link], relay: Relay, start: &StartMo
         .program_mut(RELAY.program)
         .with_context(|| format!("the object has no program {}", RELAY.program))?
         .try_into()
-        .with_context(|| format!("{} is no XDP program", RELAY.program))?;
+        .with_context(|| format!("{} is not an XDP program", RELAY.program))?;
     xdp.load().context("the kernel refuses the XDP program")?;
     if let StartMode::Resume(pins, mode) = start {
         return Ok((replace_all(xdp, interfaces, pins)?, *mode));
@@ -242,7 +242,7 @@ fn replace_all(xdp: &mut Xdp, interfaces: &[Link], pins: &Pins) -> Result<Vec<Fd
         };
         links.push(replace().with_context(|| {
             format!(
-                "cannot replace the program on {} by its link in {}; `latch run --fresh` starts anew and ends the calls",
+                "cannot replace the program on {} by its link in {}; `latch run --fresh` starts over and ends the calls",
                 interface.name,
                 pins.directory().display()
             )

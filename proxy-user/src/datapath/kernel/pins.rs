@@ -27,7 +27,7 @@ const MAPS: [&str; 7] = ["LEGS", "LEG_STATE", "LOCALS", "NEXT_HOPS", "DEVICES", 
 const LINK: &str = "link-";
 /// `BPF_F_RDONLY_PROG`, which the kernel adds to every device map.
 const READ_ONLY: u32 = 1 << 7;
-const REMEDY: &str = "`latch run --fresh` starts anew and ends the calls; `latch down` only removes what is there";
+const REMEDY: &str = "`latch run --fresh` starts over and ends the calls; `latch down` only removes what is there";
 
 /// A directory of pins.
 #[derive(Clone, Debug)]

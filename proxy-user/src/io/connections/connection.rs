@@ -66,7 +66,7 @@ impl Connection {
                         match timeout(limits.connect_timeout, connector.connect(name, stream)).await {
                             Ok(Ok(stream)) => self.speak(stream, false).await,
                             Ok(Err(error)) => {
-                                tracing::warn!(%remote, %error, "no TLS with the softswitch");
+                                tracing::warn!(%remote, %error, "TLS with the softswitch failed");
                                 Reason::Unreachable
                             }
                             Err(_) => Reason::Unreachable,

@@ -265,7 +265,7 @@ fn hang_up(scene: &Scene<'_>, alice: &mut Baresip, bob: &mut Baresip, legs: usiz
     alice.hang_up()?;
     bob.wait_for("CALL_CLOSED", Duration::from_secs(5))?;
     wait_until("no leg is open", Duration::from_secs(5), || Ok(scene.latch.open_legs()? == 0))?;
-    teller.done(&format!("alice hangs up, bob's phone is told; LEGS: {legs} open during the call, 0 now"))
+    teller.done(&format!("alice hangs up, bob's phone gets the BYE; LEGS: {legs} open during the call, 0 now"))
 }
 
 /// Compares the records with what the phones counted, shows alice's, and stops Latch.

@@ -102,7 +102,7 @@ fn only_the_leg_that_changed_learns_anew() {
     assert_eq!(access_after.generation, access.generation);
     assert_ne!(core_after.generation, core.generation);
     assert_eq!(access_after.peer_generation, core_after.generation);
-    assert!(access_after.window_end_ns > access.window_end_ns, "the window of both begins anew");
+    assert!(access_after.window_end_ns > access.window_end_ns, "the window of both starts again");
     // More payload types are no reason to forget.
     changed.legs[0].payload_types.insert(8);
     control.apply(changed.clone(), now).unwrap();

@@ -412,7 +412,7 @@ impl Turn<'_> {
             }
             return;
         }
-        debug!(?call, "a call goes on");
+        debug!(?call, "a call continues");
         let bye = state.bye;
         let parties = self.dialogs.get(id).into_iter().flat_map(Dialog::proved_parties);
         for party in parties {

@@ -80,7 +80,7 @@ impl Sip {
         clock: Clock,
         now: Instant,
     ) -> Result<(), NotRestored> {
-        let number = number.ok_or_else(|| entry.refused("its key is no number"))?;
+        let number = number.ok_or_else(|| entry.refused("its key is not a number"))?;
         let Registered { binding, terminal } = read(entry, clock)?;
         let (mut binding, terminal) = (binding.into_owned(), terminal.into_owned());
         if [terminal.realm, terminal.core].iter().any(|realm| !core.config.realms.has(*realm)) {
@@ -111,7 +111,7 @@ impl Sip {
         clock: Clock,
         now: Instant,
     ) -> Result<(), NotRestored> {
-        let id = DialogId(number.ok_or_else(|| entry.refused("its key is no number"))?);
+        let id = DialogId(number.ok_or_else(|| entry.refused("its key is not a number"))?);
         let Kept { dialog, setup } = read(entry, clock)?;
         let mut dialog = dialog.into_owned();
         let [first, second] = dialog.realms.map(|realm| core.side(realm)).into_array();

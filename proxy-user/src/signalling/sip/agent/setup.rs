@@ -133,6 +133,6 @@ mod octets {
     pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<u8>, D::Error> {
         let text = String::deserialize(deserializer)?;
         let octets = text.chars().map(|character| u8::try_from(u32::from(character))).collect::<Result<_, _>>();
-        octets.map_err(|_| de::Error::custom("a character that is no octet"))
+        octets.map_err(|_| de::Error::custom("a character that is not an octet"))
     }
 }
