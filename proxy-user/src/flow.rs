@@ -25,7 +25,7 @@ impl Transport {
     /// All of them.
     pub const ALL: [Self; 5] = [Self::Udp, Self::Tcp, Self::Tls, Self::Ws, Self::Wss];
 
-    /// Whether it sends again by itself what was lost, so that transactions need not (RFC 3261 §17).
+    /// Whether the transport retransmits what was lost, so that transactions need not (RFC 3261 §17).
     pub fn is_reliable(self) -> bool {
         self != Self::Udp
     }
@@ -136,7 +136,8 @@ impl fmt::Debug for Flow {
     }
 }
 
-/// As text: the address alone for UDP, else `ADDRESS/TRANSPORT`. Who knows only UDP reads no other as an address.
+/// As text: the address alone for UDP, else `ADDRESS/TRANSPORT`. A reader that knows only UDP does not take others for
+/// addresses.
 impl Serialize for Flow {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_str(self)

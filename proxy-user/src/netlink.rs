@@ -1,7 +1,7 @@
 //! What the kernel knows of interfaces, addresses, routes and neighbours: rtnetlink.
 //!
 //! - [`Netlink`]: questions, one request at a time; each takes some ten microseconds and never waits for the network;
-//! - [`monitor`]: what the kernel tells by itself when something changes;
+//! - [`monitor`]: what the kernel reports when something changes;
 //! - [`worker`]: a thread that owns both, for callers that must not wait.
 
 use netlink_packet_core::{

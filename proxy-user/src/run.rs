@@ -159,7 +159,7 @@ fn filters(config: &Config, sockets: &[DatagramSocket]) -> Result<Filters> {
 }
 
 /// Ready at the first SIGTERM or SIGINT, or at SIGUSR2, which leaves the calls to the next process; a second one of the
-/// first two ends the process at once.
+/// first two ends the process immediately.
 fn stop_signal(pins: Pins, keep: bool) -> Result<impl Future<Output = Stop>> {
     let mut follow = signal(SignalKind::user_defined2()).context("cannot listen for SIGUSR2")?;
     let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;

@@ -61,7 +61,7 @@ pub(crate) fn build_for_tests(workspace: &Workspace) -> Result<()> {
 }
 
 /// Builds what the demo runs, the BPF objects, `latch` and the demo itself, and tells where the demo is. It finds
-/// `latch` beside itself.
+/// `latch` next to itself.
 pub(crate) fn build_for_demo(workspace: &Workspace) -> Result<PathBuf> {
     build_objects(workspace)?;
     let mut cargo = Command::new(shell::cargo());

@@ -14,7 +14,7 @@ use crate::workspace::Workspace;
 const PRESERVED: &str =
     "--preserve-env=NO_COLOR,RUST_LOG,RUST_BACKTRACE,LATCH_BPF_OBJECT,LATCH_SIGNALLING_OBJECT,LATCH_TESTBED_OBJECT";
 
-/// Fails where there is neither root nor sudo. `what` begins the sentence: "the demo makes network namespaces".
+/// Fails without root and without sudo. `what` begins the sentence: "the demo makes network namespaces".
 pub(crate) fn ensure_privileged(what: &str) -> Result<()> {
     if Privilege::of_this_process() == Privilege::None {
         bail!("{what}, which takes root, and there is no sudo here: run it as root");

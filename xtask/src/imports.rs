@@ -16,7 +16,7 @@ use tree::{Import, Tree};
 mod source;
 mod tree;
 
-/// Files under the first may import nothing from files under the others. `*` stands for one folder.
+/// Files under the first may import nothing from files under the others. `*` means one folder.
 const LAYERS: [(&str, &[&str]); 6] = [
     ("io", &["signalling/*"]),
     ("engine", &["signalling", "io", "datapath"]),
@@ -27,7 +27,7 @@ const LAYERS: [(&str, &[&str]); 6] = [
     ("signalling/*/syntax", &[""]),
 ];
 
-/// What breaks the rules today. One that is needed no more is a finding itself: take it out.
+/// What breaks the rules today. One that is no longer needed is a finding itself: remove it.
 const EXCEPTIONS: &[Exception] = &[];
 
 /// A rule.

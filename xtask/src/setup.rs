@@ -175,7 +175,7 @@ fn ensure_linker(workspace: &Workspace, llvm: u32, installer: &mut Installer) ->
     installer.build("building bpf-linker, once (two minutes or so)", &mut install).context("bpf-linker was not built")
 }
 
-/// Where this LLVM lies with its headers.
+/// Where this LLVM is, with its headers.
 fn llvm_prefix(major: u32) -> Option<PathBuf> {
     let debians = debian_llvm(major);
     if debians.join("bin/llvm-config").exists() && debians.join("include/llvm-c/Core.h").exists() {

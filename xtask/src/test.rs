@@ -60,7 +60,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     let mut tally = Tally::default();
     let mut done = tally.run("running the tests", &mut cargo)?;
     if options.filter.is_none() {
-        // So many seeds want an optimised build.
+        // This many seeds need an optimised build.
         let mut attacker = Command::new(shell::cargo());
         attacker.current_dir(&workspace.root).env("LATCH_ATTACKER_SEEDS", "10000");
         attacker.args(["test", "--release", "--locked", "-p", "proxy-user", "--test", "proxy", "--color", colour]);

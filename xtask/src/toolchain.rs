@@ -166,7 +166,7 @@ fn nightlies(told: &str) -> impl Iterator<Item = &str> {
     told.lines().filter_map(|line| line.split_whitespace().next()).filter(|name| name.starts_with("nightly"))
 }
 
-/// `rustc` as a compiler for BPF, if `core` lies ready in its library folder for the target.
+/// `rustc` as a compiler for BPF, if `core` is in its library folder for the target.
 fn shipping_core(rustc: &Path) -> Option<Compiler> {
     let mut ask = Command::new(rustc);
     ask.args(["--print", "target-libdir", "--target", TARGET]);

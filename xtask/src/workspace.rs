@@ -1,4 +1,4 @@
-//! Where things lie: the workspace's folders and the files that `cargo xtask build` leaves there.
+//! Paths: the workspace's folders and the files that `cargo xtask build` leaves there.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -16,7 +16,7 @@ pub(crate) struct Workspace {
 }
 
 impl Workspace {
-    /// Asks cargo where the workspace that xtask belongs to lies.
+    /// Asks cargo where the workspace of xtask is.
     pub(crate) fn locate() -> Result<Self> {
         let mut metadata = Command::new(shell::cargo());
         metadata

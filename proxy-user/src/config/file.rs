@@ -63,7 +63,7 @@ impl Config {
 impl Problems {
     /// Problems of fields of a file that has been read before: each with the place where its field stands.
     pub fn located(file: &Path, problems: Vec<Problem>) -> Self {
-        // Where the file is gone meanwhile, no place is known.
+        // If the file has been removed in the meantime, no place is known.
         let text = std::fs::read_to_string(file).unwrap_or_default();
         let mut report = Report::new(&text);
         read(&text, Overrides::default(), &mut report);

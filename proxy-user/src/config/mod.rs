@@ -223,12 +223,12 @@ impl RealmPolicy {
         });
         let bytes_per_s = most.into_iter().chain(negotiated).min()?;
         let bytes_per_s = u32::try_from(bytes_per_s).unwrap_or(u32::MAX);
-        // A second of it may come at once, but no less than a few full packets.
+        // A burst of one second is allowed, and always of a few full packets.
         Some(Rate { bytes_per_s, burst_bytes: bytes_per_s.max(16_384) })
     }
 }
 
-/// What there may be at once in a realm, and of one of its users; `None` is any.
+/// The most at the same time in a realm, and for one of its users; `None` is any.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AdmissionLimits {
     /// Calls.

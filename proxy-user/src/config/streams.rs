@@ -1,4 +1,4 @@
-//! Transports that have connections: where they are listened for, what proves who is who, and what they may cost.
+//! Transports that have connections: where to listen, which certificates are used, and what they may cost.
 
 use super::{reader::Section, report::Report};
 use crate::flow::Transport;

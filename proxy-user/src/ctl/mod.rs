@@ -1,7 +1,8 @@
 //! What an operator asks a running Latch, over a Unix socket in the directory of its state.
 //!
-//! A connection carries one request, a line of JSON, and one answer, a line of JSON: `{"ok": …}` or `{"error": "…"}`. Where
-//! the answer is a file, its bytes follow until the connection ends. Who may open the socket (its owner alone) may ask.
+//! A connection carries one request, a line of JSON, and one answer, a line of JSON: `{"ok": …}` or `{"error": "…"}`.
+//! Where the answer is a file, its bytes follow until the connection ends. Access is by the socket's permissions: its
+//! owner alone may open it.
 
 use anyhow::{Context as _, Result, bail};
 use serde::{Deserialize, Serialize};

@@ -45,7 +45,7 @@ pub enum Answer {
 }
 
 impl Question {
-    /// Answers; who does not wait any more gets nothing.
+    /// Answers; a client that no longer waits gets nothing.
     pub fn answer(self, answer: Answer) {
         let _ = self.answer.send(answer);
     }

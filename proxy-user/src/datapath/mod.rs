@@ -27,7 +27,7 @@ pub trait Datapath {
     fn apply(&mut self, spec: StreamSpec, now: Instant) -> Result<(), DatapathError>;
 
     /// Closes both legs for good. Once no packet can be in flight any more, [`MediaEvent::Released`] tells the final
-    /// counters; a stream that is not known is answered at once with zeros.
+    /// counters; for an unknown stream it comes immediately, with zeros.
     fn release(&mut self, stream: StreamId, now: Instant);
 
     /// Appends what happened since the last call, and does the work that is due.

@@ -254,7 +254,7 @@ impl Budgets {
         }
     }
 
-    /// Takes this, for a stranger at `source` or for somebody who is known.
+    /// Takes this, for a stranger at `source`, or for a known party.
     ///
     /// # Errors
     /// Where a bound would be passed; nothing is taken then.
@@ -350,7 +350,7 @@ impl Budgets {
         self.networks.discharge(network, amounts);
     }
 
-    /// Counts what was dropped meanwhile.
+    /// Counts what was dropped since the last call.
     fn collect(&mut self) {
         // Taken out for the time of the loop, and put back with its room.
         let mut dropped = std::mem::take(&mut *lock(&self.returned));

@@ -132,15 +132,15 @@ impl Call {
 /// A call to begin.
 #[derive(Clone, Debug)]
 pub struct CallStart {
-    /// Whose it is.
+    /// The protocol that it belongs to.
     pub owner: Protocol,
     /// What the protocol calls it, for its record and the log.
     pub name: String,
     /// Each side's realm, and the address that its signalling comes from.
     pub sides: PerSide<(RealmId, std::net::IpAddr)>,
-    /// Who calls, as the protocol says it.
+    /// The caller, as the protocol names it.
     pub caller: String,
-    /// Who is called.
+    /// The callee.
     pub callee: String,
     /// The terminal of the call, and the side that it is on.
     pub terminal: (CallSide, Terminal),

@@ -243,7 +243,7 @@ impl Core {
         &self.terminals
     }
 
-    /// Counts a request that is refused because of a limit and tells of it: one line a second at most, with how many there
+    /// Counts and logs a request that is refused because of a limit: at most one line a second, with how many there
     /// were since the last.
     pub fn limited(&mut self, limit: &str, now: Instant) {
         self.statistics.limited += 1;
@@ -255,8 +255,8 @@ impl Core {
         warn!(limit, refused, "a limit is reached: more is refused");
     }
 
-    /// Counts a message that came from somebody who may not act there and tells of it: one line a second at most, with how
-    /// many there were since the last.
+    /// Counts and logs a message from somebody who may not act there: at most one line a second, with how many there
+    /// were since the last.
     pub fn stranger(&mut self, realm: RealmId, source: Flow, what: &str, call: &str, now: Instant) {
         self.statistics.strangers_refused += 1;
         if self.last_refusal_log.is_some_and(|(at, _)| now.saturating_duration_since(at) < LOG_PERIOD) {

@@ -69,7 +69,7 @@ impl Core {
         self.calls.get(&id).map(|call| call.media.restate(to, media))
     }
 
-    /// Who made the offer that waits for its answer, if one does.
+    /// The side whose offer waits for its answer, if there is one.
     pub fn open_offer(&self, id: CallId) -> Option<CallSide> {
         self.calls.get(&id)?.media.open_offer()
     }

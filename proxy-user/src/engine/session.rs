@@ -313,7 +313,7 @@ impl MediaSession {
         for side in CallSide::BOTH {
             let (realm, port) = (self.sides[side].realm, slot.ports[side]);
             if let Some(allocator) = resources.allocators.get_mut(realm) {
-                // Nobody was let in before an answer, so nothing late can come.
+                // No source was accepted before an answer, so no late packet can come.
                 let released = match slot.answered {
                     true => allocator.release(port, resources.now),
                     false => allocator.release_unused(port),

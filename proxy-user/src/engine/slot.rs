@@ -58,7 +58,7 @@ pub(super) struct Side {
     pub(super) signalling: IpAddr,
     /// Its realm is trusted: its session descriptions tell the truth about its addresses.
     pub(super) trusted: bool,
-    /// Its realm is not, but the addresses of its media count all the same.
+    /// Its realm is not trusted, but the addresses of its media count nevertheless.
     #[serde(default)]
     pub(super) believed: bool,
 }
@@ -121,13 +121,13 @@ fn answered() -> bool {
 impl Slot {
     /// How the media goes into a session description for side `to`.
     ///
-    /// Whether RTP and RTCP share a port is agreed on with each side by itself: an offer of one side is taken whatever
+    /// Whether RTP and RTCP share a port is agreed on with each side separately: an offer of one side is taken whatever
     /// the other side can do, and passed on.
     pub(super) fn plan(&self, to: CallSide, offered: &Description, exchange: Exchange) -> MediaPlan {
         let (rtp_port, rtcp_port) = (self.ports[to].rtp(), self.ports[to].rtcp());
         let shares = self.agreed.rtcp_mux[to];
         match exchange {
-            // The port for RTCP is that of the case that the other side can't (RFC 5761 §5.1.1). Who could
+            // The port for RTCP is that of the case that the other side can't (RFC 5761 §5.1.1). A side that could
             // before may still rely on it.
             Exchange::Offer => MediaPlan::Relay { rtp_port, rtcp_port, rtcp_mux: offered.rtcp_mux || shares },
             Exchange::Answer if shares => MediaPlan::Relay { rtp_port, rtcp_port: rtp_port, rtcp_mux: true },

@@ -76,7 +76,7 @@ impl Core {
             let most = self.config.limits.max_calls;
             let forgotten = self.tell_known(realm, flow, |core| core.acquaintances.met(realm, flow, most, now));
             for (realm, flow) in forgotten {
-                // It may have registered meanwhile.
+                // It may have registered in the meantime.
                 if !self.is_always_read(realm, flow) {
                     self.tell(realm, flow, false);
                 }
@@ -84,7 +84,7 @@ impl Core {
         }
     }
 
-    /// Makes a change to who speaks over a flow, and says where that makes it one whose datagrams are always read.
+    /// Changes what is known about a flow, and reports whether that makes its datagrams always be read.
     pub(super) fn tell_known<R>(&mut self, realm: RealmId, flow: Flow, change: impl FnOnce(&mut Self) -> R) -> R {
         let before = self.is_always_read(realm, flow);
         let result = change(self);

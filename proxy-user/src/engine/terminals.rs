@@ -14,7 +14,7 @@ pub struct TerminalId(pub u64);
 /// A registered terminal.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Terminal {
-    /// Whose it is, as its protocol names users.
+    /// Its user, as its protocol names users.
     pub user: String,
     /// The realm that it is in.
     pub realm: RealmId,

@@ -74,7 +74,7 @@ pub trait Core {
     }
     /// Whether nothing is under way any more.
     fn is_idle(&self) -> bool;
-    /// How it is going, for an operator: how much is under way, and what was counted.
+    /// The state for an operator: how much is under way, and the counters.
     fn status(&self, _now: Instant) -> (Value, Value) {
         (Value::Null, Value::Null)
     }

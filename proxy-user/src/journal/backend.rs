@@ -21,8 +21,8 @@ pub(super) trait Disk: fmt::Debug + Send + Sync {
 pub(super) struct PageCache;
 
 impl Disk for PageCache {
-    /// Takes the room of a longer file at once where the file system can: a full disk then refuses this call, and no
-    /// write into the middle of the file.
+    /// Allocates the room of a longer file in advance where the file system can: a full disk then refuses this call,
+    /// and not a write into the middle of the file.
     fn set_len(&self, file: &File, len: u64) -> io::Result<()> {
         let now = file.metadata()?.len();
         if now < len {
@@ -41,7 +41,7 @@ impl Disk for PageCache {
     }
 }
 
-/// A file whose writes reach the kernel's page cache at once, in order, and the disk when the kernel pleases.
+/// A file whose writes reach the kernel's page cache immediately, in order, and the disk later.
 #[derive(Debug)]
 pub(super) struct Unsynced {
     file: File,
@@ -67,7 +67,7 @@ impl StorageBackend for Unsynced {
         self.disk.set_len(&self.file, len)
     }
 
-    /// Returns at once: what was written survives the process, and after a power cut there is no call left to know of.
+    /// Returns immediately: what was written survives the process, and after a power cut there are no calls left.
     fn sync_data(&self) -> io::Result<()> {
         Ok(())
     }

@@ -1,4 +1,4 @@
-//! Who writes the journal, turn by turn, and knows what it has not taken yet.
+//! Writes the journal, turn by turn, and keeps what could not be written yet.
 
 use super::{
     Head,

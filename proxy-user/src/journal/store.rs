@@ -30,7 +30,7 @@ const CACHE: usize = 16 << 20;
 /// How long to wait for another process to release the lock.
 const LOCK_WAIT: Duration = Duration::from_millis(200);
 
-/// The file, open. Its directory is locked meanwhile.
+/// The file, open. Its directory stays locked for that time.
 #[derive(Debug)]
 pub struct Journal {
     path: PathBuf,

@@ -103,8 +103,8 @@ pub struct Rate {
     pub burst_bytes: u32,
 }
 
-/// Datagrams that are neither RTP nor RTCP and are relayed all the same, by the first byte of RFC 7983. They never
-/// latch anything, except a DTLS handshake and UDPTL where the leg carries that.
+/// Datagrams that are relayed though they are neither RTP nor RTCP, by the first byte of RFC 7983. They never latch
+/// anything, except a DTLS handshake and UDPTL where the leg carries that.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Carry {
     /// 0 to 3: STUN.

@@ -1,4 +1,4 @@
-//! What the kernel tells by itself: links, neighbours, and that routes may have changed.
+//! What the kernel reports without being asked: links, neighbours, and that routes may have changed.
 
 use super::{Link, Neighbour, known, link_of};
 use netlink_packet_core::{NetlinkMessage, NetlinkPayload};

@@ -1,7 +1,8 @@
 //! A thread that asks and listens, so that nobody else waits for the kernel.
 //!
 //! Questions go in by a channel, facts come out by another one, each with an event descriptor that wakes its reader.
-//! Every question is answered by exactly one fact, in order; what the kernel tells by itself comes in between.
+//! Every question is answered by exactly one fact, in order; what the kernel reports without being asked comes in
+//! between.
 
 use super::{
     Link, Neighbour, Netlink, Route,

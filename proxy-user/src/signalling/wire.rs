@@ -28,7 +28,7 @@ pub struct Listener {
 }
 
 /// Makes a framer for a new connection of this transport, with messages of at most so many bytes. Over WebSocket, each
-/// message is pushed whole, by itself.
+/// message is pushed as a whole.
 pub type NewFramer = fn(Transport, usize) -> Box<dyn Framer>;
 
 /// Divides what comes over a connection into messages. It holds no more than one message, and what came together with its
@@ -61,7 +61,7 @@ pub enum Frame {
 pub struct Broken {
     /// What is wrong with it.
     pub fault: Fault,
-    /// What the agent is to hear of before the connection ends, so that it can say why.
+    /// What the agent gets before the connection ends, so that it can send the reason.
     pub refused: Option<Vec<u8>>,
 }
 

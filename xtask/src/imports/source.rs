@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-/// A piece of Rust, comments and literals taken out, but for strings.
+/// A piece of Rust without comments and literals, except strings.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Token {
     text: String,

@@ -131,7 +131,7 @@ impl Tree {
         Ok(index)
     }
 
-    /// A module that only declares and hands on stands for nothing itself.
+    /// A module that only declares and re-exports counts for nothing itself.
     fn file_of(&self, target: Target) -> Option<&str> {
         match target {
             Target::Module(module) if self.modules[module].source.items.is_empty() => None,
@@ -150,7 +150,7 @@ impl Tree {
         }
     }
 
-    /// Where a path leads that stands in `module`; `None` for one into another crate.
+    /// Where a path in `module` leads; `None` for one into another crate.
     fn resolve(&self, module: usize, path: &[String], depth: usize) -> Option<Target> {
         let (first, rest) = path.split_first()?;
         if depth > DEEPEST {

@@ -53,7 +53,7 @@ fn egress(config: &Config, interfaces: &[Link], addresses: &[(u32, IpAddr)]) -> 
             mac,
             source: realm.media,
             vlan: Tags::new(&realm.vlan),
-            // Larger ones than 65,535 bytes there are none.
+            // No packet is larger than 65,535 bytes.
             mtu: u16::try_from(link.mtu).unwrap_or(u16::MAX),
         })
     };

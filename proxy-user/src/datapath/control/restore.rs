@@ -1,6 +1,6 @@
 //! Streams that an earlier process left in the maps: journalled while they live, taken up where it ended.
 //!
-//! Nothing is written to an entry that is as it should be, so a stream that did not change meanwhile notices nothing.
+//! Nothing is written to an entry that is as it should be, so a stream that did not change is not disturbed.
 
 use super::{
     indices::{HopIndex, LegIndex},

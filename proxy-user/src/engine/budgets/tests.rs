@@ -48,7 +48,7 @@ fn each_level_has_its_bound_and_the_known_have_what_is_above() {
         let (held, refusal) = fill(&mut budgets, &source, false, now);
         assert_eq!((held.len(), refusal.scope), (most, scope), "{case}");
         assert_eq!(refusal.resource, Some(Resource::Dialogs), "{case}");
-        // Who is known has the rest, whatever strangers do.
+        // The known have the rest, whatever strangers do.
         let (of_the_known, refusal) = fill(&mut budgets, |_| v4(1, 1), true, now);
         assert_eq!((of_the_known.len(), refusal.scope), (100 - most, Scope::Everybody), "{case}");
         drop((held, of_the_known));

@@ -155,7 +155,7 @@ async fn connect(own: IpAddr, remote: SocketAddr) -> std::io::Result<TcpStream> 
     socket.connect(remote).await
 }
 
-/// Messages leave at once, and a peer that is gone without a word is noticed. What cannot be set stays as it is.
+/// Messages leave immediately, and a peer that vanished is noticed. What cannot be set stays as it is.
 fn tune(stream: &TcpStream) {
     let _ = stream.set_nodelay(true);
     let keepalive = socket2::TcpKeepalive::new().with_time(PROBE_AFTER).with_interval(PROBE_AFTER / 6);

@@ -18,7 +18,7 @@ use tokio::{
 
 /// Connections that the kernel may have made before Latch has taken them.
 const BACKLOG: i32 = 1_024;
-/// After an error such as too few file descriptors: trying again at once would not help.
+/// After an error such as too few file descriptors: trying again immediately would not help.
 const PAUSE: Duration = Duration::from_millis(100);
 
 /// File descriptors for everything but connections.

@@ -78,7 +78,7 @@ impl Event {
 /// All connections and the sockets that they come to.
 pub struct Connections {
     config: Arc<Config>,
-    /// Connections at once: as configured, or as many as the operating system lets.
+    /// Connections at once: as configured, or as many as the operating system allows.
     max: usize,
     /// What the protocols say of themselves.
     wires: Vec<Wire>,

@@ -142,7 +142,7 @@ impl Pace {
                     self.touch();
                     return Ok(outcome);
                 }
-                // Something went out meanwhile.
+                // Something was written in the meantime.
                 Err(_) if reason == Reason::Idle && self.last.load(Ordering::Relaxed) != last => {}
                 Err(_) => return Err(reason),
             }

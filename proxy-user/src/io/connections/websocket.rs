@@ -97,7 +97,7 @@ pub(super) async fn speak<S: AsyncRead + AsyncWrite + Unpin + Send>(connection: 
     }
 }
 
-/// Who does not ask for the protocol has come to the wrong place.
+/// A client that does not ask for the protocol is refused.
 #[allow(clippy::result_large_err, reason = "the library's callback")]
 fn negotiate(
     subprotocol: Option<&'static str>,

@@ -414,7 +414,7 @@ fn a_full_table_refuses_and_what_became_free_is_used() {
     assert_eq!(acquire(&mut hops, &kernel, (CORE, FAR), now), UNRESOLVED, "it has another user");
     hops.release((CORE, FAR));
     hops.release((ACCESS, FURTHER));
-    // Whose entry is used again before it was cleared: it is not cleared any more.
+    // An entry that is used again before it was cleared is not cleared any more.
     assert_eq!(acquire(&mut hops, &kernel, (CORE, FAR), now), HopIndex(1));
     let mut table = BTreeMap::new();
     written(&mut hops, &mut table);

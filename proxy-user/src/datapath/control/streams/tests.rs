@@ -287,7 +287,7 @@ fn a_stream_without_room_for_its_ways_is_refused() {
     control.hops = NextHops::new(control.locals.clone(), egress(), 3);
     control.apply(answered(), now).unwrap();
     assert_eq!(settle(&mut control, &kernel, now), []);
-    // A way inside the host is known at once.
+    // A route inside the host is known immediately.
     let mut inside = answered();
     inside.legs[1].remote = remote("10.9.0.10:30010");
     let before = control.legs.get(CORE);

@@ -309,7 +309,7 @@ pub(super) struct Identities {
 pub(super) enum Usage {
     /// Begun by INVITE.
     Call(Box<Call>),
-    /// Begun by another method that makes a dialog (SUBSCRIBE, REFER); ends by itself.
+    /// Begun by another method that makes a dialog (SUBSCRIBE, REFER); has no end of its own.
     Subscription {
         #[serde(with = "moment")]
         ends_at: Instant,

@@ -33,7 +33,7 @@ enum Inward {
 enum Outward {
     /// It is meant for terminals.
     Meant,
-    /// It names who calls or who answered, who may have asked to stay unnamed.
+    /// It names the caller or the answerer, who may have asked for privacy.
     Names,
     /// It is for the trusted network alone.
     Internal,

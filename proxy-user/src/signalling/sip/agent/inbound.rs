@@ -86,7 +86,7 @@ impl Turn<'_> {
         if let Some((id, server)) = self.transactions.server_with_key(&key) {
             self.core.statistics.retransmissions_received += 1;
             let response = server.response().to_vec();
-            // The sender's NAT may have given it another port meanwhile: answers go where it is now.
+            // The sender's NAT may have given it another port in the meantime: answers go to the present one.
             self.invite_moved(id, source);
             if !response.is_empty() {
                 self.core.statistics.retransmissions_sent += 1;

@@ -155,7 +155,7 @@ impl Turn<'_> {
         {
             let response = self.transactions.server(id).and_then(|server| Message::parse(server.response()).ok());
             let tag = response.as_ref().and_then(Message::to_tag);
-            // Who was not sent the response cannot know its tag.
+            // Only a party that got the response can know its tag.
             if tag.is_some_and(|tag| request.to_tag().is_some_and(|stated| stated == tag)) {
                 self.core.proved(key.realm, source, now);
             }
@@ -341,7 +341,7 @@ impl Turn<'_> {
     fn refused(&mut self, id: DialogId, code: u16, now: Instant) {
         let Some(call) = self.dialogs.call(id).filter(|call| !call.answered) else { return };
         if matches!(code, 401 | 407) {
-            // Not the call yet, only the question who calls; the next INVITE is the call.
+            // Not the call yet, only a challenge; the next INVITE is the call.
             self.core.withdraw(call.id, now);
             return self.let_go(id, now);
         }
@@ -420,7 +420,7 @@ impl Turn<'_> {
         }
         self.core.orphan_offer(call);
         if let Some((from, to)) = bye {
-            // Nobody else may be there to say it again.
+            // There may be no other party to send it again.
             self.send_bye(id, to, from, now);
             self.hung_up(&InDialog { id, from, to: Some(to), target: None, moves: None }, now);
         }

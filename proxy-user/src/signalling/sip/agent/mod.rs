@@ -21,7 +21,7 @@
 //! | `dialog_setup` | what a dialog knows at its beginning, and how long it lasts |
 //! | `kept` | how many bytes a stranger's request makes us keep |
 //! | `keepalive` | requests that keep NAT mappings alive |
-//! | `originate` | requests that the proxy sends inside a dialog by itself |
+//! | `originate` | requests of the proxy's own inside a dialog |
 //! | `refusals` | which refusals by the softswitch are logged |
 //! | `identity` | who may know who is calling |
 //! | `topology` | addresses that must not leave their network |

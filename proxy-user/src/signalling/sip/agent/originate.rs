@@ -1,4 +1,4 @@
-//! Requests that the proxy sends inside a dialog by itself, each to one party in the name of the other.
+//! Requests of the proxy's own inside a dialog, each sent to one party on behalf of the other.
 
 use super::{
     dialogs::DialogId,

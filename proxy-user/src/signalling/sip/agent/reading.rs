@@ -38,8 +38,8 @@ pub(super) fn host_text(address: IpAddr) -> String {
     }
 }
 
-/// The route set that a message's Record-Route makes: for who sent the request in its order, for who gets the response
-/// in reverse (RFC 3261 §12.1.1 and §12.1.2).
+/// The route set that a message's Record-Route makes: for the request's receiver in its order, for the response's
+/// receiver in reverse (RFC 3261 §12.1.1 and §12.1.2).
 pub(super) fn route_set(message: &Message, from_response: bool) -> Vec<String> {
     let mut routes: Vec<String> = message.values(Name::RecordRoute).map(|value| value.into_owned()).collect();
     if from_response {

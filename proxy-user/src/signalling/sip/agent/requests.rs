@@ -242,7 +242,7 @@ impl Turn<'_> {
                 editor.replace(name, &values);
             }
         }
-        // Nobody else may say it.
+        // Nobody else may state it.
         if let Some(name) = self.core.config.sip.source_header.as_deref().filter(|_| !self.core.is_core(from)) {
             editor.remove(name).set(name, &source.remote.to_string());
         }

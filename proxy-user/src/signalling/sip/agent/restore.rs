@@ -154,7 +154,7 @@ fn ours(entries: &[Entry], table: Table) -> impl Iterator<Item = (&Entry, Option
     })
 }
 
-/// Whether a later process has to know of a dialog: not of the mere question who calls.
+/// Whether a later process has to know about a dialog: not if it was only challenged.
 fn matters(core: &Core, dialog: &Dialog) -> bool {
     match &dialog.usage {
         Usage::Call(call) => call.answered || core.is_live(call.id),

@@ -73,8 +73,8 @@ impl Framer {
         self.buffer.len()
     }
 
-    /// The header that broke the stream, where it is whole and says itself what is wrong: as a message it is refused, and
-    /// its sender hears why.
+    /// The header that broke the stream, where it is whole and says itself what is wrong: as a message it is refused,
+    /// and its sender gets the reason.
     pub fn take_refused(&mut self) -> Option<Vec<u8>> {
         self.refused.take()
     }

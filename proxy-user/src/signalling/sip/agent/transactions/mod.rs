@@ -122,14 +122,14 @@ impl<P> Transactions<P> {
         self.servers.get_mut(&id)?.held_mut()
     }
 
-    /// Nobody will answer it any more.
+    /// It will not be answered any more.
     pub(super) fn close_server(&mut self, id: ServerTxId) -> Option<Server> {
         let server = self.servers.remove(&id)?;
         self.by_key.remove(server.key());
         Some(server)
     }
 
-    /// What time asks of it.
+    /// What is due by now.
     pub(super) fn server_due(&mut self, id: ServerTxId, now: Instant) -> ServerDue<Server> {
         match self.with_server(id, now, Server::due) {
             Some(ServerDue::Retransmit) => ServerDue::Retransmit,
@@ -196,7 +196,8 @@ impl<P> Transactions<P> {
         self.with_client(id, now, Client::cancel).unwrap_or(false)
     }
 
-    /// Nobody can be reached: it is over as soon as time asks. Returns whether it still waited for an answer.
+    /// The destination is unreachable: the transaction is over when its timer fires. Returns whether it still waited
+    /// for an answer.
     pub(super) fn lose(&mut self, id: ClientTxId, now: Instant) -> bool {
         self.with_client(id, now, Client::lose).unwrap_or(false)
     }
@@ -214,7 +215,7 @@ impl<P> Transactions<P> {
         self.clients.get_mut(&id).is_some_and(Client::take_second_try)
     }
 
-    /// What time asks of it.
+    /// What is due by now.
     pub(super) fn client_due(&mut self, id: ClientTxId, now: Instant) -> ClientDue<(Client<P>, Ending)> {
         match self.with_client(id, now, Client::due) {
             Some(ClientDue::Retransmit) => ClientDue::Retransmit,

@@ -142,7 +142,7 @@ proptest! {
             }
             assert_whole(&transactions);
         }
-        // Nobody says anything any more: what we sent ends by itself, and what was answered.
+        // Nothing arrives any more: requests that we sent end, and so do those that were answered.
         for _ in 0..10 {
             now += Duration::from_secs(60);
             due(&mut transactions, now);

@@ -17,7 +17,7 @@ pub(in super::super) struct Timing {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Context {
     pub(super) timing: Timing,
-    /// Whether the transport sends again by itself what was lost.
+    /// Whether the transport retransmits what was lost.
     pub(super) reliable: bool,
     pub(super) now: Instant,
 }
