@@ -4,7 +4,7 @@
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Address(pub [u64; 2]);
 
-/// What stands before the IPv4 address in the second word.
+/// What precedes the IPv4 address in the second word.
 const PREFIX: u32 = u32::from_ne_bytes([0, 0, 0xff, 0xff]);
 
 impl Address {
@@ -52,7 +52,7 @@ impl Address {
         a as u64 + b as u64 + c as u64 + d as u64
     }
 
-    /// An IPv4 address without what stands before it, to be summed as IPv4 does.
+    /// An IPv4 address without its prefix, to be summed as IPv4 does.
     #[inline(always)]
     pub const fn only_v4(self) -> Self {
         Self([0, self.0[1] & !(PREFIX as u64)])
@@ -70,8 +70,8 @@ impl Address {
         self.0[0] | self.0[1] != 0
     }
 
-    /// 32 bits of it: the IPv4 address itself; of an IPv6 one, a mixture that finds mistakes and serves to look up, but
-    /// that anybody can hit on purpose.
+    /// 32 bits of it: the IPv4 address itself; of an IPv6 one, a mixture that detects errors and is good for lookups,
+    /// but for which anybody can construct collisions.
     #[inline(always)]
     pub const fn fold(self) -> u32 {
         if self.is_v4() {
@@ -87,7 +87,7 @@ impl Address {
         ((a ^ b.rotate_left(29)).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32) as u32
     }
 
-    /// Whether it is an address, and the same as another as far as a mask goes.
+    /// Whether it is an address, and equals another under a mask.
     #[inline(always)]
     pub const fn agrees(self, other: Self, mask: Mask) -> bool {
         let [a, b] = [(self.0[0] ^ other.0[0]) & mask.0[0], (self.0[1] ^ other.0[1]) & mask.0[1]];

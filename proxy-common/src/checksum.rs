@@ -1,4 +1,4 @@
-//! Incremental Internet checksums: RFC 1624, equation 3: `HC' = ~(~HC + ~m + m')`.
+//! Incremental Internet checksums by RFC 1624, equation 3: `HC' = ~(~HC + ~m + m')`.
 //!
 //! Words may be given in either byte order as long as all of them, and the checksum, are in the same one: one's
 //! complement addition is byte-order independent (RFC 1071 §2 (B)). The XDP program uses the order in which
@@ -6,7 +6,7 @@
 
 use crate::address::Address;
 
-/// The difference that replaced words make to a checksum. Collect every replaced word, then [`Delta::apply`].
+/// The difference that replaced words make in a checksum. Collect every replaced word, then [`Delta::apply`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Delta(u64);
 

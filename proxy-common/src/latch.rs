@@ -2,13 +2,13 @@
 //!
 //! A component of a leg is closed, learning or locked:
 //!
-//! - An **exact** candidate, whose address and port are those of the session description, locks at once.
+//! - An **exact** candidate, whose address and port are those of the session description, locks immediately.
 //! - An **address** candidate, whose address agrees with that of the session description or of the signalling, locks on
 //!   its first valid packet; an exact one may still replace it until the window ends.
 //! - Any **other** is refused, unless the leg says `LATCH_ANY`: then it locks after a [`Trial`], and a better one may
 //!   replace it until the window ends.
 //! - Once locked, every other address or port is refused. Only the same address with another port may take the place of
-//!   a source that has fallen silent, if it goes on with the same stream ([`may_rebind`]).
+//!   a source that has fallen silent, if it continues the same stream ([`may_rebind`]).
 //! - RTCP follows RTP: it may only come from the address that the leg's RTP latched.
 
 use crate::{
@@ -16,7 +16,7 @@ use crate::{
     layout::{Leg, leg_flags},
 };
 
-/// Who may send to a component of a leg, as far as signalling said.
+/// Who may send to a component of a leg, according to signalling.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SignalledRemote {
     /// [`Leg::remote_address`].
@@ -48,7 +48,7 @@ impl SignalledRemote {
         Self { port: leg.remote_rtcp_port, any: true, ..Self::rtp(leg) }
     }
 
-    /// Whether the way to an address is that to the signalling's, not that to the session description's.
+    /// Whether the route to an address is that of the signalling's, not that of the session description's.
     #[inline(always)]
     pub fn via_signalling(&self, address: Address) -> bool {
         self.remote_address != address
@@ -113,8 +113,8 @@ pub enum Candidate {
 /// Judges a packet whose source is not the latched one, `current`, which counts where something is `held`; a better one may
 /// take its place only `in_window`.
 ///
-/// `hide_from_verifier` returns what it is given. The XDP program gives one of whose results its verifier knows nothing,
-/// so that it does not follow each reason for an answer on its own way.
+/// `hide_from_verifier` returns what it is given. The XDP program passes one whose result its verifier knows nothing
+/// about, so that the verifier does not follow each reason for an answer on a path of its own.
 #[inline(always)]
 pub fn judge(
     named: &SignalledRemote,
@@ -148,7 +148,7 @@ pub struct Continuation {
     pub ssrc: u32,
     /// Its highest sequence number.
     pub highest: u16,
-    /// How long ago its last packet came, units of [`TICK_NS`].
+    /// Time since its last packet, units of [`TICK_NS`].
     pub silence: u32,
     /// Of the packet.
     pub offered_ssrc: u32,
@@ -163,7 +163,7 @@ pub const SILENCE: u32 = (2_000_000_000 / TICK_NS) as u32;
 /// How far a stream may have advanced without being heard: about five minutes at 50 packets a second.
 const FARTHEST: u16 = 0x4000;
 
-/// Whether a packet from another port of the latched address goes on with the stream of a source that fell silent.
+/// Whether a packet from another port of the latched address continues the stream of a source that fell silent.
 #[inline(always)]
 pub const fn may_rebind(flags: u32, stream: Continuation) -> bool {
     flags & leg_flags::REBIND != 0
@@ -194,13 +194,14 @@ impl Trial {
     /// Time that it takes: 20 ms, rounded up.
     const TIME: u32 = 20;
 
-    /// Names a source, whose address is folded, in 32 bits. Who shares them with another shares its trial, and still has to send what continues it.
+    /// Names a source, whose address is folded, in 32 bits. Sources with the same 32 bits share a trial, and still have
+    /// to send what continues it.
     #[inline(always)]
     pub const fn whose(folded: u32, port: u16) -> u32 {
         folded ^ (port as u32) << 16
     }
 
-    /// Another packet; whether it ends the trial well.
+    /// Takes another packet; returns whether the trial is passed.
     #[inline(always)]
     pub const fn packet(self, whose: u32, ssrc: u32, sequence: u16, now: u32) -> (Self, bool) {
         let goes_on =

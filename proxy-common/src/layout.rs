@@ -1,7 +1,7 @@
 //! The values of the BPF maps, byte for byte.
 //!
-//! A relayed packet touches few cache lines that are not hot anyway: half a one of its [`Leg`] and the first 80 bytes of
-//! its [`LegState`]. Every map has one writer: `control` (user space) or `datapath` (the XDP program).
+//! A relayed packet touches few cache lines that are not hot anyway: half of one for its [`Leg`] and the first 80 bytes
+//! of its [`LegState`]. Every map has one writer: `control` (user space) or `datapath` (the XDP program).
 //!
 //! | map | kind | value | writer |
 //! |---|---|---|---|
@@ -34,7 +34,7 @@ pub const GENERATION_MASK: u16 = 0x7fff;
 #[repr(C, align(8))]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Leg {
-    /// 0: closed. Another value than before: forget what was learned.
+    /// 0: closed. A changed value: forget what was learned.
     pub generation: u16,
     /// Generation of the peer leg; what the peer learned counts only under it.
     pub peer_generation: u16,
@@ -42,9 +42,9 @@ pub struct Leg {
     pub flags: u32,
     /// Index of the leg on the other side of the stream, in the same maps.
     pub peer: u32,
-    /// Index in `NEXT_HOPS` of the way to the peer leg's `remote_address`.
+    /// Index in `NEXT_HOPS` of the route to the peer leg's `remote_address`.
     pub next_hop_remote: u16,
-    /// Index in `NEXT_HOPS` of the way to the peer leg's `signalling_address`.
+    /// Index in `NEXT_HOPS` of the route to the peer leg's `signalling_address`.
     pub next_hop_signalling: u16,
     /// Slot in `LOCALS` of the address that packets leave from at the peer leg.
     pub out_local: u16,
@@ -125,7 +125,7 @@ pub struct Remote {
 }
 
 impl Remote {
-    /// In a destination: the way is `next_hop_signalling`, not `next_hop_remote`.
+    /// In a destination: the next hop is `next_hop_signalling`, not `next_hop_remote`.
     pub const VIA_SIGNALLING: u16 = 0x8000;
 
     /// The word that is compared and swapped; little-endian, as BPF is here.
@@ -147,8 +147,8 @@ impl Remote {
     }
 }
 
-/// What the datapath knows of a leg. Counters only grow (those of 32 bits go round) and outlive calls: who wants a call's
-/// share subtracts what they were when it began.
+/// What the datapath knows about a leg. Counters only grow (those of 32 bits wrap around) and outlive calls: for a
+/// call's share, subtract what they were when it began.
 #[repr(C, align(8))]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct LegState {
@@ -197,11 +197,11 @@ pub struct RtcpComponent {
     pub octets: u32,
 }
 
-/// Reception of RTP at a leg, as in RFC 3550 §6.4.1 and appendix A; times are the kernel's ticks in units of
-/// 1,048,576 ns. One CPU at a time is expected to receive a stream: where several do, an update may be lost.
+/// Reception of RTP at a leg, as in RFC 3550 §6.4.1 and appendix A; times are the kernel's ticks in units of 1,048,576
+/// ns. One CPU at a time is expected to receive a stream; if several do, an update may be lost.
 ///
-/// While no source is latched, the trial of a candidate is kept here: its SSRC, in `highest` its last sequence number and
-/// above it how many came in a row, in `transit` whose it is, in `last` when it began.
+/// While no source is latched, the trial of a candidate is kept here: its SSRC, in `highest` its last sequence number
+/// and above it how many came in a row, in `transit` the source, in `last` when it began.
 #[repr(C, align(8))]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Quality {

@@ -1,7 +1,7 @@
 //! Which addresses of the host the relay answers on.
 //!
 //! `LOCALS` is a table of [`SLOTS`] entries. User space picks a seed under which every configured address has a slot of
-//! its own; a packet then finds its address, or that it is not the relay's, with one multiplication and one look.
+//! its own; a packet then finds its address, or that it is not the relay's, with one multiplication and one lookup.
 
 /// Slots of the table; a power of two.
 pub const SLOTS: usize = 256;
@@ -18,7 +18,7 @@ pub struct Local {
     pub ports: u16,
     /// Index in `LEGS` of the first pair.
     pub first_leg: u32,
-    /// Index of the interface by which packets to this address arrive; those that come by another are not let in.
+    /// Index of the interface by which packets to this address arrive; those that come by another are dropped.
     pub interface: u32,
     /// Identifiers of the VLAN tags that they come with, outermost first, 0 where there is none.
     pub vlan: [u16; 2],

@@ -2,11 +2,11 @@
 //! fields are read and written whole, each once, by volatile accesses of their own size, and what several CPUs change is
 //! changed by atomic instructions.
 //!
-//! `core` has no atomic read-modify-write operations for this target; two lines of assembler stand in for them.
+//! `core` has no atomic read-modify-write operations for this target; two lines of assembler replace them.
 
 use core::arch::asm;
 
-/// One volatile read of a place inside a map entry.
+/// One volatile read of a location inside a map entry.
 #[inline(always)]
 pub(crate) fn load<T: Copy>(place: *const T) -> T {
     // SAFETY: the callers (all in `relay::entries`) point at an aligned place inside an entry that holds integers only, and entries
@@ -14,7 +14,7 @@ pub(crate) fn load<T: Copy>(place: *const T) -> T {
     unsafe { place.read_volatile() }
 }
 
-/// One volatile write of a place inside a map entry.
+/// One volatile write of a location inside a map entry.
 #[inline(always)]
 pub(crate) fn store<T: Copy>(place: *mut T, value: T) {
     // SAFETY: as in `load`.
@@ -50,7 +50,7 @@ pub(crate) fn compare_and_swap(word: *mut u64, old: u64, new: u64) -> u64 {
     seen
 }
 
-/// The same number, of which the compiler does not know that it is.
+/// The same number, but the compiler does not know that.
 #[inline(always)]
 pub(crate) fn opaque<const NUMBER: u64>() -> u64 {
     let number;

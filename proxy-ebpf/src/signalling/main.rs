@@ -19,7 +19,7 @@ use proxy_common::{
     signalling::{Bucket, Counters, Passage, Prefix, Remote},
 };
 
-/// `BPF_F_NO_PREALLOC`: entries take memory when they are made. Only user space makes them.
+/// `BPF_F_NO_PREALLOC`: entries take memory when they are created. Only user space makes them.
 const ON_DEMAND: usize = 1;
 /// Returned for a datagram that passes: none of it is cut off.
 const WHOLE: i64 = 0xffff_ffff;
@@ -58,7 +58,7 @@ fn signalling(context: SkBuffContext) -> i64 {
     if passage.passes() { WHOLE } else { 0 }
 }
 
-/// Where the datagram says that it comes from. A socket's filter sees it from its UDP header on.
+/// The source address in the datagram. A socket's filter sees it from its UDP header on.
 #[inline(always)]
 fn remote(context: &SkBuffContext) -> Option<Remote> {
     let port = u16::from_be_bytes(context.load::<[u8; 2]>(0).ok()?);
@@ -133,7 +133,7 @@ fn count<const N: usize>(
     let after = read(bucket).after_one(interval_ns, now_ns);
     match bucket {
         Some(bucket) => write(bucket, after),
-        // Where there is no room at this moment, it goes uncounted.
+        // If there is no room at this moment, it is not counted.
         None => drop(map.insert(prefix, after, 0)),
     }
 }

@@ -3,7 +3,7 @@
 //! - `pass`: for the far end of a veth, which takes XDP frames only where a program is attached.
 //! - `bare_redirect`: the least a forwarding program can do, the measure for Latch.
 //! - `count_drop`: the end of a bench's chain.
-//! - `generate`: makes each of `test_run`'s live frames the next packet of one of many RTP streams and sends it off.
+//! - `generate`: turns each of `test_run`'s live frames into the next packet of one of many RTP streams and sends it.
 //! - `restore`: makes the frame the template's packet again and jumps to another program, so that `test_run` can time
 //!   one that changes its packet.
 #![no_std]
@@ -34,7 +34,7 @@ static DEVICES: DevMap<2> = DevMap::new();
 /// What `count_drop` dropped.
 #[btf_map]
 static DROPPED: PerCpuArray<Dropped, 1> = PerCpuArray::new();
-/// What `generate` has made, on whatever CPU: one thread at a time has it run.
+/// What `generate` has made, on any CPU: one thread at a time runs it.
 #[btf_map]
 static GENERATED: Array<Generated, 1> = Array::new();
 
@@ -163,7 +163,7 @@ fn generate(context: XdpContext) -> u32 {
     let new_ports = *new_ports;
     write_template(frame);
 
-    // Checksum above the length; sequence number above the type. All in memory order, as checksums like it.
+    // Checksum above the length; sequence number above the type. All in memory order, as checksums need it.
     let (ports, length_and_checksum) = (TEMPLATE[9].load(), TEMPLATE[10].load());
     let (types, timestamp) = (TEMPLATE[11].load(), TEMPLATE[12].load());
     let sequence = plus((types >> 16) as u16, number as u16);
@@ -196,8 +196,8 @@ fn restore(context: XdpContext) -> u32 {
     xdp_action::XDP_PASS
 }
 
-/// Writes the template's headers to a frame of at least as many bytes. Word by word, as fields lie: a program that reads
-/// a field next gets it from one store, as a CPU likes it.
+/// Writes the template's headers to a frame of at least as many bytes. Word by word, aligned with the fields: a program
+/// that reads a field next gets it from one store, which CPUs forward fast.
 #[inline(always)]
 fn write_template(frame: *mut u8) {
     put!("u32", frame, 0, TEMPLATE[0].load());

@@ -1,11 +1,11 @@
 //! Where a datagram goes, if anywhere.
 //!
 //! A packet that arrives at a leg leaves it when its source is the latched one, its rate is allowed, the other side's
-//! address is known, its TTL allows another hop, and there is a way that takes its size. It is then counted on that leg, and
-//! on no other occasion; a packet that a leg drops is counted among the leg's drops.
+//! address is known, its TTL allows another hop, and there is a next hop that takes its size. It is then counted on
+//! that leg, and only then; a packet that a leg drops is counted among the leg's drops.
 //!
-//! Where the way leads to one of the relay's own ports (two calls joined by a softswitch), the packet is handled as if
-//! it had arrived there, still before a byte is rewritten: each leg counts it and each takes one from its TTL.
+//! Where the destination is one of the relay's own ports (two calls joined by a softswitch), the packet is handled as
+//! if it had arrived there, still before a byte is rewritten: each leg counts it and each takes one from its TTL.
 
 use super::{
     entries::{self, Hop, LegEntry, LegPort, LocalEntry, RTCP, RTP, StateEntry},
@@ -21,7 +21,7 @@ use proxy_common::{
 
 /// How often a packet may pass through the relay before it leaves: 2.
 ///
-/// The compiler does not know the number, or it would write the loop out and use more stack than there is.
+/// The compiler must not know the number, or it would unroll the loop and use more stack than there is.
 #[inline(always)]
 fn passes() -> u64 {
     memory::opaque::<2>()
@@ -188,7 +188,7 @@ fn forward(datagram: Datagram, leg_context: &LegContext, last: bool) -> Result<S
     if peer_v6 && known {
         let address = state.destination_address();
         datagram.set_destination_v6(address);
-        // Else not both were written, or it is not RTP's.
+        // Otherwise not both were written, or it is not RTP's.
         known = address.fold_v6().to_ne_bytes() == destination.address;
     }
     if !known {

@@ -1,4 +1,4 @@
-//! The entries of the maps, field by field; how a place in one is read and written is the platform's (`memory`).
+//! The entries of the maps, field by field; how a field is read and written is up to the platform (`memory`).
 
 use super::{
     maps,
@@ -44,7 +44,7 @@ pub(crate) fn local_v6(address: Address) -> Option<LocalEntry> {
     (entry.address() == address).then_some(entry)
 }
 
-/// The address that stands in a slot of `LOCALS`.
+/// The address in a slot of `LOCALS`.
 #[inline(always)]
 pub(crate) fn local_at(slot: u16) -> Option<LocalEntry> {
     maps::local(slot.into()).map(LocalEntry)
@@ -157,7 +157,7 @@ impl LegEntry {
         maps::next_hop(index as u32).map(Hop)
     }
 
-    /// Who may send to a component: only whole if nobody wrote meanwhile, which the generation tells.
+    /// Who may send to a component: only consistent if nobody wrote in the meantime, which the generation tells.
     #[inline(always)]
     pub(crate) fn signalled_remote(self, component: u32, hide_from_verifier: impl Fn(u64) -> u64) -> SignalledRemote {
         let (flags, bits) = (self.flags(), (read!(self.0, address_bits_v4), read!(self.0, address_bits_v6)));
@@ -216,7 +216,7 @@ impl StateEntry {
         ComponentEntry(self.0.cast::<u8>().wrapping_add(offset).cast())
     }
 
-    /// Counts a packet that arrived here and goes on; `octets` is its IP total length.
+    /// Counts a packet that arrived here and is forwarded; `octets` is its IP total length.
     #[inline(always)]
     pub(crate) fn forwarded(self, component: u32, octets: u16) {
         let words = self.0.cast::<u64>();
@@ -245,7 +245,7 @@ impl StateEntry {
             Verdict::DroppedTtl | Verdict::DroppedNextHop | Verdict::DroppedLoop => offset_of!(Drops, path),
             Verdict::DroppedRate => offset_of!(Drops, rate),
             Verdict::DroppedSize => offset_of!(Drops, size),
-            // Of a leg that was closed meanwhile, or that nobody dropped.
+            // For a leg that was closed in the meantime, or a verdict that is not a drop.
             _ => return,
         };
         add_u32(self.0.cast::<u32>().wrapping_add((offset_of!(LegState, drops) + reason) / 4), 1);
@@ -267,7 +267,7 @@ impl StateEntry {
         QualityEntry(self.0.cast::<u8>().wrapping_add(offset_of!(LegState, quality)).cast())
     }
 
-    /// The latched RTP source, where it is IPv6; only good while its word says so.
+    /// The latched RTP source, where it is IPv6; only valid while its word says so.
     #[inline(always)]
     pub(crate) fn source_address(self) -> Address {
         load_address(self.words(offset_of!(LegState, source_address)))

@@ -6,9 +6,9 @@
 //! The winner publishes the source as the destination of the peer leg before its own packet is forwarded: the reverse
 //! direction follows the latch at once.
 //!
-//! The published destination is a copy. Who finds none that is valid takes it from the source of the peer leg instead
-//! ([`destination`]), so a peer that is attached later, or a late write of an earlier call, costs one look and no packet.
-//! RTCP to an IPv6 address finds its way so each time it is not that of RTP.
+//! The published destination is a copy. A packet that finds no valid one takes it from the source of the peer leg
+//! instead ([`destination`]), so a peer that is attached later, or a late write of an earlier call, costs one lookup
+//! and no packet. RTCP to an IPv6 address is routed in this way each time it is not that of RTP.
 
 use super::{
     entries::{self, LegEntry, QualityEntry, RTCP, RTP, StateEntry},
@@ -25,7 +25,7 @@ use proxy_common::{
 
 /// Judges a datagram whose source is not the latched one, and latches the source if it may be.
 ///
-/// Out of line: it runs once a call, or under attack.
+/// Out of line: it runs once per call, or under attack.
 #[inline(never)]
 pub(crate) fn source(index: u32, datagram: Datagram, generation: u16, now_ns: u64) -> Result<(), Verdict> {
     let (leg, state) = entries::leg(index).ok_or(Verdict::DroppedClosed)?;
@@ -68,7 +68,7 @@ pub(crate) fn source(index: u32, datagram: Datagram, generation: u16, now_ns: u6
     Ok(())
 }
 
-/// Judges a source: what it latches as, or 0 where its packet is let through and latches nothing.
+/// Judges a source: what it latches as, or 0 where its packet is accepted and latches nothing.
 #[inline(always)]
 fn rank(
     leg: LegEntry,
@@ -100,12 +100,12 @@ fn rank(
         Candidate::Refuse => return Err(Verdict::DroppedSource),
     };
     if component == RTCP {
-        // What else is carried there follows what latched.
+        // Other datagrams that are carried there must come from what latched.
         return if class == class::RTCP || !current.holds { Ok(rank) } else { Err(Verdict::DroppedSource) };
     }
     if leg.flags() & leg_flags::CARRY_UDPTL == 0 && class != class::DTLS_HANDSHAKE {
         if class != class::RTP {
-            // As above, and before it only from where signalling said.
+            // As above, and before that only from where signalling said.
             return match class {
                 class::RTCP => Err(Verdict::DroppedRtcpSource),
                 _ if rank == OTHER || current.holds => Err(Verdict::DroppedSource),
@@ -154,7 +154,8 @@ fn lock(
             forget_rtcp(leg, state, generation);
         }
     } else if !is_of_rtp(state, datagram.address(), generation, datagram.is_v6()) {
-        // RTP moved while this was decided. Either it saw our claim and took it back, or we see its move and do.
+        // RTP moved while this was decided. Either it saw our claim and withdrew it, or we see its move and withdraw
+        // the claim.
         own.swap_source(word, 0);
         return Err(Verdict::DroppedRtcpSource);
     }
@@ -168,8 +169,8 @@ fn is_of_rtp(state: StateEntry, address: Address, generation: u16, v6: bool) -> 
     rtp.holds && rtp.source.address == address && rtp.source.port != 0
 }
 
-/// Where packets that arrive at a leg go, as the word of a [`Remote`]; 0 where that is not known. Of IPv6 the address is
-/// noted in the datagram. Asked when the leg's own copy is not valid under the peer's generation.
+/// Where packets that arrive at a leg go, as the word of a [`Remote`]; 0 where that is not known. An IPv6 address is
+/// written into the datagram. Called when the leg's own copy is not valid under the peer's generation.
 #[inline(never)]
 pub(crate) fn destination(index: u32, component: u32, peer_generation: u16, datagram: Datagram) -> u64 {
     find_destination(index, component, peer_generation, datagram).unwrap_or(0)
@@ -225,7 +226,7 @@ fn find_destination(index: u32, component: u32, peer_generation: u16, datagram: 
     Some(word(folded, port, peer_generation))
 }
 
-/// What a word stands for. Not an `Option`: of one that is `None` the rest has no value, and the verifier wants one.
+/// What a word means. Not an `Option`: in a `None` the rest has no value, and the verifier wants one.
 #[derive(Clone, Copy)]
 struct Latched {
     /// Whether it counts under the generation.
@@ -233,7 +234,7 @@ struct Latched {
     source: Source,
 }
 
-/// The source that a word stands for. The address of IPv6 is that of RTP.
+/// The source that a word means. An IPv6 address is that of RTP.
 #[inline(always)]
 fn latched(word: u64, state: StateEntry, generation: u16, v6: bool) -> Latched {
     let remote = Remote::from_word(word);
@@ -262,7 +263,7 @@ fn rebinds(flags: u32, quality: QualityEntry, current: Source, from: Source, dat
     quality.first() != 0 && latch::may_rebind(flags, stream)
 }
 
-/// Goes on with the trial of a source that signalling did not name; whether it has passed.
+/// Continues the trial of a source that signalling did not name; returns whether it has passed.
 #[inline(always)]
 fn tried(quality: QualityEntry, datagram: Datagram, now_ns: u64) -> bool {
     let highest = quality.highest();
@@ -282,7 +283,8 @@ fn tried(quality: QualityEntry, datagram: Datagram, now_ns: u64) -> bool {
     passed
 }
 
-/// Makes what a leg just latched the destination of the other direction: the copy there is void, so the next packet asks.
+/// Makes what a leg just latched the destination of the other direction: the copy there is void, so the next packet
+/// looks it up.
 #[inline(always)]
 fn publish(leg: LegEntry, component: u32) {
     let Some((_, peer)) = entries::leg(leg.peer()) else { return };

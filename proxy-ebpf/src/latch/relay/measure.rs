@@ -1,4 +1,4 @@
-//! What is measured of a leg's packets: their rate, against what is allowed, and how well RTP arrives.
+//! What is measured on a leg's packets: their rate, against the allowed rate, and how well RTP arrives.
 
 use super::{
     entries::{LegEntry, QualityEntry, RTCP, StateEntry},
@@ -11,10 +11,11 @@ use proxy_common::latch::TICK_NS;
 const TIME_SHIFT: u32 = 16;
 const BYTE_SHIFT: u32 = 8;
 
-/// Takes a packet of `length` bytes from the leg's bucket; false where it does not hold as much. RTCP leaves half of
-/// the bucket to RTP: a source that is mistaken for its sender must not cut off the phone's voice.
+/// Takes a packet of `length` bytes from the leg's bucket; false if it does not hold as much. RTCP leaves half of the
+/// bucket to RTP: a source that is mistaken for its sender must not cut off the phone's voice.
 ///
-/// CPUs that take at the same time may both take the same bytes: a stream's packets come by one of them.
+/// CPUs that take at the same time may both take the same bytes; that is accepted, as a stream's packets come by one of
+/// them.
 #[inline(always)]
 pub(crate) fn allowed(state: StateEntry, component: u32, rate: u32, burst: u32, length: u16, now_ns: u64) -> bool {
     let bucket = state.bucket();
@@ -35,7 +36,7 @@ const MAX_DROPOUT: u16 = 3_000;
 /// How far behind the highest sequence number a late packet may be.
 const MAX_MISORDER: u16 = 100;
 
-/// Notes an RTP packet that was forwarded (RFC 3550, appendices A.1, A.3 and A.8).
+/// Measures an RTP packet that was forwarded (RFC 3550, appendices A.1, A.3 and A.8).
 #[inline(always)]
 pub(crate) fn packet(leg: LegEntry, quality: QualityEntry, rtp: Datagram, now_ns: u64) {
     // 0 says that none came, so no time is 0.
@@ -65,7 +66,7 @@ pub(crate) fn packet(leg: LegEntry, quality: QualityEntry, rtp: Datagram, now_ns
     }
     quality.set_highest(rtp.sequence() as u32);
     quality.set_expected(quality.expected().wrapping_add(ahead as u32));
-    // Two packets in sixteen are enough, and a clock that is right for each would cost more than all the rest.
+    // Two packets in sixteen are enough, and reading the clock for each would cost more than all the rest.
     let phase = rtp.sequence() % SAMPLED;
     if phase < 2 && ahead == 1 && maps::measures() {
         jitter(leg.clock(), quality, rtp, phase == 1);
@@ -81,7 +82,7 @@ fn jitter(clock: u32, quality: QualityEntry, rtp: Datagram, second: bool) {
     let transit = transit(clock, rtp, maps::now_ns());
     let difference = (transit.wrapping_sub(quality.transit()) as i32).unsigned_abs();
     quality.set_transit(transit);
-    // Timestamps that leap (another clock, a pause without a marker) say nothing of the network.
+    // Timestamps that leap (another clock, a pause without a marker) say nothing about the network.
     if second && clock != 0 && difference < LEAP {
         let jitter = quality.jitter();
         quality.set_jitter(jitter.wrapping_add(difference).wrapping_sub(jitter.wrapping_add(8) >> 4));
@@ -99,9 +100,9 @@ fn begin(leg: LegEntry, quality: QualityEntry, rtp: Datagram) {
     quality.set_transit(transit(leg.clock(), rtp, maps::now_ns()));
 }
 
-/// Arrival less timestamp, in timestamp units; only differences of it mean something.
+/// Arrival less timestamp, in timestamp units; only its differences mean something.
 #[inline(always)]
 fn transit(clock: u32, rtp: Datagram, now_ns: u64) -> u32 {
-    // The product's low 64 bits hold bits 32 to 63 whatever overflows.
+    // The product's low 64 bits contain bits 32 to 63, whatever overflows.
     ((now_ns.wrapping_mul(clock as u64) >> 32) as u32).wrapping_sub(rtp.timestamp())
 }

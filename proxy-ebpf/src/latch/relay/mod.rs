@@ -1,6 +1,6 @@
-//! The relay: what becomes of a frame, whatever runs it.
+//! The relay: what happens to a frame, in the kernel and in user space.
 //!
-//! A frame goes through three rooms, and every way out of them is a [`Verdict`]:
+//! A frame goes through three modules, and every way out of them is a [`Verdict`]:
 //!
 //! ```text
 //! parse  →  decide  ─────────────→  apply
@@ -10,9 +10,9 @@
 //!
 //! - [`parse`] finds the relay's datagrams among everything that arrives and reads what the others need.
 //! - [`decide`] says whether the source may send there and where its packet goes; [`learn`] is its cold half.
-//! - [`measure`] holds the rate of packets against what is allowed, and notes how RTP arrives.
+//! - [`measure`] compares the rate of packets with what is allowed, and measures how RTP arrives.
 //! - [`apply`] rewrites the bytes, once.
-//! - [`packet_scratch`] is what is known of the datagram meanwhile; [`entries`] are the maps' entries, field by field.
+//! - [`packet_scratch`] is what is known about the datagram so far; [`entries`] are the maps' entries, field by field.
 //!
 //! These files are compiled twice: into the XDP program, and into user space for hosts where BPF is refused. Each
 //! platform brings, beside this module, `frame` (a frame's bytes), `memory` (a word of a map entry) and `maps` (where
@@ -30,7 +30,7 @@ mod measure;
 pub(crate) mod packet_scratch;
 mod parse;
 
-/// Handles the frame that arrived by the interface `ingress`, counts what became of it, and says so.
+/// Handles the frame that arrived by the interface `ingress`, counts its verdict, and returns it.
 #[inline(always)]
 pub(crate) fn relay(context: &Context, ingress: u32) -> Verdict {
     let verdict = match handle(context, ingress) {

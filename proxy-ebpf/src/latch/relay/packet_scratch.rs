@@ -1,14 +1,14 @@
-//! What is known of the datagram that is being handled: in a map of this CPU, not on the stack, which
-//! holds little.
+//! What is known about the datagram that is being handled: in a map of this CPU, not on the stack, which is small.
 //!
-//! It serves the verifier too. It follows every form that a datagram may have (IP version, tags, protocol, port) on a way of
-//! its own through the program, as long as it knows which one it is; what was written and is read again may be anything, so all
-//! of them go on as one. [`Datagram::hide_from_verifier`] does the same for a number.
+//! It helps the verifier too. The verifier follows every form that a datagram may have (IP version, tags, protocol,
+//! port) on a path of its own through the program, as long as it knows which one it is; what was written and is read
+//! again may be anything, so all forms continue as one path. [`Datagram::hide_from_verifier`] does the same for a
+//! number.
 
 use super::maps;
 use proxy_common::{address::Address, media::Kind};
 
-/// What is known of one datagram. Ports in host order.
+/// What is known about one datagram. Ports in host order.
 #[repr(C)]
 #[derive(Clone, Copy, Default)]
 pub(crate) struct PacketScratch {
@@ -95,7 +95,7 @@ impl Datagram {
         maps::packet_scratch().map(Self)
     }
 
-    /// What it is. Fields of RTP are what they were where it is none.
+    /// What it is. If it is not RTP, the fields of RTP keep their old values.
     #[inline(always)]
     pub(crate) fn set_kind(self, kind: Kind) {
         let (class, payload_type) = kind.class();
@@ -103,7 +103,7 @@ impl Datagram {
         self.set_payload_type(payload_type);
     }
 
-    /// How it came: IP version, number of tags, port of its leg.
+    /// How it arrived: IP version, number of tags, port of its leg.
     #[inline(always)]
     pub(crate) fn arrived(self, v6: bool, tags: u16, port: u32) {
         self.set_v6(v6 as u8);
@@ -160,7 +160,7 @@ impl Datagram {
         self.set_ttl(self.ttl().wrapping_sub(1));
     }
 
-    /// The same number, of which the verifier knows nothing any more.
+    /// The same number, which the verifier knows nothing about.
     #[inline(always)]
     pub(crate) fn hide_from_verifier(self, number: u64) -> u64 {
         self.set_number(number);

@@ -1,10 +1,10 @@
 //! From a frame to a datagram on one of the relay's ports.
 //!
-//! Whatever is not one is passed to the host untouched, as early as possible: for most of the host's own traffic that is
-//! at the protocol or at one look into the table of media addresses.
+//! Everything else is passed to the host untouched, as early as possible: for most of the host's own traffic that is at
+//! the protocol, or after one lookup in the table of media addresses.
 //!
-//! Up to two VLAN tags may stand before the IP header; they move everything behind them, so offsets are counted from the
-//! IP header.
+//! Up to two VLAN tags may precede the IP header; they move everything behind them, so offsets are counted from the IP
+//! header.
 
 use super::{
     entries::{self, LegPort, LocalEntry},
@@ -202,8 +202,8 @@ const WITHOUT_OPTIONS: u8 = 0x45;
 /// The identifier in tag control information.
 const VLAN_ID: u16 = 0xfff;
 
-/// Whose port a datagram is for, if it came the way that the address' packets come: from one network nobody speaks in the
-/// name of another's hosts.
+/// Whose port a datagram is for, if it came by the interface and VLAN of that address: nobody in one network can send
+/// in the name of another's hosts.
 #[inline(always)]
 fn place(local: LocalEntry, ports: u32, vlan: [u16; 2], ingress: u32) -> Result<LegPort, Verdict> {
     let leg_port = local.leg_port(u16::from_be((ports >> 16) as u16)).ok_or(Verdict::PassedHost)?;
@@ -213,7 +213,7 @@ fn place(local: LocalEntry, ports: u32, vlan: [u16; 2], ingress: u32) -> Result<
     Ok(leg_port)
 }
 
-/// Headers that may stand between IPv6 and UDP (RFC 8200 §4).
+/// Headers that may be between IPv6 and UDP (RFC 8200 §4).
 #[inline(always)]
 fn is_extension(next_header: u8) -> bool {
     const HOP_BY_HOP: u8 = IpProto::HopOpt as u8;
@@ -226,7 +226,7 @@ fn is_extension(next_header: u8) -> bool {
 /// Notes what the payload is.
 #[inline(always)]
 fn payload(datagram: Datagram, frame: &Frame<'_>, start: usize, length: usize) {
-    // A payload that is shorter than these bytes is no RTP; padding may not be mistaken for it.
+    // A payload that is shorter than these bytes is not RTP; padding must not be mistaken for it.
     let kind = if length >= media::RTP_HEADER
         && let Some(header) = frame.unproven().window::<{ media::RTP_HEADER }>(start)
     {
