@@ -1,4 +1,4 @@
-//! A datapath that relays nothing and remembers everything, for tests of what stands above it.
+//! A datapath that relays nothing and records everything, for tests of the layers above it.
 
 use super::{Datapath, DatapathError};
 use crate::media::{LegCounters, MediaEvent, StreamId, StreamSpec};
@@ -8,7 +8,7 @@ use std::{
     time::Instant,
 };
 
-/// Streams as they were last applied, every command in order, and events that the test lets happen.
+/// Streams as they were last applied, every command in order, and events that the test triggers.
 #[derive(Debug, Default)]
 pub struct Fake {
     /// Live streams, as last applied.
@@ -29,7 +29,7 @@ impl Fake {
         Self::default()
     }
 
-    /// Local addresses of the live streams' legs: what would leak, were it not released.
+    /// Local addresses of the live streams' legs: what would leak if it were not released.
     pub fn locals(&self) -> Vec<SocketAddr> {
         self.streams.values().flat_map(|spec| spec.legs.iter().map(|leg| leg.local)).collect()
     }

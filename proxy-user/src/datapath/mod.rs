@@ -1,7 +1,7 @@
 //! What relays the media.
 //!
 //! - [`Datapath`]: what the control plane asks of it;
-//! - [`MediaRelay`]: what does it, which is `control` over a `plane`:
+//! - [`MediaRelay`]: its implementation, `control` over a `plane`:
 //! - [`kernel`]: the plane in the kernel; [`userspace`]: the same in user space;
 //! - [`fake`]: one that only remembers, for tests.
 
@@ -26,7 +26,7 @@ pub trait Datapath {
     /// Makes the stream like this, whatever it was before. On an error, nothing of the stream has changed.
     fn apply(&mut self, spec: StreamSpec, now: Instant) -> Result<(), DatapathError>;
 
-    /// Closes both legs for good. Once no packet can be in flight any more, [`MediaEvent::Released`] tells the final
+    /// Closes both legs for good. Once no packet can be in flight any more, [`MediaEvent::Released`] reports the final
     /// counters; for an unknown stream it comes immediately, with zeros.
     fn release(&mut self, stream: StreamId, now: Instant);
 
@@ -46,7 +46,7 @@ pub trait Datapath {
     /// When [`Datapath::poll_events`] must be called at the latest.
     fn poll_timeout(&self, now: Instant) -> Option<Instant>;
 
-    /// One of them is readable when [`Datapath::poll_events`] has something new to tell or to do.
+    /// One of them is readable when [`Datapath::poll_events`] has something new to report or to do.
     fn event_fds(&self) -> Vec<BorrowedFd<'_>> {
         Vec::new()
     }
@@ -55,7 +55,7 @@ pub trait Datapath {
 /// Why a stream could not be made.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum DatapathError {
-    /// A local address is not one of a realm's port pairs: the address, as text.
+    /// A local address is not one of a realm's port pairs; with the address as text.
     #[error("{0} is not a relay port of its realm")]
     NotLocal(std::net::SocketAddr),
     /// A port pair belongs to another stream already.

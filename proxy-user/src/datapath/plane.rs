@@ -15,7 +15,7 @@ pub enum Mode {
     Native,
     /// The XDP program in the network stack: works with every driver, slower.
     Generic,
-    /// This process: works where BPF is refused, slower again.
+    /// This process: works where BPF is refused, and is slower still.
     UserSpace,
 }
 

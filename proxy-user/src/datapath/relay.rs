@@ -1,4 +1,5 @@
-//! The media relay: what moves the packets, in the kernel or in this process, and what keeps it as the engine wants it.
+//! The media relay: what moves the packets, in the kernel or in this process, and the control that keeps it in the
+//! state that the engine wants.
 
 use super::{
     Datapath, DatapathError,
@@ -28,8 +29,8 @@ use anyhow::{Context as _, Result};
 use proxy_common::verdict::Counters;
 use std::{os::fd::BorrowedFd, time::Instant};
 
-/// Relays media: what moves packets (the XDP program, or this process), and what keeps it as the engine wants it.
-/// Dropped, nothing of it is left, unless it is pinned.
+/// Relays media: what moves packets (the XDP program, or this process), and the control that keeps it in the state that
+/// the engine wants. When it is dropped, nothing of it is left unless it is pinned.
 pub struct MediaRelay {
     control: Control,
     kernel: Worker,
@@ -40,13 +41,13 @@ pub struct MediaRelay {
 }
 
 impl MediaRelay {
-    /// Begins to relay on the realms' interfaces: with the XDP program `object`, or in this process where the configuration
-    /// says so, or where it says nothing and the kernel refuses. What arrives at the media ports ends here from now on.
-    /// `start` says whether it ends with the process.
+    /// Begins to relay on the realms' interfaces: with the XDP program `object`, or in this process where the
+    /// configuration says so, or where it says nothing and the kernel refuses. From now on, everything that arrives at
+    /// the media ports is handled here. `start` says whether it ends with the process.
     ///
     /// # Errors
     ///
-    /// What the kernel does not grant, or an object of another version.
+    /// The kernel refuses something, or the object is of another version.
     pub fn start(config: &Config, object: &[u8], start: &StartMode) -> Result<Self> {
         let started = Self::load(config, object, start);
         if let (Err(_), StartMode::Begin(pins)) = (&started, start) {
@@ -59,7 +60,7 @@ impl MediaRelay {
     fn load(config: &Config, object: &[u8], start: &StartMode) -> Result<Self> {
         let locals = Locals::new(config)?;
         let mut netlink = Netlink::open().context("cannot open a netlink socket")?;
-        // Before the interfaces are looked at, so that no change of theirs is missed.
+        // Before the interfaces are read, so that no change is missed.
         let worker = Worker::start().context("cannot follow the kernel's routes and neighbours")?;
         let links = Links::find(config, &mut netlink)?;
         let (plane, mode, memory) = plane(config, &locals, &links, object, start)?;
@@ -74,11 +75,11 @@ impl MediaRelay {
         })
     }
 
-    /// What the maps of a configuration are made for on this host, a line for each realm.
+    /// What the maps of a configuration depend on on this host, a line for each realm.
     ///
     /// # Errors
     ///
-    /// An interface is not there, or the kernel's.
+    /// An interface does not exist, or the kernel returns an error.
     pub fn made_for(config: &Config) -> Result<Vec<String>> {
         let links = Netlink::open().and_then(|mut netlink| netlink.links());
         let interfaces = links::interfaces(config, &links.context("cannot list the network interfaces")?)?;
@@ -143,7 +144,7 @@ impl MediaRelay {
     }
 
     fn write_next_hops(&mut self) -> Result<(), DatapathError> {
-        // One that fails keeps none of the others from being written.
+        // An error in one does not prevent the others from being written.
         let mut result = Ok(());
         for (index, hop) in self.control.hops.take_writes() {
             if let Err(error) = self.plane.set_next_hop(index, hop) {
@@ -208,7 +209,7 @@ impl Datapath for MediaRelay {
             self.watch.learn(&fact);
             self.control.hops.learn(fact, now);
         }
-        // What legs move to is there before they move, and what they leave is cleared afterwards.
+        // Entries are written before legs move to them, and entries that legs leave are cleared afterwards.
         let before = self.write_next_hops();
         self.control.poll(now, events);
         let after = self.write_next_hops();

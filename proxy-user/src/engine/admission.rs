@@ -14,18 +14,18 @@ use crate::{
 use serde::{Deserialize, Serialize};
 use std::{collections::HashMap, time::Instant};
 
-/// What is going on in a realm, or of a user.
+/// The present load of a realm or of a user.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Load {
     calls: u32,
     media: Flows,
 }
 
-/// What a call is counted with. Side 0 is the party that began it.
+/// What a call is counted with. Side 0 is the caller.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct Charge {
     realms: PerSide<RealmId>,
-    /// The side of its terminal, and whose that is; `None` where nobody counts.
+    /// The side of its terminal, and its user; `None` where users have no limits.
     pub(super) user: Option<(CallSide, String)>,
     /// Only in this process: a later one starts from zero.
     #[serde(skip)]
@@ -39,11 +39,11 @@ pub(super) struct Charge {
 pub(super) struct Admission {
     realms: HashMap<RealmId, Load>,
     users: HashMap<(RealmId, String), Load>,
-    /// When the log last spoke of a refusal.
+    /// When a refusal was last logged.
     pub(super) last_log: Option<Instant>,
 }
 
-/// A limit that would be passed.
+/// A limit that would be exceeded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Excess {
     pub(super) realm: RealmId,
@@ -63,7 +63,7 @@ impl Charge {
 }
 
 impl Admission {
-    /// Whether a call may be counted with this from now on. What does not grow may stay, whatever the limits are.
+    /// Whether a call may be counted with this from now on. What does not grow is allowed, whatever the limits are.
     pub(super) fn check(
         &self,
         realms: &PerRealm<Realm>,

@@ -1,4 +1,4 @@
-//! Whether one more call, or more media in one, is admitted; and whose limits it counts for.
+//! Whether one more call, or more media in one, is admitted, and for which user it counts.
 
 use super::{
     admission::Excess,
@@ -14,7 +14,7 @@ use std::time::Instant;
 use tracing::warn;
 
 impl Core {
-    /// Counts a new call, or says which limit it would pass.
+    /// Counts a new call, or says which limit it would exceed.
     pub(super) fn admit_call(&mut self, id: CallId, now: Instant) -> Result<(), Excess> {
         let Some(call) = self.calls.get_mut(&id) else { return Ok(()) };
         let media = call.charge.media;
@@ -49,7 +49,7 @@ impl Core {
         }
     }
 
-    /// Counts a refusal and tells of it, at most once a second.
+    /// Counts a refusal, and logs it at most once a second.
     fn not_admitted(&mut self, id: CallId, excess: Excess, now: Instant) -> Excess {
         self.statistics.not_admitted += 1;
         if self.admission.last_log.is_none_or(|at| now.saturating_duration_since(at) >= LOG_PERIOD) {
@@ -69,7 +69,7 @@ impl Core {
         limits.is_some_and(|limits| limits.max_calls_per_user.or(limits.max_kbps_per_user).is_some())
     }
 
-    /// Whose limits a message that came over this flow counts for: the user of a terminal registered there, `stated` if
+    /// The user whose limits a message over this flow counts for: the user of a terminal registered there, `stated` if
     /// it is one of several; where nobody is registered, the address itself, as the message could name anybody.
     pub fn user_at(&self, realm: RealmId, flow: Flow, stated: Option<&str>) -> String {
         let users = || self.terminals.at(realm, flow).map(|(_, terminal)| terminal.user.as_str());

@@ -1,4 +1,4 @@
-//! What strangers may use together, and how much may be sent to an address that nobody has proved.
+//! What strangers may use together, and how much may be sent to an unproved address.
 //!
 //! A stranger is a party that the engine does not know: it has no binding and no established dialog, and is not the
 //! softswitch. Strangers share scarce resources by where they are: all of them together, those of one network (/24 of
@@ -61,8 +61,8 @@ pub struct Limits {
     pub network: Share,
     /// Of one source: an IPv4 address, a /64 of IPv6.
     pub source: Share,
-    /// How many sources, and how many networks, are kept count of. Above what strangers can hold together, so that each
-    /// that holds something has its place.
+    /// How many sources, and how many networks, are tracked. Above what strangers can hold together, so that each that
+    /// holds something has its place.
     pub prefixes: u32,
 }
 
@@ -94,7 +94,7 @@ impl Scope {
     }
 }
 
-/// Why something was not given.
+/// Why something was refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Refusal {
     /// Whose bound.
@@ -153,7 +153,7 @@ pub struct Usage {
     pub everybody: Amounts,
     /// By strangers.
     pub strangers: Amounts,
-    /// Sources that are kept count of.
+    /// Sources that are tracked.
     pub sources: usize,
 }
 
@@ -165,7 +165,7 @@ pub struct Budgets {
     networks: Table,
     everybody: Amounts,
     strangers: Entry,
-    /// What was dropped since the last look.
+    /// What was dropped since the last call of `collect`.
     returned: Arc<Mutex<Vec<Taken>>>,
 }
 
@@ -257,7 +257,7 @@ impl Budgets {
     /// Takes this, for a stranger at `source`, or for a known party.
     ///
     /// # Errors
-    /// Where a bound would be passed; nothing is taken then.
+    /// Where a bound would be exceeded; nothing is taken then.
     pub fn take(&mut self, source: IpAddr, amounts: Amounts, known: bool, now: Instant) -> Result<Held, Refusal> {
         self.collect();
         let refuse = |scope, resource| Refusal { scope, resource: Some(resource) };
@@ -278,7 +278,7 @@ impl Budgets {
     /// Adds to what is held.
     ///
     /// # Errors
-    /// Where a bound would be passed; nothing is taken then.
+    /// Where a bound would be exceeded; nothing is taken then.
     pub fn take_more(&mut self, held: &mut Held, amounts: Amounts) -> Result<(), Refusal> {
         self.collect();
         let refuse = |(scope, resource)| Refusal { scope, resource: Some(resource) };
@@ -352,7 +352,7 @@ impl Budgets {
 
     /// Counts what was dropped since the last call.
     fn collect(&mut self) {
-        // Taken out for the time of the loop, and put back with its room.
+        // Taken out during the loop, and put back with its capacity.
         let mut dropped = std::mem::take(&mut *lock(&self.returned));
         for Taken { amounts, place } in dropped.drain(..) {
             self.everybody -= amounts;

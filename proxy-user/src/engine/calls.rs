@@ -20,7 +20,7 @@ use std::{
     time::Instant,
 };
 
-/// One call, whatever protocol it is of. Its protocol keeps its own state of the call under the same number.
+/// One call of any protocol. Its protocol keeps its own state of the call under the same number.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Call {
     pub(super) owner: Protocol,
@@ -148,14 +148,14 @@ pub struct CallStart {
     pub user: Option<(CallSide, String)>,
 }
 
-/// Why a call, or an offer in one, is refused: the protocol has its own words for it.
+/// Why a call, or an offer in one, is refused; the protocol translates it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Refusal {
     /// The proxy is stopping: no call begins any more.
     Stopping,
-    /// There are as many calls as there may be.
+    /// There are as many calls as allowed.
     TooManyCalls,
-    /// A realm or a user would have more than it may; with the status code that the configuration wants.
+    /// A realm or a user would exceed its limits; with the status code that the configuration wants.
     NotAdmitted(u16),
     /// No pair of ports is left in a realm.
     NoPorts,
@@ -174,7 +174,7 @@ pub enum CallEvent {
     Resumed,
 }
 
-/// Names a call while it is there, and over restarts.
+/// Names a call during its life, and over restarts.
 impl From<CallId> for u64 {
     fn from(id: CallId) -> Self {
         id.0

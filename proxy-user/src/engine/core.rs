@@ -1,4 +1,4 @@
-//! What the core has, and what all its verbs use.
+//! What the core has, and what all its operations use.
 
 use super::{
     acquaintances::{self, Acquaintances},
@@ -85,8 +85,8 @@ impl Core {
             .map(|realm| PortAllocator::new(realm.ports, config.media.hold_time))
             .collect::<Result<_, _>>()?;
         let mut random = StdRng::from_seed(seed);
-        // What is named in the journal must never come to mean something else: each process numbers from a place of its own,
-        // too far from any other's to come to it.
+        // What is named in the journal must never come to mean something else: each process numbers from a place of its
+        // own, too far from any other's to reach it.
         let [first_call, first_terminal] = [random.next_u64() >> 2, random.next_u64() >> 2];
         Ok(Self {
             budgets: Budgets::new(&acquaintances::limits(&config), now),
@@ -158,7 +158,7 @@ impl Core {
         self.side(realm) == Some(Side::Core)
     }
 
-    /// How far what a realm's hosts say of themselves is believed.
+    /// How far a realm's hosts are trusted in what they say about themselves.
     pub fn trust(&self, realm: RealmId) -> Trust {
         self.config.realms.get(realm).map_or(Trust::of(Side::Access), |realm| realm.trust)
     }

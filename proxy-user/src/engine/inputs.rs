@@ -14,7 +14,7 @@ use std::net::SocketAddr;
 pub enum Input<'a> {
     /// A datagram arrived.
     Datagram {
-        /// Of which protocol the listener is.
+        /// The protocol of the listener.
         protocol: Protocol,
         /// The realm.
         realm: RealmId,
@@ -25,7 +25,7 @@ pub enum Input<'a> {
     },
     /// A message arrived over a connection.
     Message {
-        /// Of which protocol the listener is.
+        /// The protocol of the listener.
         protocol: Protocol,
         /// The realm.
         realm: RealmId,
@@ -36,7 +36,7 @@ pub enum Input<'a> {
     },
     /// A connection that messages came over is gone. Its number will not come again.
     Closed {
-        /// Of which protocol the listener is.
+        /// The protocol of the listener.
         protocol: Protocol,
         /// The realm.
         realm: RealmId,
@@ -45,7 +45,7 @@ pub enum Input<'a> {
     },
     /// What was sent there without naming a connection is lost: none could be made.
     Unreachable {
-        /// Of which protocol the listener is.
+        /// The protocol of the listener.
         protocol: Protocol,
         /// The realm.
         realm: RealmId,

@@ -1,7 +1,7 @@
 //! Terminals: who is registered, and over which flow each is reached.
 //!
-//! A protocol's registration keeps its own words for a terminal; what every protocol shares stands here: whose terminal
-//! it is, and from where it speaks. Both are true because the softswitch accepted them.
+//! A protocol's registration keeps its own words for a terminal; what every protocol shares is here: the terminal's
+//! user, and where it sends from. Both are true because the softswitch accepted them.
 
 use crate::{flow::Flow, media::RealmId};
 use serde::{Deserialize, Serialize};
@@ -33,7 +33,7 @@ pub struct Terminals {
 }
 
 impl Terminals {
-    /// None; they are numbered from `first`, which no earlier process has come to.
+    /// None; they are numbered from `first`, which no earlier process has reached.
     pub(crate) fn numbered_from(first: u64) -> Self {
         Self { last: first, ..Self::default() }
     }
@@ -77,7 +77,7 @@ impl Terminals {
         Some(terminal)
     }
 
-    /// Those that speak over this flow: several users may share a terminal.
+    /// Those at this flow: several users may share a terminal.
     pub fn at(&self, realm: RealmId, flow: Flow) -> impl Iterator<Item = (TerminalId, &Terminal)> {
         let ids = self.by_flow.get(&(realm, flow)).map_or(&[][..], Vec::as_slice);
         ids.iter().filter_map(|id| Some((*id, self.terminals.get(id)?)))

@@ -7,8 +7,8 @@ use std::{
     time::Instant,
 };
 
-/// Keys ordered by time, each with one timer: the earliest that was set. The owner of a key remembers its own next time,
-/// and sets the timer again where it fired too early. So moving a time on, which happens with every message, costs
+/// Keys ordered by time, each with one timer: the earliest that was set. The owner of a key remembers its own next
+/// time, and sets the timer again if it fired too early. So moving a time on, which happens with every message, costs
 /// nothing and leaves nothing behind.
 pub(crate) struct Timers<K> {
     heap: BinaryHeap<Reverse<(Instant, u64, K)>>,

@@ -1,9 +1,9 @@
 //! Who may act for a party of a call or of a dialog: decided here, for all protocols.
 //!
-//! A party belongs to its terminal's binding, or to the flow that it spoke from. What names it secretly, a token that
-//! only its own side was ever shown, lets it speak from another place; whether it has moved there is settled when the
-//! other side accepts what it said. What everybody can know about a call (its identifiers, its tags, who calls whom)
-//! gives no right to act.
+//! A party belongs to its terminal's binding, or to the flow that it sent from. Its secret, a token that only its own
+//! side was ever shown, lets it send from another place; whether it has moved there is settled when the other side
+//! accepts what it said. What everybody can know about a call (its identifiers, its tags, who calls whom) gives no
+//! right to act.
 
 use super::{Core, terminals::TerminalId};
 use crate::{flow::Flow, media::RealmId};
@@ -16,13 +16,13 @@ pub struct Standing {
     pub realm: RealmId,
     /// Over which it is reached.
     pub flow: Flow,
-    /// The registered terminal that it is, where it is one.
+    /// Its registered terminal, if it has one.
     pub terminal: Option<TerminalId>,
-    /// It has named its secret: a message that does not is not from it, whatever source its packets show.
+    /// It has named its secret: a message without it is not from this party, whatever source its packets show.
     pub named_secret: bool,
 }
 
-/// Whether a message comes from who it says.
+/// Whether a message comes from the party that it names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
     /// From the party, where it was.
@@ -45,7 +45,7 @@ impl Core {
     /// only this party can know.
     pub fn may_act(&self, party: &Standing, from: Flow, secret: bool) -> Verdict {
         if self.is_core(party.realm) {
-            // A network of servers: they speak from any port, and for one another.
+            // A network of servers: they send from any port, and for each other.
             let known = from.ip() == party.flow.ip() || self.is_server(party.realm, from.ip());
             return if known || secret { Verdict::Same } else { Verdict::Stranger };
         }
@@ -54,7 +54,7 @@ impl Core {
         let believed = secret || !party.named_secret || from.transport.is_reliable();
         match bound.is_some_and(|terminal| terminal.flow == from) {
             _ if from == party.flow && believed => Verdict::Same,
-            // Where its registration came from, but not where it spoke from last.
+            // Where its registration came from, but not where it sent from last.
             true if believed => Verdict::Moves,
             _ if secret => Verdict::Moves,
             _ => Verdict::Stranger,

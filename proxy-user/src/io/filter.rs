@@ -34,7 +34,7 @@ pub const HEADROOM: u64 = 4;
 pub struct Filter {
     known: HashMap<MapData, Remote, u8>,
     counters: PerCpuArray<MapData, Counters>,
-    /// The program and its other maps: their descriptors stay open to show whose they are.
+    /// The program and its other maps: their open descriptors show which process they belong to.
     _program: Ebpf,
 }
 
@@ -43,7 +43,7 @@ impl Filter {
     ///
     /// # Errors
     ///
-    /// The kernel does not take it: this is not root, or not a Linux of at least 5.12.
+    /// The kernel refuses it: this is not root, or not a Linux of at least 5.12.
     pub fn attach(object: &[u8], config: &Config, socket: impl AsFd) -> Result<Self> {
         let strangers = &config.strangers;
         let interval = |percent: u32| {
@@ -87,7 +87,7 @@ impl Filter {
             false => self.known.remove(&key),
         };
         match changed {
-            // It was not there, where there was no room for it.
+            // It was not in the map, if there was no room for it.
             Err(MapError::SyscallError(error)) if !known && error.io_error.kind() == ErrorKind::NotFound => Ok(()),
             changed => changed.with_context(|| format!("the signalling filter does not take {remote}")),
         }
@@ -97,7 +97,7 @@ impl Filter {
     ///
     /// # Errors
     ///
-    /// The kernel does not give them.
+    /// The kernel refuses to read them.
     pub fn counters(&self) -> Result<Counters> {
         let mut sum = Counters::default();
         for one in self.counters.get(&0, 0).context("cannot read SIG_COUNTERS")?.iter() {

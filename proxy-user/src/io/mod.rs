@@ -9,8 +9,8 @@
 //!
 //! Everything happens on one thread, one step at a time: what woke the loop goes into the engine, then everything that
 //! the engine puts out is carried out: streams and records first, then the journal, then the datagrams. So a peer knows
-//! nothing that a later process would not know. Whatever goes wrong with one datagram is counted and at most once a
-//! second logged.
+//! nothing that a later process would not know. Errors with single datagrams are counted, and logged at most once a
+//! second.
 
 use crate::{
     accounting::CdrSink,
@@ -45,7 +45,7 @@ pub mod sockets;
 mod throttle;
 mod watch;
 
-/// Datagrams taken from one socket before the others have their turn.
+/// How many datagrams are taken from one socket before the others have their turn.
 const BATCH: usize = 64;
 /// Larger than any UDP payload over IPv4.
 const DATAGRAM: usize = 65_536;
@@ -202,7 +202,7 @@ impl<C: Core, D: Datapath> Loop<C, D> {
         }
     }
 
-    /// Has filters on the sockets.
+    /// Adds filters on the sockets.
     #[must_use]
     pub fn with_filters(self, filters: Filters) -> Self {
         Self { filters, ..self }
@@ -220,13 +220,13 @@ impl<C: Core, D: Datapath> Loop<C, D> {
         Self { operator: Some(operator), ..self }
     }
 
-    /// Has connections too, and reads their certificates again at a signal.
+    /// Adds connections, whose certificates are read again at a signal.
     #[must_use]
     pub fn with_connections(self, connections: Connections, reload: Option<Signal>) -> Self {
         Self { connections: Some(connections), reload, ..self }
     }
 
-    /// Ends: what the loop worked with.
+    /// Ends, and returns what the loop worked with.
     pub fn into_parts(self) -> (C, D, Option<Keeper>) {
         (self.core, self.datapath, self.keeper)
     }
@@ -256,7 +256,7 @@ impl<C: Core, D: Datapath> Loop<C, D> {
     ///
     /// # Errors
     ///
-    /// The operating system does not let the loop wait. No input from the network is an error.
+    /// The operating system refuses to let the loop wait. No input from the network is an error.
     pub async fn run(&mut self, stop: impl Future<Output = Stop>) -> Result<Stop> {
         let stopped = self.run_until_stopped(stop).await?;
         if let Some(connections) = &self.connections {
@@ -316,7 +316,7 @@ impl<C: Core, D: Datapath> Loop<C, D> {
                     for events in &datapath_events {
                         if let Poll::Ready(ready) = events.poll_read_ready(context) {
                             woken.datapath = true;
-                            // It is emptied below, and tells again when there is more.
+                            // It is emptied below, and becomes readable again when there is more.
                             if let Ok(mut ready) = ready {
                                 ready.clear_ready();
                             }
@@ -385,7 +385,7 @@ impl<C: Core, D: Datapath> Loop<C, D> {
         }
     }
 
-    /// What the filters of the sockets did, datagrams by what became of them.
+    /// What the filters of the sockets did: datagrams by verdict.
     fn filter_status(&self) -> Value {
         let counters = self.filters.counters();
         counters.map_or(Value::Null, |counters| counters.named().map(|(name, count)| (name, json!(count))).collect())
@@ -411,7 +411,7 @@ impl<C: Core, D: Datapath> Loop<C, D> {
         }
     }
 
-    /// Hands the engine what came of connections.
+    /// Hands the engine what happened on connections.
     fn receive_connections(&mut self, now: Instant) {
         let Some(connections) = &mut self.connections else { return };
         let refused = connections.statistics().refused();
@@ -487,7 +487,7 @@ impl<C: Core, D: Datapath> Loop<C, D> {
         }
     }
 
-    /// A datagram that the kernel does not take now is lost like one on the way: its protocol sends it again.
+    /// A datagram that the kernel refuses now is lost like one on the network: its protocol sends it again.
     fn send(&mut self, message: Message, now: Instant) {
         let Message { protocol, realm, destination, bytes } = message;
         if destination.transport != Transport::Udp {
@@ -509,7 +509,7 @@ impl<C: Core, D: Datapath> Loop<C, D> {
     }
 }
 
-/// A message that is to leave.
+/// A message to send.
 struct Message {
     protocol: Protocol,
     realm: RealmId,
@@ -520,7 +520,7 @@ struct Message {
 /// What the loop must look at.
 #[derive(Debug, Default)]
 struct Woken {
-    /// Those that datagrams wait in, by place.
+    /// The sockets in which datagrams wait, by index.
     sockets: Vec<usize>,
     datapath: bool,
     connections: bool,

@@ -12,9 +12,9 @@ use tokio::net::UdpSocket;
 
 /// Room for datagrams that wait, bytes: a burst of some thousand SIP messages.
 const RECEIVE_BUFFER: usize = 4 << 20;
-/// Room for datagrams that wait until the hardware address of their next hop is known, bytes. Answers to sources that do
-/// not exist wait for seconds, up to 208 KiB each (`unres_qlen_bytes`): with less room, a network of 254 of them holds up
-/// what is sent to everybody else. It is a limit; nothing is set aside.
+/// Room for datagrams that wait until the hardware address of their next hop is known, bytes. Answers to sources that
+/// do not exist wait for seconds, up to 208 KiB each (`unres_qlen_bytes`): with less room, a network of 254 of them
+/// delays what is sent to everybody else. It is a limit; nothing is reserved.
 const SEND_BUFFER: usize = 64 << 20;
 
 /// A socket for the datagrams of one protocol in one realm.
@@ -28,7 +28,7 @@ pub struct DatagramSocket {
     pub socket: UdpSocket,
 }
 
-/// Binds where the protocols' datagrams come to. Must be called within a tokio runtime.
+/// Binds the addresses of the protocols' datagrams. Must be called within a tokio runtime.
 ///
 /// # Errors
 ///
@@ -45,7 +45,7 @@ pub fn bind(wires: &[Wire]) -> Result<Vec<DatagramSocket>> {
 fn bind_one(address: SocketAddr) -> Result<UdpSocket> {
     let socket = || -> std::io::Result<UdpSocket> {
         let socket = Socket::new(Domain::for_address(address), Type::DGRAM, Some(socket2::Protocol::UDP))?;
-        // Root may pass net.core.rmem_max, which is too small for a burst; others get as much as it grants.
+        // Root may exceed net.core.rmem_max, which is too small for a burst; others get as much as it grants.
         if setsockopt(&socket, RcvBufForce, &RECEIVE_BUFFER).is_err() {
             socket.set_recv_buffer_size(RECEIVE_BUFFER)?;
         }

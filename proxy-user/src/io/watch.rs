@@ -6,7 +6,7 @@ use std::{
 };
 use tokio::io::{Interest, unix::AsyncFd};
 
-/// Lets tokio tell when `fd` becomes readable. Must be called within a runtime.
+/// Lets tokio report when `fd` becomes readable. Must be called within a runtime.
 pub(super) fn readable(fd: BorrowedFd<'_>) -> io::Result<AsyncFd<OwnedFd>> {
     let own = fd.try_clone_to_owned()?;
     // SAFETY: an `OwnedFd` is open until it is dropped, always gives the same descriptor, and is owned by the `AsyncFd`

@@ -1,8 +1,8 @@
-//! Indices of the relay's maps: a number of one is none of the other.
+//! Indices of the relay's maps: numbers of different maps cannot be mixed up.
 
 use serde::{Deserialize, Serialize};
 
-/// Of an entry of `LEGS`, and of the one of `LEG_STATE` that goes with it.
+/// Of an entry of `LEGS`, and of the corresponding one of `LEG_STATE`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub(in crate::datapath) struct LegIndex(pub(in crate::datapath) u32);

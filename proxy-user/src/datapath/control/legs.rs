@@ -87,16 +87,16 @@ pub(super) struct Placed {
     pub(super) index: LegIndex,
     /// Of the leg; not 0.
     pub(super) generation: u16,
-    /// Index in `NEXT_HOPS` of the way to the leg's `remote`.
+    /// Index in `NEXT_HOPS` of the next hop to the leg's `remote`.
     pub(super) to_remote: HopIndex,
-    /// Index in `NEXT_HOPS` of the way to the leg's `signalling`.
+    /// Index in `NEXT_HOPS` of the next hop to the leg's `signalling`.
     pub(super) to_signalling: HopIndex,
 }
 
 /// The entry of one leg of a stream.
 ///
-/// What a packet that arrives at a leg needs is mostly about the other leg, where it leaves: the ways to *its* remote
-/// addresses and *its* local address.
+/// What a packet that arrives at a leg needs is mostly about the other leg, where it leaves: the next hops to *its*
+/// remote addresses, and *its* local address.
 pub(super) fn entry(locals: &Locals, spec: &StreamSpec, leg: usize, placed: &[Placed; 2], window_end_ns: u64) -> Leg {
     let (Some(own), Some(peer), Some(here), Some(there)) =
         (spec.legs.get(leg), spec.legs.get(1 - leg), placed.get(leg), placed.get(1 - leg))
@@ -173,7 +173,7 @@ pub(super) fn next_generation(generation: u16) -> u16 {
     }
 }
 
-/// Refuses what the maps cannot say: addresses that are not of the family of the leg's own.
+/// Refuses what the maps cannot express: addresses that are not of the family of the leg's own.
 pub(super) fn check(leg: &LegSpec) -> Result<(), DatapathError> {
     let remote = leg.remote.map(|remote| [remote.rtp.ip(), remote.rtcp.ip()]);
     for address in remote.iter().flatten().copied().chain(leg.signalling) {

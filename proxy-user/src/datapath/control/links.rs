@@ -9,7 +9,7 @@ use crate::{
 use anyhow::{Context as _, Result};
 use std::net::IpAddr;
 
-/// What relays packets has to know of the host.
+/// What a relay has to know about the host.
 pub(in crate::datapath) struct Links {
     /// The interfaces of the realms, each once; the position is the slot in `DEVICES`.
     pub(in crate::datapath) interfaces: Vec<Link>,

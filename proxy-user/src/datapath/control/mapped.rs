@@ -74,7 +74,7 @@ impl States {
         Memory::of_map(map, entries).map(Self)
     }
 
-    /// Each word of the value as it is at some moment of the call; all zero outside the array.
+    /// Each word of the value as it is at some moment during the call; all zero outside the array.
     pub(in crate::datapath) fn get(&self, index: LegIndex) -> LegState {
         match self.0.words(index.0) {
             Some(words) => state_of_words(words.each_ref().map(|word| word.load(Ordering::Relaxed))),
@@ -108,7 +108,7 @@ impl States {
 pub(in crate::datapath) const LEG_WORDS: usize = size_of::<Leg>() / 8;
 pub(in crate::datapath) const STATE_WORDS: usize = size_of::<LegState>() / 8;
 
-/// The words of a `LegState` that hold what was learned of a stream and its packets.
+/// The words of a `LegState` that hold what was learned from a stream and its packets.
 const LEARNED: [bool; STATE_WORDS] = {
     let mut learned = [false; STATE_WORDS];
     let (rtp, rtcp) = (offset_of!(LegState, rtp), offset_of!(LegState, rtcp));

@@ -1,9 +1,9 @@
 //! What keeps a relay in the state that the engine wants, be the relay in the kernel or in this process.
 //!
-//! - `streams`: streams, their counters and their silence; `restore`: taking them up again;
+//! - `streams`: streams, their counters and their silence; `restore`: taking them over from an earlier process;
 //! - `indices`: what names their entries; `legs`: the contents of `LEGS` and `LOCALS`; `mapped`: the shared memory that
 //!   holds them;
-//! - `next_hops`: ways out of the host, as the kernel tells them; `links`: the interfaces they leave by;
+//! - `next_hops`: next hops, as the kernel reports them; `links`: the interfaces that packets leave by;
 //! - `watch`: whether the interfaces are still there.
 
 pub(super) mod indices;

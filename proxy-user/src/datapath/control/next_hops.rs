@@ -1,7 +1,7 @@
-//! Ways out of the host: the entries of `NEXT_HOPS`, one a gateway or neighbour, shared by all legs that use it.
+//! Next hops: the entries of `NEXT_HOPS`, one for each gateway or neighbour, shared by all legs that use it.
 //!
-//! A destination is routed when its first leg needs it, and looked after as long as one does. The table itself asks
-//! nobody and waits for nobody: it emits [`Question`]s and learns [`Fact`]s, in whatever order they come.
+//! A destination is routed when its first leg needs it, and kept up to date as long as one does. The table itself
+//! performs no requests and never waits: it emits [`Question`]s and learns [`Fact`]s, in any order.
 //!
 //! What may still work stays until something better is known: a neighbour that the kernel has lost keeps its hardware
 //! address while it is looked for again, and a destination with another route moves when its new neighbour is known.
@@ -31,11 +31,11 @@ mod refresh;
 
 pub(super) use key::{Destination, Key};
 
-/// Index of the entry for what is not known yet.
+/// Index of the entry for destinations that are not known yet.
 pub(super) const UNRESOLVED: HopIndex = HopIndex(0);
 
-/// How long at least, and until the next [`RETRY`], what worked is used while the kernel looks for a neighbour. It asks
-/// three times, a second apart.
+/// How long at least, and until the next [`RETRY`], what worked is used while the kernel looks for a neighbour. The
+/// kernel asks three times, a second apart.
 const HOLD: Duration = Duration::from_secs(5);
 /// First and longest pause before the kernel is asked again to look for a neighbour; it doubles in between.
 const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(8));
@@ -47,7 +47,7 @@ pub(super) const FULL: DatapathError =
 pub(in crate::datapath) struct Egress {
     /// Index of the one that frames leave by.
     pub(in crate::datapath) interface: u32,
-    /// Index of the one that the kernel has the realm's routes and neighbours on: a VLAN's, where there is one.
+    /// Index of the interface with the realm's routes and neighbours in the kernel: a VLAN's, where there is one.
     pub(super) neighbour_interface: u32,
     /// Its slot in `DEVICES`.
     pub(super) device: u32,
@@ -81,11 +81,11 @@ impl Tags {
 pub(in crate::datapath) struct NextHops {
     locals: Locals,
     egress: PerRealm<Egress>,
-    /// Whether interfaces are up and have a carrier, as far as they matter and it is known.
+    /// Whether interfaces are up and have a carrier, as far as that matters and is known.
     links: HashMap<u32, (bool, bool)>,
     /// Index 0 is [`UNRESOLVED`] and holds nothing.
     entries: Vec<Option<Entry>>,
-    /// Free indices; the one that is free for longest is used first, so that no packet under way finds another's.
+    /// Free indices; the one that is free for longest is used first, so that no packet under way finds another's entry.
     free: VecDeque<HopIndex>,
     by_key: HashMap<Key, HopIndex>,
     destinations: HashMap<Destination, Routed>,
@@ -94,7 +94,7 @@ pub(in crate::datapath) struct NextHops {
     refresh: Refresh,
     questions: Vec<Question>,
     writes: Vec<(HopIndex, NextHop)>,
-    /// Entries that became free, until nothing points to them any more.
+    /// Entries that became free, until nothing refers to them any more.
     cleared: Vec<HopIndex>,
     moved: Vec<Destination>,
     refused: Vec<Destination>,
@@ -148,11 +148,13 @@ impl NextHops {
         }
     }
 
-    /// One more user of a destination; gives its entry's index. Until its way is known, that is [`UNRESOLVED`].
+    /// Adds a user of a destination, and returns its entry's index. Until its next hop is known, that is
+    /// [`UNRESOLVED`].
     ///
     /// # Errors
     ///
-    /// There is no room in the table. Where that turns out only when the way is known, see [`NextHops::take_refused`].
+    /// There is no room in the table. If that turns out only when the next hop is known, see
+    /// [`NextHops::take_refused`].
     pub(super) fn acquire(&mut self, destination: Destination, now: Instant) -> Result<HopIndex, DatapathError> {
         if let Some(routed) = self.destinations.get_mut(&destination) {
             routed.users += 1;
@@ -182,7 +184,7 @@ impl NextHops {
         }
     }
 
-    /// The index of a destination's entry; [`UNRESOLVED`] for one that nobody acquired.
+    /// The index of a destination's entry; [`UNRESOLVED`] for one that was not acquired.
     pub(super) fn of(&self, destination: Destination) -> HopIndex {
         self.destinations.get(&destination).map_or(UNRESOLVED, |routed| routed.entry)
     }
@@ -325,7 +327,7 @@ impl NextHops {
         self.entries.get_mut(index.place())?.as_mut()
     }
 
-    /// The kernel sends a destination to this neighbour, or nowhere.
+    /// The kernel sends a destination to this neighbour, or has no route to it.
     fn routed(&mut self, destination: Destination, neighbour: Option<IpAddr>, now: Instant) {
         let Some(egress) = self.egress.get(destination.0).copied() else { return };
         let Some(routed) = self.destinations.get_mut(&destination) else { return };
@@ -364,7 +366,7 @@ impl NextHops {
         }
     }
 
-    /// Moves a destination to an entry, in which it has a share already.
+    /// Moves a destination to an entry that it already has a share in.
     fn switch(&mut self, destination: Destination, index: HopIndex) {
         let Some(routed) = self.destinations.get_mut(&destination) else { return };
         let before = std::mem::replace(&mut routed.entry, index);
@@ -422,7 +424,7 @@ impl NextHops {
         }
     }
 
-    /// What the kernel knows of a neighbour, asked or not.
+    /// What the kernel knows about a neighbour, asked or not.
     fn neighbour(&mut self, interface: u32, address: IpAddr, known: Option<Neighbour>, asked: bool, now: Instant) {
         let key = Key::Neighbour { interface, address };
         let Some(&index) = self.by_key.get(&key) else { return };
@@ -456,7 +458,7 @@ impl NextHops {
         }
     }
 
-    /// A neighbour is still not known: has it looked for again, and ends what waits for it.
+    /// A neighbour is still not known: lets the kernel look for it again, and ends what waits for it.
     fn look_again(&mut self, index: HopIndex, now: Instant) {
         let Some(entry) = self.entries.get_mut(index.place()).and_then(Option::as_mut) else { return };
         let key = entry.key;
@@ -489,7 +491,7 @@ impl NextHops {
         if !self.egress.iter().any(|egress| egress.neighbour_interface == link.index) {
             return;
         }
-        // The kernel removes the routes over an interface that goes down without telling of each.
+        // The kernel removes the routes over an interface that goes down without reporting each.
         let state = (link.up, link.carrier);
         if self.links.insert(link.index, state).is_some_and(|before| before != state) {
             self.refresh.request(true, now);
@@ -508,7 +510,7 @@ impl NextHops {
 }
 
 impl Entry {
-    /// As the map holds it, if the neighbour is known.
+    /// The map's value, if the neighbour is known.
     fn value(&self) -> Option<NextHop> {
         let (egress, mac) = (self.egress?, self.mac?);
         Some(NextHop {

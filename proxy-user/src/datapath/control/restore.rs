@@ -1,4 +1,5 @@
-//! Streams that an earlier process left in the maps: journalled while they live, taken up where it ended.
+//! Streams that an earlier process left in the maps: journalled while they are live, taken over when the process has
+//! ended.
 //!
 //! Nothing is written to an entry that is as it should be, so a stream that did not change is not disturbed.
 

@@ -18,12 +18,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// A packet is handled within this time: then a closed leg's counters stand still.
+/// A packet is handled within this time: then a closed leg's counters no longer change.
 const GRACE: Duration = Duration::from_millis(20);
 /// How often the counters of all streams are read.
 const SCAN: Duration = Duration::from_secs(1);
 
-/// What stands between the engine's commands and the maps.
+/// Turns the engine's commands into map entries.
 pub(in crate::datapath) struct Control {
     pub(in crate::datapath) hops: NextHops,
     locals: Locals,
@@ -59,7 +59,7 @@ pub(super) struct Stream {
     pub(super) strangers: [u64; 2],
     /// The sources that were reported, by leg and component.
     pub(super) reported: [[ReportedSource; 2]; 2],
-    /// Packets forwarded at the last scan, and since when that has been so.
+    /// Packets forwarded at the last scan, and since when the number has been the same.
     pub(super) packets: u64,
     pub(super) quiet_since: Instant,
 }
@@ -69,7 +69,7 @@ pub(super) struct Stream {
 pub(super) struct ReportedSource {
     /// The source that was reported.
     source: Remote,
-    /// One that had not been at the last scan: its event may have been on its way.
+    /// One that was not there at the last scan: its event may be under way.
     missing: Remote,
 }
 
@@ -79,7 +79,7 @@ impl ReportedSource {
         [state.rtp.source, state.rtcp.source].map(|source| Self { source, missing: source })
     }
 
-    /// Whether the program latched this source under this generation, and no event of it came.
+    /// Whether the program latched this source under this generation without an event.
     fn misses(&mut self, source: Remote, generation: u16) -> bool {
         if source.port == 0 || source.generation() != generation || source == self.source {
             return false;
@@ -129,7 +129,7 @@ impl Control {
     /// See [`crate::datapath::Datapath::apply`].
     pub(in crate::datapath) fn apply(&mut self, spec: StreamSpec, now: Instant) -> Result<(), DatapathError> {
         let indices = self.admit(&spec)?;
-        // The new ways are taken before the old ones are given back: what both use stays.
+        // The new next hops are acquired before the old ones are released: what both use stays.
         let ways = self.take_ways(&spec, now)?;
         let before = self.streams.remove(&spec.id);
         let anew = |leg: usize| match &before {
@@ -149,8 +149,8 @@ impl Control {
         });
         self.place(&spec, &mut placed);
         for placed in &placed {
-            // Generations are counted by pair of ports and go round: what an earlier call left here could bear that of
-            // this stream's own legs, and lead its media to that call's parties.
+            // Generations are counted by pair of ports and wrap around: what an earlier call left here could have the
+            // generation of this stream's own legs, and lead its media to that call's parties.
             if before.as_ref().is_none_or(|before| before.placed.iter().all(|old| old.index != placed.index)) {
                 self.states.forget(placed.index);
             }
@@ -308,7 +308,7 @@ impl Control {
         }
     }
 
-    /// Ways became known or changed: tells the entries.
+    /// Next hops became known or changed: updates the entries.
     fn move_ways(&mut self) {
         let moved = self.hops.take_moved();
         let streams: BTreeSet<_> = moved.into_iter().flat_map(|way| self.users_of(way)).collect();
@@ -324,7 +324,7 @@ impl Control {
         }
     }
 
-    /// There is no room for the ways of some streams: they have no media.
+    /// There is no room for the next hops of some streams: they have no media.
     fn refuse(&mut self, events: &mut Vec<MediaEvent>) {
         let refused = self.hops.take_refused();
         let streams: BTreeSet<_> = refused.into_iter().flat_map(|way| self.users_of(way)).collect();
@@ -404,7 +404,7 @@ fn ip(mapped: [u8; 16]) -> IpAddr {
     IpAddr::from(mapped).to_canonical()
 }
 
-/// What was counted since the baseline. Counters go round at 2^64, those of RTCP and of drops at 2^32.
+/// What was counted since the baseline. Counters wrap around at 2^64, those of RTCP and of drops at 2^32.
 fn counters(state: &LegState, baseline: &LegState, clock_rate: u32) -> LegCounters {
     let since = |now: u64, then: u64| now.wrapping_sub(then);
     let short = |now: u32, then: u32| u64::from(now.wrapping_sub(then));

@@ -27,7 +27,7 @@ impl Watch {
         Self { interfaces, at: now }
     }
 
-    /// Takes note of what concerns an interface, and logs it.
+    /// Records what concerns an interface, and logs it.
     pub(in crate::datapath) fn learn(&mut self, fact: &Fact) {
         for (name, news) in self.news(fact) {
             match news {

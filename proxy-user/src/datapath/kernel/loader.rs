@@ -66,7 +66,7 @@ pub(in crate::datapath) struct Kernel {
     pub(in crate::datapath) mode: Mode,
     /// Closing the links takes the program off its interfaces, unless they are pinned.
     _links: Vec<FdLink>,
-    /// Maps that nothing more is done with. Their descriptors stay open to show whose they are.
+    /// Maps that are not used any more. Their open descriptors show which process they belong to.
     _maps: (MapData, MapData, Array<MapData, Local>, DevMap<MapData>),
     _program: Ebpf,
 }
@@ -134,7 +134,7 @@ impl Plane for Kernel {
     }
 
     fn next_event(&mut self) -> Option<LatchEvent> {
-        // One that is not as long as an event is none.
+        // An item that is not as long as an event is not one.
         while let Some(item) = self.events.next() {
             if let Some(event) = event(&item) {
                 return Some(event);
@@ -204,7 +204,7 @@ fn attach(program: &mut Ebpf, interfaces: &[Link], relay: Relay, start: &StartMo
     let bond = interfaces.iter().find(|link| is_bond(Path::new("/sys/class/net"), &link.name));
     let native = match (relay, bond) {
         (Relay::Generic, _) => None,
-        // There the program runs at the bond's members, and it is these that the kernel says a packet came by.
+        // There the program runs at the bond's members, and the kernel reports these as the interface of a packet.
         (_, Some(bond)) => Some(Err(anyhow!("{} is a bond", bond.name))),
         _ => Some(attach_all(xdp, interfaces, XdpMode::Driver)),
     };
@@ -231,7 +231,7 @@ fn is_bond(devices: &Path, interface: &str) -> bool {
     devices.join(interface).join("bonding").is_dir()
 }
 
-/// Puts the program in the place of the one that the pinned links have: from one packet to the next.
+/// Replaces the program of the pinned links: from one packet to the next.
 fn replace_all(xdp: &mut Xdp, interfaces: &[Link], pins: &Pins) -> Result<Vec<FdLink>> {
     let mut links = Vec::new();
     for interface in interfaces {
@@ -251,7 +251,7 @@ fn replace_all(xdp: &mut Xdp, interfaces: &[Link], pins: &Pins) -> Result<Vec<Fd
     Ok(links)
 }
 
-/// What the kernel means by refusing, where it is known.
+/// What a refusal of the kernel means, where it is known.
 fn cannot_attach(interface: &str, error: anyhow::Error) -> anyhow::Error {
     let number = error.chain().find_map(|cause| cause.downcast_ref::<std::io::Error>()?.raw_os_error());
     let meaning = match number {
@@ -267,7 +267,7 @@ fn attach_all(xdp: &mut Xdp, interfaces: &[Link], mode: XdpMode) -> Result<Vec<F
     let mut links = Vec::new();
     for link in interfaces {
         let id = xdp.attach_to_if_index(link.index, mode).map_err(|error| cannot_attach(&link.name, error.into()))?;
-        // Only a link vanishes with the process; the old way of attaching would stay behind.
+        // Only a link vanishes with the process; a program attached in the old way would stay.
         let fd: FdLink = xdp
             .take_link(id)?
             .try_into()

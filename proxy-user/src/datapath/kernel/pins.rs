@@ -1,7 +1,7 @@
 //! What outlives the process: the maps and the links, pinned in a directory of the BPF file system that is named after
 //! the layout's version.
 //!
-//! Links go first when all is removed: the program is off its interfaces before its maps lose their names.
+//! Links are removed first: the program is off its interfaces before its maps lose their names.
 
 use crate::config::Maps;
 use crate::objects::RELAY;
@@ -22,7 +22,7 @@ use std::{
 const BPFFS: &str = "/sys/fs/bpf";
 /// `BPF_FS_MAGIC`.
 const MAGIC: FsType = FsType(0xcafe_4a11);
-/// The maps that are pinned. What else the program has, it needs only while it handles a packet.
+/// The maps that are pinned. The program's other maps are only needed while it handles a packet.
 const MAPS: [&str; 7] = ["LEGS", "LEG_STATE", "LOCALS", "NEXT_HOPS", "DEVICES", "COUNTERS", "EVENTS"];
 const LINK: &str = "link-";
 /// `BPF_F_RDONLY_PROG`, which the kernel adds to every device map.
@@ -71,7 +71,7 @@ impl Pins {
         )
     }
 
-    /// Makes the directory, and mounts the BPF file system where it belongs if it is not there.
+    /// Creates the directory, and mounts the BPF file system in its usual place if it is not mounted.
     pub(super) fn prepare(&self) -> Result<()> {
         if !on_bpffs(&self.root) && self.root.starts_with(BPFFS) {
             mount_bpffs()?;
@@ -134,7 +134,7 @@ impl Pins {
     ///
     /// # Errors
     ///
-    /// There are; the message names them, and what to do.
+    /// Where there are differences; the message names them, and what to do.
     pub fn refuse(&self, differences: &[String]) -> Result<()> {
         if differences.is_empty() {
             return Ok(());
@@ -146,7 +146,8 @@ impl Pins {
         )
     }
 
-    /// Removes the pins of every layout; what nobody else holds is gone from the kernel. Names what there was.
+    /// Removes the pins of every layout; what no other process holds is removed from the kernel. Returns the names of
+    /// what was removed.
     ///
     /// # Errors
     ///
@@ -208,7 +209,7 @@ fn versions(root: &Path) -> Result<Vec<PathBuf>> {
     Ok(found)
 }
 
-/// Whether a directory is on a BPF file system, or will be once it is made.
+/// Whether a directory is on a BPF file system, or will be once it is created.
 fn on_bpffs(directory: &Path) -> bool {
     let there = directory.ancestors().find(|ancestor| ancestor.exists());
     there.and_then(|there| statfs(there).ok()).is_some_and(|found| found.filesystem_type() == MAGIC)

@@ -1,5 +1,5 @@
-//! Classic BPF filters for sockets, which the kernel takes from anybody: which frames a packet socket is given, so that the
-//! host's other traffic costs no copy.
+//! Classic BPF filters for sockets, which the kernel accepts from every process: which frames a packet socket is given,
+//! so that the host's other traffic costs no copy.
 
 use libc::{BPF_ABS, BPF_B, BPF_H, BPF_JEQ, BPF_JMP, BPF_K, BPF_LD, BPF_RET, BPF_W, sock_filter};
 use std::net::IpAddr;
@@ -12,7 +12,8 @@ const ADDRESSES: usize = 100;
 /// The whole frame.
 const ALL: u32 = u32::MAX;
 
-/// Lets UDP to these addresses through, and whatever has a tag left after the kernel has taken the outer one.
+/// Lets UDP to these addresses through, and every frame that still has a tag after the kernel has removed the outer
+/// one.
 pub(super) fn media(addresses: &[IpAddr]) -> Vec<sock_filter> {
     let mut v4: Vec<u32> = Vec::new();
     let mut v6: Vec<[u32; 4]> = Vec::new();
@@ -80,7 +81,7 @@ fn give(bytes: u32) -> sock_filter {
 mod tests {
     use super::*;
 
-    /// What the kernel would do, as far as these programs go.
+    /// Runs these programs as the kernel would.
     fn run(program: &[sock_filter], frame: &[u8]) -> u32 {
         let (mut at, mut value) = (0, 0);
         loop {

@@ -1,12 +1,12 @@
 //! The relay in user space, for hosts where BPF is refused.
 //!
-//! What becomes of a frame is decided by the same code as in the kernel, on tables of the same layout; what differs is how
-//! frames come and go, and that the relay ends with the process.
+//! What happens to a frame is decided by the same code as in the kernel, on tables of the same layout; what differs is
+//! how frames are received and sent, and that the relay ends with the process.
 //!
 //! - `program`: the relay's code and its platform;
 //! - `tables`: what stands in for the maps;
-//! - `packets`, `filter`: frames from and to the interfaces; `worker`: the threads between;
-//! - `ports`: the media ports, so that nobody else answers there.
+//! - `packets`, `filter`: frames from and to the interfaces; `worker`: the threads in between;
+//! - `ports`: the media ports, so that the host does not answer there.
 
 use super::{
     DatapathError,
@@ -42,7 +42,7 @@ pub mod standalone;
 /// More threads on an interface only wait for each other.
 const MOST_THREADS: usize = 8;
 
-/// The relay, its threads running. Dropped, it ends.
+/// The relay, with its threads running. It ends when it is dropped.
 pub(super) struct UserSpace {
     control: Control,
     workers: Workers,

@@ -144,7 +144,7 @@ impl Sender {
         Ok(Self { socket: packet_socket()? })
     }
 
-    /// Sends frames, each by its interface; how many the kernel did not take.
+    /// Sends frames, each by its interface. Returns how many the kernel refused.
     pub(super) fn send(&self, frames: &[(u32, &Context)]) -> usize {
         let mut bodies: Vec<iovec> = frames.iter().map(|(_, frame)| vector(frame.bytes())).collect();
         let mut addresses: Vec<_> =
@@ -168,7 +168,7 @@ impl Sender {
             match check(sent) {
                 Ok(sent) if sent > 0 => done += usize::try_from(sent).unwrap_or(1),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                // The first of the rest: its interface is down, or its queue is full.
+                // The first that was refused: its interface is down, or its queue is full.
                 _ => {
                     lost += 1;
                     done += 1;
@@ -249,7 +249,7 @@ fn beside(header: &mmsghdr) -> Option<tpacket_auxdata> {
     None
 }
 
-/// Puts back what the kernel took out of the frame: the outer VLAN tag, and the checksum of a sender on this host.
+/// Restores what the kernel removed from the frame: the outer VLAN tag, and the checksum of a sender on this host.
 fn complete(frame: &Context, beside: &tpacket_auxdata) {
     if beside.tp_status & TP_STATUS_CSUMNOTREADY != 0 {
         sum_up(frame.bytes());

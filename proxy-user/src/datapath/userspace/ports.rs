@@ -1,7 +1,7 @@
-//! The media ports as the host sees them: taken, and deaf.
+//! The media ports as the host sees them: bound, and never read.
 //!
-//! Packet sockets only listen in, and the host handles the same frames once more. At a port that nobody has, it would answer a
-//! stranger with ICMP; at one of these it drops them without a word.
+//! Packet sockets get copies, and the host handles the same frames as well. At an unbound port it would answer a
+//! stranger with ICMP; at one of these it drops them silently.
 
 use super::{filter, packets};
 use crate::{config::Realm, media::PerRealm};

@@ -1,4 +1,4 @@
-//! The relay of user space alone, without a network: for tests that hold it against the XDP program.
+//! The relay of user space alone, without a network: for tests that compare it with the XDP program.
 
 use super::{
     super::control::indices::LegIndex,
@@ -58,7 +58,7 @@ impl Relay {
         self.big.states.get(LegIndex(index))
     }
 
-    /// Writes an entry of `LEG_STATE`, which is otherwise the relay's.
+    /// Writes an entry of `LEG_STATE`, which otherwise only the relay writes.
     pub fn set_state(&self, index: u32, state: &LegState) {
         self.big.states.set(LegIndex(index), state);
     }
@@ -83,7 +83,7 @@ impl Relay {
         self.control().counters()
     }
 
-    /// Lets a frame arrive: its verdict, and the frame afterwards.
+    /// Handles a frame. Returns its verdict, and the frame afterwards.
     pub fn run(&self, frame: &[u8], ingress: u32) -> (Verdict, Vec<u8>) {
         for (place, byte) in self.frame.room().iter().zip(frame) {
             place.set(*byte);

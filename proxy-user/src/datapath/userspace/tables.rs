@@ -118,7 +118,7 @@ impl Tables {
 
     pub(super) fn tell(&self, event: LatchEvent) {
         if self.events.try_send(event).is_ok() {
-            // It only fails where the counter is full, and then it is readable.
+            // It only fails if the counter is full, and then it is readable.
             let _ = self.told.write(1);
         }
     }
@@ -142,7 +142,7 @@ impl Control {
         match self.events.try_recv() {
             Ok(event) => Some(event),
             Err(_) => {
-                // Whatever comes after this makes it readable again: look once more.
+                // Events after this make it readable again: so check once more.
                 let _ = self.told.read();
                 self.events.try_recv().ok()
             }

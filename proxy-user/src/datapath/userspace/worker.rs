@@ -37,7 +37,7 @@ impl Workers {
         Ok(Self { stop: Arc::new(stop), threads: Vec::new(), unsent: Arc::default() })
     }
 
-    /// One more, which relays what the receiver receives by the interface.
+    /// Adds a thread, which relays what the receiver receives by the interface.
     pub(super) fn add(&mut self, name: &str, receiver: Receiver, interface: u32, here: Here) -> Result<()> {
         let sender = Sender::new().context("cannot make a packet socket")?;
         let (stop, unsent) = (Arc::clone(&self.stop), Arc::clone(&self.unsent));
@@ -47,7 +47,7 @@ impl Workers {
         Ok(())
     }
 
-    /// Frames that were relayed and that the kernel did not take.
+    /// Frames that were relayed and that the kernel refused.
     pub(super) fn unsent(&self) -> u64 {
         self.unsent.load(Ordering::Relaxed)
     }
@@ -83,7 +83,7 @@ fn run(mut receiver: Receiver, sender: &Sender, interface: u32, here: &Here, sto
     }
 }
 
-/// Relays what has arrived; how many frames could not be sent.
+/// Relays what has arrived. Returns how many frames could not be sent.
 fn relay(receiver: &mut Receiver, sender: &Sender, interface: u32, here: &Here) -> io::Result<usize> {
     let mut lost = 0;
     // Not without end: after this many, the thread checks whether it has to stop.

@@ -13,14 +13,14 @@ use std::{
 /// No place.
 const NONE: u32 = u32::MAX;
 
-/// What is known of a source or network.
+/// What is known about a source or network.
 #[derive(Clone, Debug)]
 pub(super) struct Entry {
     prefix: u128,
     pub(super) held: Amounts,
     /// Bytes that may be sent there without a proof.
     pub(super) credit: u32,
-    /// When the next message would have come, did they come evenly (ITU-T I.371, the generic cell rate algorithm).
+    /// When the next message is due at an even rate (ITU-T I.371, the generic cell rate algorithm).
     expected: Instant,
     proved_until: Option<Instant>,
     list: Option<List>,

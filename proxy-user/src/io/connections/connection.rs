@@ -1,4 +1,4 @@
-//! One connection from its first byte to its last: how it comes about, and messages over TCP and TLS.
+//! One connection from its first byte to its last: how it is made, and messages over TCP and TLS.
 
 use super::{
     reason::Reason,
@@ -25,7 +25,7 @@ const PROBE_AFTER: Duration = Duration::from_secs(60);
 /// How long the answer to a refused message may take to leave.
 const ERROR_REPLY_LINGER: Duration = Duration::from_secs(1);
 
-/// How a connection comes about.
+/// How a connection is made.
 pub(super) enum Origin {
     Accepted(TcpStream, Option<TlsAcceptor>),
     /// From this own address.
@@ -33,11 +33,11 @@ pub(super) enum Origin {
 }
 
 impl Connection {
-    /// Until it ends, which is the last that it tells.
+    /// Runs until it ends, which is its last event.
     pub(super) async fn run(self, origin: Origin) {
         let (id, tell) = (self.id, self.tell.clone());
         let reason = self.converse(origin).await;
-        // Nobody listens any more where Latch itself ends.
+        // Nobody listens any more when Latch itself ends.
         let _ = tell.send(ConnectionEvent::Ended(id, reason)).await;
     }
 
@@ -138,7 +138,7 @@ impl Connection {
                         }
                     }
                 }
-                // What waits for its rest began no later than now.
+                // A message that waits for its rest began now at the latest.
                 pace.begun(framer.is_mid_message());
             }
         };

@@ -1,4 +1,4 @@
-//! Sockets that connections come to.
+//! Sockets that accept connections.
 
 use crate::{engine::Protocol, signalling};
 use anyhow::{Context as _, Result};
@@ -24,7 +24,8 @@ const PAUSE: Duration = Duration::from_millis(100);
 /// File descriptors for everything but connections.
 const RESERVED: u64 = 256;
 
-/// Lets the process have this many connections at once, as far as the operating system allows. How many it lets.
+/// Lets the process have this many connections at once, as far as the operating system allows. Returns how many it
+/// allows.
 pub(super) fn make_room(wanted: usize) -> usize {
     let files = (wanted as u64).saturating_add(RESERVED);
     let granted = match getrlimit(Resource::RLIMIT_NOFILE) {
@@ -33,7 +34,7 @@ pub(super) fn make_room(wanted: usize) -> usize {
             let asked = files.min(hard);
             setrlimit(Resource::RLIMIT_NOFILE, asked, hard).map_or(soft, |()| asked)
         }
-        // Nothing is known against it.
+        // No objection to the connection.
         Err(_) => return wanted,
     };
     let room = usize::try_from(granted.saturating_sub(RESERVED)).unwrap_or(usize::MAX).clamp(1, wanted);

@@ -5,10 +5,10 @@
 //!                    task of a connection ◀──bounded queue─── loop ◀── engine
 //! ```
 //!
-//! Each connection has a task (`connection`, and `websocket` in it, with what is in `task`), which reads no further
-//! while the engine has not taken what it read before. What may wait for a peer is bounded; a peer that does not take
-//! it loses the connection. Towards terminals, connections are only accepted. Towards a core realm they are made as
-//! they are needed, one to each address, and made again after they ended.
+//! Each connection has a task (`connection`, and `websocket` in it, with what is in `task`), which stops reading while
+//! the engine has not taken what it read before. What may wait for a peer is bounded; a peer that does not take it
+//! loses the connection. Towards terminals, connections are only accepted. Towards a core realm they are made as they
+//! are needed, one to each address, and made again after they ended.
 
 mod connection;
 mod listen;
@@ -51,7 +51,7 @@ const BATCH: usize = 16;
 /// How long the last messages may take to leave.
 const FLUSH: Duration = Duration::from_secs(1);
 
-/// What came of connections, for the engine.
+/// What happened on connections, for the engine.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Event {
     Message { protocol: Protocol, realm: RealmId, source: Flow, bytes: Vec<u8> },
@@ -80,13 +80,13 @@ pub struct Connections {
     config: Arc<Config>,
     /// Connections at once: as configured, or as many as the operating system allows.
     max: usize,
-    /// What the protocols say of themselves.
+    /// The interfaces of the protocols to sockets.
     wires: Vec<Wire>,
     listeners: Vec<Listener>,
     tls: PerRealm<Tls>,
     open: HashMap<ConnectionId, Open>,
     per_source: HashMap<IpAddr, usize>,
-    /// Those that were made, by where to.
+    /// Connections that Latch made, by destination.
     pool: HashMap<(Protocol, RealmId, Transport, SocketAddr), ConnectionId>,
     last_id: u64,
     tell: mpsc::Sender<ConnectionEvent>,
@@ -106,8 +106,8 @@ struct Open {
 }
 
 impl Connections {
-    /// Listens where the protocols' connections come to, and reads the realms' certificates. Must be called within a tokio
-    /// runtime.
+    /// Listens at the protocols' addresses for connections, and reads the realms' certificates. Must be called within a
+    /// tokio runtime.
     ///
     /// # Errors
     ///
@@ -160,7 +160,7 @@ impl Connections {
         }
     }
 
-    /// Where connections come to, with the ports that the kernel gave where none was named.
+    /// The addresses that are listened at, with the ports that the kernel gave where none was named.
     pub fn listeners(&self) -> impl Iterator<Item = (&Protocol, signalling::Listener)> {
         self.listeners.iter().map(|listener| (&listener.protocol, listener.at))
     }
@@ -227,7 +227,7 @@ impl Connections {
         if open.queue.push(bytes) {
             return true;
         }
-        // The peer does not read. Its task may hang in a write: it is event by nobody but us.
+        // The peer does not read. Its task may hang in a write, which nothing but this ends.
         open.task.abort();
         self.inbox.push(ConnectionEvent::Ended(id, Reason::NotRead));
         false

@@ -1,4 +1,4 @@
-//! Why connections end, and how often each was so.
+//! Why connections end, and how often each reason occurred.
 
 use crate::signalling::Fault;
 
@@ -13,9 +13,9 @@ pub(super) enum Reason {
     Handshake,
     /// A handshake, the first message, or the rest of one did not come in time.
     Slow,
-    /// Nothing came or went for long.
+    /// Nothing came or went for a long time.
     Idle,
-    /// What came was no sequence of the protocol's messages.
+    /// What came was not a sequence of the protocol's messages.
     Malformed,
     /// A message was too large.
     TooLarge,
@@ -55,9 +55,9 @@ pub struct ConnectionStatistics {
     pub closed_handshake: u64,
     /// Closed: a handshake, the first message, or the rest of one did not come in time.
     pub closed_slow: u64,
-    /// Closed: nothing came or went for long.
+    /// Closed: nothing came or went for a long time.
     pub closed_idle: u64,
-    /// Closed: what came was no sequence of the protocol's messages, which in most cases is SIP.
+    /// Closed: what came was not a sequence of the protocol's messages, which in most cases is SIP.
     pub closed_not_sip: u64,
     /// Closed: a message was too large.
     pub closed_too_large: u64,

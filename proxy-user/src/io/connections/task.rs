@@ -75,15 +75,14 @@ pub(super) struct Connection {
     pub(super) tell: mpsc::Sender<ConnectionEvent>,
 }
 
-/// By when something has to come.
+/// By when something has to arrive.
 #[derive(Debug)]
 pub(super) struct Pace {
     opened: Instant,
-    /// Milliseconds from `opened` on: of the last time that something came or went; of the first byte of a message that is
-    /// not whole, plus one.
+    /// Milliseconds from `opened` on: of the last traffic; of the first byte of a message that is not whole, plus one.
     last: AtomicU64,
     begun: AtomicU64,
-    /// Whether no message has come yet, of somebody who connected to have one read.
+    /// Whether no message has come yet, from a peer that connected to send one.
     silent: AtomicBool,
     message: Duration,
     idle: Duration,

@@ -68,7 +68,7 @@ pub(super) async fn speak<S: AsyncRead + AsyncWrite + Unpin + Send>(connection: 
                 Ok(Some(Err(_))) => return Reason::Malformed,
                 Ok(Some(Ok(Message::Text(text)))) => text.as_bytes().to_vec(),
                 Ok(Some(Ok(Message::Binary(bytes)))) => bytes.to_vec(),
-                // The library answers those that want an answer.
+                // The library answers those that need an answer.
                 Ok(Some(Ok(_))) => continue,
             };
             framer.push(&bytes);

@@ -1,7 +1,7 @@
 //! Entries that an earlier process left in the map.
 //!
-//! Legs point at entries by their index, so a destination gets the one back that it had, as it is in the map. The kernel
-//! is asked about it as about any other; until it answers, packets go where they went.
+//! Legs refer to entries by index, so a destination gets back the entry that it had, as it is in the map. The kernel is
+//! asked about it as about any other; until it answers, packets keep their next hop.
 
 use super::{super::indices::HopIndex, Destination, Entry, Key, NextHops, RETRY, Routed, UNRESOLVED};
 use proxy_common::layout::{NextHop, next_hop_kind};
@@ -13,7 +13,7 @@ impl NextHops {
         self.key(index)
     }
 
-    /// One more user of a destination, which had the entry at `index` for `key`; `held` is what the map holds there.
+    /// Adds a user of a destination, which had the entry at `index` for `key`; `held` is what the map holds there.
     /// False where that is impossible: then it must be acquired like a new one.
     pub(in super::super) fn adopt(
         &mut self,
@@ -72,7 +72,7 @@ impl NextHops {
         true
     }
 
-    /// An entry that somebody had and nobody took: to be cleared.
+    /// An entry that was in use and was not adopted: to be cleared.
     pub(in super::super) fn abandon(&mut self, index: HopIndex) {
         if index != UNRESOLVED && self.entries.get(index.place()).is_some_and(Option::is_none) {
             self.cleared.push(index);

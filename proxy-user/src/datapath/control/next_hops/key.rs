@@ -1,4 +1,4 @@
-//! What an entry of `NEXT_HOPS` is looked up by.
+//! The key by which an entry of `NEXT_HOPS` is looked up.
 
 use crate::media::RealmId;
 use serde::{Deserialize, Serialize};

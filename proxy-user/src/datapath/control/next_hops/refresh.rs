@@ -1,6 +1,6 @@
 //! Which entries are compared with the kernel next: all of them from time to time, and when something has changed.
 //!
-//! However many there are, only some questions are open at a time, so that those of a new call do not wait for long.
+//! Only a limited number of questions is open at a time, so that those of a new call do not wait for long.
 
 use super::{super::indices::HopIndex, key::Destination};
 use std::{
@@ -28,7 +28,7 @@ pub(super) enum Turn {
 #[derive(Debug, Default)]
 pub(super) struct Refresh {
     turns: VecDeque<Turn>,
-    /// Questions without an answer yet, those of no round included.
+    /// Questions without an answer yet, including those outside of rounds.
     open: usize,
     began: Option<Instant>,
     at: Option<Instant>,
@@ -65,7 +65,7 @@ impl Refresh {
 
     /// Begins one.
     pub(super) fn begin(&mut self, destinations: Vec<Destination>, entries: Vec<HopIndex>, now: Instant) {
-        // One that nobody asked for: the period is over.
+        // A round without a cause: the period is over.
         let all = self.neighbours || self.began.is_none_or(|began| now.duration_since(began) >= PERIOD);
         self.neighbours = false;
         self.turns.extend(destinations.into_iter().map(Turn::Destination));

@@ -7,7 +7,7 @@ use std::cell::Cell;
 /// How many bytes a frame can grow at its front: more than IPv6 and two tags take.
 pub(in crate::datapath::userspace) const HEADROOM: usize = 64;
 
-/// What a frame comes in: a buffer with room before it.
+/// A frame's buffer, with room before it.
 pub(in crate::datapath::userspace) struct Context {
     buffer: Box<[Cell<u8>]>,
     start: Cell<usize>,

@@ -1,6 +1,7 @@
 //! Where the entries of the tables are, and what else the relay needs: clocks, counters, events.
 //!
-//! The relay's code asks as it asks the kernel, without saying on whose behalf. [`Here`] is the answer, that of the thread.
+//! The relay's code calls these as it calls the kernel, without a context. [`Here`] is the context, one for each
+//! thread.
 
 use super::relay::packet_scratch::PacketScratch;
 use crate::datapath::userspace::tables::{Counts, Tables};
@@ -30,7 +31,7 @@ thread_local! {
     static HERE: Cell<Option<NonNull<Here>>> = const { Cell::new(None) };
 }
 
-/// Ends what [`Here::while_here`] begins, also where it is left by a panic.
+/// Ends what [`Here::while_here`] begins, also after a panic.
 struct Leave;
 
 impl Drop for Leave {
@@ -78,7 +79,7 @@ pub(crate) fn count(verdict: Verdict) {
     });
 }
 
-/// Tells the control plane of a latch; nobody waits for it, and a full queue loses it.
+/// Reports a latch to the control plane; nothing waits for it, and a full queue loses it.
 pub(crate) fn tell(event: &LatchEvent) {
     here(|here| {
         here.tables.tell(*event);
@@ -86,7 +87,7 @@ pub(crate) fn tell(event: &LatchEvent) {
     });
 }
 
-/// Sets the frame's way out; false where the slot has no device.
+/// Sets the interface that the frame leaves by; false if the slot has no device.
 pub(crate) fn redirect(device: u32) -> bool {
     here(|here| {
         here.interface.set(here.tables.device(device)?);
@@ -119,7 +120,7 @@ pub(crate) fn next_hop(index: u32) -> Option<*const NextHop> {
     here(|here| here.tables.next_hops.place(index)).map(|place| place.cast_const().cast())
 }
 
-/// Time at the last tick of the kernel, ns: cheap, and only good to be compared with itself.
+/// Time at the last tick of the kernel, ns: cheap, and only useful for comparison with itself.
 pub(crate) fn tick_ns() -> u64 {
     read(ClockId::CLOCK_MONOTONIC_COARSE)
 }

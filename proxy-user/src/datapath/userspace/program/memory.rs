@@ -1,8 +1,8 @@
 //! Access to table entries: memory that other threads and the control plane change at any time. So no reference to one is
 //! ever made: fields are read and written whole, each once, by atomic accesses of their own size.
 //!
-//! The relay reaches its tables by a mapping of its own (`tables`), in which a place is always accessed in the same size; the
-//! control plane has another mapping of the same memory, as it has of the kernel's.
+//! The relay reaches its tables by a mapping of its own (`tables`), in which a location is always accessed in the same
+//! size; the control plane has another mapping of the same memory, as it has of the kernel's.
 
 use std::{
     mem::transmute_copy,

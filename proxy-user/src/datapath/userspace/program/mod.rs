@@ -1,4 +1,4 @@
-//! The relay's rooms, the very files of the XDP program, on user space's own frames and tables.
+//! The relay's modules, the same files as in the XDP program, on user space's own frames and tables.
 
 use context::Context;
 use proxy_common::verdict::{Action, Verdict};

@@ -1,4 +1,4 @@
-//! Connections that messages came over, and what hangs on each.
+//! Connections that messages came over, and what depends on each.
 
 use super::{
     registrations::BindingId,
@@ -13,7 +13,7 @@ pub(super) struct Connections {
     open: HashMap<ConnectionId, Open>,
 }
 
-/// What hangs on a connection.
+/// What depends on a connection.
 #[derive(Debug, Default)]
 pub(super) struct Open {
     /// Transactions of ours that wait for an answer.
@@ -40,7 +40,7 @@ impl Connections {
         connection.is_some_and(|id| self.open.contains_key(&id))
     }
 
-    /// Whatever hangs on a flow's connection; `None` where it has none, or it is gone.
+    /// What depends on a flow's connection; `None` where it has none, or it is gone.
     pub(super) fn of(&mut self, flow: Flow) -> Option<&mut Open> {
         flow.connection.and_then(|id| self.open.get_mut(&id))
     }

@@ -34,7 +34,7 @@ const NO_TOKEN: &[u8; 13] = b"unnamed-party";
 struct TokenHolder {
     /// The party that requests with it are for.
     party: (DialogId, Role),
-    /// What these requests get beyond the share of strangers.
+    /// What requests with it get beyond the share of strangers.
     exemption: Exemption,
 }
 

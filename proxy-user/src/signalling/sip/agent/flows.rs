@@ -1,4 +1,4 @@
-//! Over what messages leave, and what it means when a connection is gone.
+//! Over which flow messages leave, and what it means when a connection is gone.
 //!
 //! A terminal is reached over the connection that it made and over no other: nobody can connect to it through its NAT.
 //! With the connection, the way to it is gone until it comes back with a REGISTER, or with a request inside its dialog
@@ -89,7 +89,7 @@ impl Turn<'_> {
 
     /// A connection is gone: requests over it get no answer, and the terminals behind it are unreachable.
     pub(super) fn connection_closed(&mut self, realm: RealmId, flow: Flow, now: Instant) {
-        // The softswitch may have closed one over which it never said anything.
+        // The softswitch may have closed one over which it never sent anything.
         let open = self.connections.close(flow).unwrap_or_default();
         for id in open.bindings {
             let failures = self.core.config.keepalive.failures;
@@ -145,7 +145,7 @@ impl Turn<'_> {
         }
     }
 
-    /// A request has no way to its destination: its transaction ends at the next turn, if it still waits.
+    /// A request cannot reach its destination: its transaction ends at the next turn, if it still waits.
     pub(super) fn lose(&mut self, id: ClientTxId, now: Instant) {
         if let Some(client) = self.transactions.client(id).filter(|client| client.may_fall_back_to_udp()) {
             let (realm, destination) = (client.realm(), Flow::udp(client.destination().remote));
@@ -172,7 +172,7 @@ impl Turn<'_> {
         self.send(realm, destination, bytes);
     }
 
-    /// Sees to a client transaction when it next wants that.
+    /// Sets the timer for what a client transaction has to do next.
     pub(super) fn wake_client(&mut self, id: ClientTxId) {
         if let Some(client) = self.transactions.client(id) {
             self.timers.set(client.next(), Timer::Client(id));

@@ -1,7 +1,7 @@
 //! Requests inside dialogs: whose they are, whether they may act, and what they mean for where the party is.
 //!
-//! Whether a request may act is decided by the core alone; here stands how a SIP request names its party: secretly, by
-//! the token in its Request-URI, or by Call-ID and tags, which many may know.
+//! Whether a request may act is decided by the core alone; this file says how a SIP request names its party: secretly,
+//! by the token in its Request-URI, or by Call-ID and tags, which many may know.
 
 use super::{
     dialogs::DialogId,

@@ -141,8 +141,8 @@ impl Turn<'_> {
         }
     }
 
-    /// Exempts a request from the budgets of strangers, which names a party of a dialog by the token that only the other
-    /// party was shown, as far as that goes.
+    /// Exempts a request from the budgets of strangers if it names a party of a dialog by the token that only the other
+    /// party was shown, up to what a dialog needs.
     fn exempt(&mut self, realm: RealmId, request: &Message, now: Instant) -> Option<Exempt> {
         if self.core.is_core(realm) {
             return None;

@@ -25,7 +25,7 @@
 //! | `refusals` | which refusals by the softswitch are logged |
 //! | `identity` | who may know who is calling |
 //! | `topology` | addresses that must not leave their network |
-//! | `flows` | over what messages leave, and what a lost connection means |
+//! | `flows` | over which flow messages leave, and what a lost connection means |
 //! | `restore`, `setup` | what is journalled, and how a later process takes it up; a call that rings then |
 
 mod calls;

@@ -1,5 +1,5 @@
-//! What the softswitch refuses terminals for who they are: the log names where each came from, as the softswitch sees
-//! Latch's address only and cannot keep out who guesses passwords.
+//! Refusals by the softswitch because of a terminal's identity: the log names where each request came from, as the
+//! softswitch only sees Latch's address and cannot keep out those who guess passwords.
 
 use super::state::Turn;
 use crate::{
@@ -9,7 +9,7 @@ use crate::{
 use std::time::{Duration, Instant};
 use tracing::{debug, warn};
 
-/// A line of the log a second, at most.
+/// At most one log line a second.
 const LOG_PERIOD: Duration = Duration::from_secs(1);
 
 impl Turn<'_> {

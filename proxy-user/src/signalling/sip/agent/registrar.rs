@@ -20,7 +20,7 @@ use tracing::info;
 /// More contacts than a REGISTER needs: a bound on what one request can make us keep.
 const MOST_CONTACTS: usize = 16;
 
-/// How long a binding outlives its time here: the terminal's clock may be slower, the softswitch decides.
+/// How long a binding is kept beyond its time: the terminal's clock may be slower, and the softswitch decides.
 const GRACE: Duration = Duration::from_secs(5);
 
 impl Turn<'_> {

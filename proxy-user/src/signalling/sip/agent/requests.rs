@@ -25,7 +25,7 @@ use crate::{
 use std::time::Instant;
 use tracing::debug;
 
-/// Methods that Latch answers for itself about.
+/// The methods in Latch's own answers to OPTIONS.
 pub(super) const ALLOW: &str =
     "INVITE, ACK, CANCEL, BYE, OPTIONS, REGISTER, PRACK, UPDATE, SUBSCRIBE, NOTIFY, REFER, MESSAGE, INFO, PUBLISH";
 
@@ -33,7 +33,7 @@ pub(super) const ALLOW: &str =
 const SIPS_NOT_ALLOWED: (&str, &str) = ("Warning", "380 latch \"SIPS Not Allowed\"");
 
 impl Turn<'_> {
-    /// Finds out what a new request is about.
+    /// Finds out what a new request is for.
     pub(super) fn route(&mut self, server: ServerTxId, now: Instant) {
         let Some(entry) = self.transactions.server(server) else {
             return self.core.inconsistent("no server transaction to route");
