@@ -30,7 +30,7 @@ pub struct BaresipConfig {
     pub outbound: SocketAddr,
     /// The phone's own SIP address.
     pub listen: SocketAddr,
-    /// Answer calls by itself.
+    /// Answer calls automatically.
     pub auto_answer: bool,
     /// What it asks for in REGISTER, in seconds; 0 = it does not register.
     pub expires_s: u32,
@@ -40,7 +40,7 @@ pub struct BaresipConfig {
     pub rtcp_mux: bool,
     /// How it speaks to `outbound`: UDP, TCP or TLS.
     pub transport: Transport,
-    /// For TLS: who must have signed the certificate of `outbound`.
+    /// For TLS: the authority that must have signed the certificate of `outbound`.
     pub ca: Option<PathBuf>,
 }
 
@@ -86,7 +86,7 @@ pub struct Baresip {
 }
 
 impl Baresip {
-    /// Starts the phone in `namespace` and connects to its control port. It begins to register by itself: see
+    /// Starts the phone in `namespace` and connects to its control port. It begins to register automatically: see
     /// [`Baresip::wait_registered`].
     pub fn start(testbed: &Testbed, name: &str, namespace: &Namespace, config: &BaresipConfig) -> Result<Self> {
         let directory = testbed.directory().join(name);
@@ -194,7 +194,7 @@ impl Baresip {
         match self.control.read(&mut buffer) {
             Ok(0) => bail!("{} closed its control port", self.peer.name()),
             Ok(length) => self.received.extend(buffer.iter().take(length)),
-            // A machine that was halted meanwhile interrupts a read that has a time limit.
+            // A pause of the machine interrupts a read that has a time limit.
             Err(error)
                 if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut | ErrorKind::Interrupted) => {}
             Err(error) => return Err(error).context("read baresip's control port"),

@@ -132,8 +132,8 @@ impl Recording {
         Ok(g711.filter_map(|packet| packet.get(HEADER..).map(<[u8]>::to_vec)).collect())
     }
 
-    /// One line for each forbidden address or name that stands in a SIP message `of` which it is forbidden. An address
-    /// counts only as a whole: `10.9.0.2` is not found in `10.9.0.20`.
+    /// One line for each forbidden address or name in a SIP message `of` which it is forbidden. An address counts only
+    /// as a whole: `10.9.0.2` is not found in `10.9.0.20`.
     pub fn forbidden(&self, needles: &[&str], of: impl Fn(&SipMessage) -> bool) -> Result<Vec<String>> {
         let mut found = Vec::new();
         for message in self.sip_messages()?.into_iter().filter(of) {
@@ -176,7 +176,7 @@ impl SipMessage {
     }
 }
 
-/// True if `needle` stands in `text` and is not a part of a longer number or name.
+/// True if `needle` is in `text` and is not a part of a longer number or name.
 fn contains_word(text: &str, needle: &str) -> bool {
     text.match_indices(needle).any(|(at, _)| {
         let before = text.get(..at).and_then(|t| t.chars().next_back());

@@ -16,7 +16,7 @@ use crate::xdp::Packet;
 pub const MARK: u32 = 0xbad0_bad0;
 /// The nftables match for it: the UDP header has 8 bytes.
 pub const STRANGE: &str = "@th,160,32 0xbad0bad0";
-/// What stands for a frame's number in a frame that [`Flood::pour`] sends.
+/// The placeholder for a frame's number in a frame that [`Flood::pour`] sends.
 pub const NUMBER: &str = "########";
 /// At most so many frames without a look at the clock.
 const BURST: u64 = 64;

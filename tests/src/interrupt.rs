@@ -1,4 +1,4 @@
-//! Ctrl-C: a program that made a testbed is told so where it waits, and can remove the testbed in good order.
+//! Ctrl-C: a program that made a testbed gets it where it waits, and can remove the testbed in order.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 

@@ -22,7 +22,7 @@ pub struct User {
 /// How the softswitch behaves.
 #[derive(Clone, Debug)]
 pub struct KamailioConfig {
-    /// Who may register and call, where `digest` is on. Without digest everybody may.
+    /// The users who may register and call, where `digest` is on. Without digest everybody may.
     pub users: Vec<User>,
     /// Challenge REGISTER (401) and INVITE from users (407).
     pub digest: bool,
@@ -42,9 +42,9 @@ pub struct KamailioConfig {
 pub struct KamailioTls {
     /// Its certificate and key.
     pub identity: Identity,
-    /// Who must have signed the certificates of others.
+    /// The authority that must have signed the certificates of others.
     pub ca: PathBuf,
-    /// Ask whoever connects for a certificate.
+    /// Ask clients for a certificate.
     pub mutual: bool,
 }
 

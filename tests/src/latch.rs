@@ -120,7 +120,7 @@ impl Latch {
         self.kill_now()
     }
 
-    /// The same, where another is to take its place.
+    /// The same, where another replaces it.
     pub fn kill_now(&mut self) -> Result<()> {
         self.peer.kill()
     }
@@ -264,7 +264,7 @@ fn complete_lines(text: &str) -> impl Iterator<Item = &str> {
     text.split_inclusive('\n').filter(|line| line.ends_with('\n'))
 }
 
-/// The binary to test: `LATCH_BIN`, else the one built beside this test (`cargo xtask test` builds it first).
+/// The binary to test: `LATCH_BIN`, else the one built next to this test (`cargo xtask test` builds it first).
 fn binary() -> Result<PathBuf> {
     if let Some(path) = std::env::var_os("LATCH_BIN") {
         return Ok(path.into());

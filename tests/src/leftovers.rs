@@ -11,7 +11,7 @@ use crate::netns::{self, Namespace, run};
 use crate::peer::wait_until;
 
 /// The BPF objects one process holds. Ids are not used again soon, so they can be looked for after its end, no matter
-/// what other processes load meanwhile.
+/// what other processes load in the meantime.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct BpfObjects {
     maps: Vec<(u64, String)>,
@@ -28,7 +28,7 @@ impl BpfObjects {
         let mut ids = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
         let descriptors = std::fs::read_dir(format!("/proc/{pid}/fdinfo")).with_context(|| format!("process {pid}"))?;
         for descriptor in descriptors.flatten() {
-            // It may have been closed meanwhile.
+            // It may have been closed in the meantime.
             let info = std::fs::read_to_string(descriptor.path()).unwrap_or_default();
             let id = |key: &str| info.lines().find_map(|line| line.strip_prefix(key)?.trim().parse::<u64>().ok());
             // A link tells its program as well, which is held as long as the link.

@@ -85,7 +85,7 @@ pub fn available() -> bool {
 fn skipped(why: &str) -> bool {
     let thread = std::thread::current();
     let line = format!("SKIPPED {}: {why}\n", thread.name().unwrap_or("a test"));
-    // Nobody to tell is no reason to fail.
+    // That nobody receives it is no reason to fail.
     let _ = std::io::stderr().write_all(line.as_bytes());
     false
 }

@@ -62,7 +62,7 @@ impl Nat {
         self.namespace.nft(&format!("flush chain ip nat outgoing\nadd rule ip nat outgoing oifname \"wan\" {how}"))
     }
 
-    /// How long a silent UDP mapping lives, in whole seconds: one-way flows and answered flows alike.
+    /// How long a silent UDP mapping lives, in whole seconds: the same for one-way flows and answered flows.
     pub fn set_udp_timeout(&self, timeout: Duration) -> Result<()> {
         for key in ["nf_conntrack_udp_timeout", "nf_conntrack_udp_timeout_stream"] {
             self.namespace.sysctl(&format!("net/netfilter/{key}"), &timeout.as_secs().to_string())?;

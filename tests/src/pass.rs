@@ -1,7 +1,7 @@
 //! The far ends of Latch's interfaces: made ready to take frames that an XDP program sends into them.
 //!
 //! A veth takes XDP_TX and XDP_REDIRECT frames only while its far end runs NAPI. An XDP program that passes everything
-//! does that; receive offload (GRO) does it for redirected frames only, so there is no doing without the program.
+//! does that; receive offload (GRO) does it for redirected frames only, so the program is needed.
 
 use std::path::PathBuf;
 

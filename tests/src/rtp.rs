@@ -12,8 +12,8 @@ use anyhow::{Context, Result, anyhow};
 /// Bytes of an RTP header without contributing sources and extension.
 pub const HEADER: usize = 12;
 
-/// Pitch of a tone in G.711 at 8 kHz, in Hz: half as many as its changes of sign, which is the top bit of each sample in
-/// A-law and mu-law alike. 0 where there is nothing.
+/// Pitch of a tone in G.711 at 8 kHz, in Hz: half as many as its changes of sign, which is the top bit of each sample
+/// in both A-law and mu-law. 0 where there is nothing.
 pub fn pitch_hz(payloads: &[Vec<u8>]) -> f64 {
     let signs: Vec<bool> = payloads.iter().flatten().map(|sample| sample & 0x80 != 0).collect();
     let changes = signs.windows(2).filter(|pair| pair.first() != pair.last()).count();

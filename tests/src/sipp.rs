@@ -83,13 +83,13 @@ pub struct SippConfig {
     pub remote: SocketAddrV4,
     /// Its user in `example.test`, and the digest user name.
     pub user: String,
-    /// Whom it calls.
+    /// The user that it calls.
     pub peer: String,
     /// Digest password.
     pub password: String,
-    /// Who calls whom, in turn: several phones at one address, with one password, in the place of `user` and `peer`.
+    /// Callers and callees, in turn: several phones at one address, with one password, instead of `user` and `peer`.
     pub phones: Vec<[String; 2]>,
-    /// How many calls (for the answering scenarios: until it ends by itself; 0 = until [`Sipp::finish`]).
+    /// How many calls (for the answering scenarios: until it ends on its own; 0 = until [`Sipp::finish`]).
     pub calls: u32,
     /// New calls a second.
     pub rate: u32,
@@ -204,7 +204,8 @@ impl Sipp {
         ] {
             command.args(["-key", key, value]);
         }
-        // The Call-ID SIPp makes by itself holds its address, which is the one thing Latch must leave as it is.
+        // The Call-ID that SIPp makes on its own contains its address, which is the one thing Latch must leave as it
+        // is.
         command.args(["-cid_str", &format!("%u-%p-{name}")]);
         command.args(["-au", &config.user, "-ap", &config.password]);
         command.args(["-d", &config.hold.as_millis().to_string()]);
@@ -294,7 +295,7 @@ impl Sipp {
         received.collect()
     }
 
-    /// Waits until the other side has told where it wants RTP: address and port of the last SDP received.
+    /// Waits until the other side has stated where it wants RTP: address and port of the last SDP received.
     pub fn wait_for_remote_media(&self, timeout: Duration) -> Result<SocketAddrV4> {
         let mut media = None;
         wait_until("the other side's SDP has come", timeout, || {

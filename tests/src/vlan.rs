@@ -6,7 +6,7 @@
 //!             ←─ untag ─                       ←── tag ──
 //! ```
 //!
-//! `access.vlan` stands for the VLAN's device: it has the realm's address, answers ARP and carries signalling.
+//! `access.vlan` is the VLAN's device: it has the realm's address, answers ARP and carries signalling.
 
 use anyhow::{Context, Result};
 use aya::programs::{SchedClassifier, TcAttachType, tc};
@@ -35,7 +35,7 @@ impl Vlan {
         };
         let latch = testbed.latch();
         for (namespace, interface) in [(latch, interface), (far, "latch")] {
-            // XDP at the other end does not see tags that are beside the frame.
+            // XDP at the other end does not see tags that are stored outside the frame.
             namespace.run("ethtool", &format!("-K {interface} tx-vlan-hw-insert off tx-vlan-stag-hw-insert off"))?;
         }
         let device = Self::device(interface);
@@ -55,7 +55,7 @@ impl Vlan {
         Ok(Self { _programs: programs.into_iter().collect::<Result<_>>()? })
     }
 
-    /// The name of the device that stands for the VLAN's.
+    /// The name of the VLAN's device.
     pub fn device(interface: &str) -> String {
         format!("{interface}.vlan")
     }

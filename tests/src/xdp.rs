@@ -1,6 +1,6 @@
-//! The relay alone, without a network: the XDP program fed by `BPF_PROG_TEST_RUN`, and the relay in user space beside it, their
-//! maps and tables written and read by hand. Both get the same packets, and whatever one does otherwise than the other is an
-//! error.
+//! The relay alone, without a network: the XDP program fed by `BPF_PROG_TEST_RUN`, and the relay in user space, with
+//! their maps and tables written and read by hand. Both get the same packets, and whatever one does otherwise than the
+//! other is an error.
 //!
 //! [`World`] is a relay with one call between a terminal behind a NAT (leg [`A`]) and a softswitch (leg [`B`]);
 //! [`Packet`] builds frames whose checksums are computed in full, so an equal frame is a right frame.
@@ -205,7 +205,7 @@ impl World {
         Self::of(&Platform::ALL)
     }
 
-    /// Some of them: where time decides, two are not alike.
+    /// Some of them: where time decides, two may differ.
     pub fn of(platforms: &[Platform]) -> Result<Self> {
         let seed = seed().context("two addresses have a seed")?;
         let has = |platform| platforms.contains(&platform);
@@ -429,7 +429,7 @@ impl Platform {
     pub const ALL: [Self; 2] = [Self::Kernel, Self::User];
 }
 
-/// A leg's state but for what depends on when its packets came.
+/// A leg's state except what depends on when its packets came.
 fn timeless(state: &LegState) -> LegState {
     let quality = Quality { first: (state.quality.first != 0).into(), last: 0, transit: 0, jitter: 0, ..state.quality };
     LegState { bucket: 0, quality, ..*state }

@@ -146,7 +146,7 @@ fn call_under_attack(testbed: &Testbed, config: &LatchConfig, locked: bool) -> R
     let counters = scene.latch.counters()?;
     ensure!(seen(&counters) == (0, 0) && counters.dropped_closed > PACKETS, "{counters:?}");
 
-    // The ports are told, no phone has sent anything: each leg learns.
+    // The ports are known, no phone has sent anything: each leg learns.
     let call = MediaCall::between(&scene, (1, "alice"), (3, "bob"))?;
     let (alice, bob) = (&call.alice, &call.bob);
     let legs = |realm: u32, own: Ipv4Addr| victims(&scene.latch, realm, own, config.ports);
@@ -162,7 +162,7 @@ fn call_under_attack(testbed: &Testbed, config: &LatchConfig, locked: bool) -> R
     // Both talk, in the learning window or after it.
     let (at_alice, at_bob) = (Sink::start(&alice.rtp)?, Sink::start(&bob.rtp)?);
     call.latch(&scene)?;
-    // Reports as well: until the first, RTCP may come from whoever has the phone's address.
+    // Reports as well: until the first, RTCP may come from every sender with the phone's address.
     bob.send_report()?;
     wait_until("bob's report goes nowhere", TIMEOUT, || Ok(scene.latch.counters()?.dropped_destination == 2))?;
     alice.send_report()?;
@@ -212,7 +212,7 @@ fn call_under_attack(testbed: &Testbed, config: &LatchConfig, locked: bool) -> R
 
     let told = told(&scene.latch);
     call.end()?;
-    // The ports rest: whoever still knows them speaks to nobody.
+    // The ports rest: packets of those who still know them reach nobody.
     let counters = scene.latch.counters()?;
     stranger.attacks(&[Victim { relay: alices.into(), ssrc: 1, sequence: 350 }])?;
     let after = scene.latch.counters()?;
@@ -220,7 +220,7 @@ fn call_under_attack(testbed: &Testbed, config: &LatchConfig, locked: bool) -> R
     [&stranger, &neighbour, &intruder].iter().try_for_each(|attacker| attacker.got_nothing())?;
     ensure!(at_nat.get("spoofed")?.packets == 0, "a spoofed source got something");
 
-    // What is told, and recorded.
+    // What is logged and recorded.
     ensure!(told >= 1, "the log tells nothing of the attack:\n{}", scene.latch.peer.output());
     let records = scene.finish(2)?;
     let recorded: u64 = [1, 2]
@@ -326,7 +326,7 @@ fn whoever_has_the_phones_private_address_in_the_access_network_neither_hears_no
     });
 }
 
-/// Whoever is not registered asks for calls with many streams, as many as it can.
+/// A caller that is not registered asks for calls with many streams, as many as it can.
 #[test]
 fn invites_of_a_stranger_leave_ports_to_the_registered() {
     const INVITES: usize = 300;
@@ -353,7 +353,7 @@ fn invites_of_a_stranger_leave_ports_to_the_registered() {
         let call = MediaCall::between(&scene, (1, "alice"), (3, "bob"))?;
         call.latch(&scene)?;
         call.end()?;
-        // What it got for it is no more than three times what it sent.
+        // It got at most three times what it sent.
         stranger.set_read_timeout(Some(Duration::from_millis(200)))?;
         let (mut got, mut datagram) = (0, [0; 65_536]);
         while let Ok(length) = stranger.recv(&mut datagram) {

@@ -15,7 +15,7 @@ fn watching() -> Result<String> {
     std::fs::read_to_string(&file).with_context(|| file.display().to_string())
 }
 
-/// Whether a table of the document explains a field: it stands in backticks, maybe with what it belongs to before it.
+/// Whether a table of the document explains a field: it is in backticks, maybe with what it belongs to before it.
 fn explains(text: &str, field: &str) -> bool {
     text.lines().filter(|line| line.starts_with("| ")).any(|line| {
         [format!("`{field}`"), format!(".{field}`"), format!("`{field}.")].iter().any(|name| line.contains(name))

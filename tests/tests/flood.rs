@@ -1,5 +1,5 @@
-//! Floods of signalling by strangers: who is registered loses no call and no packet of media, Latch's memory keeps to its
-//! bound, and nothing of the flood is left.
+//! Floods of signalling by strangers: the registered lose no call and no packet of media, Latch's memory stays within
+//! its bound, and nothing of the flood is left.
 
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -65,8 +65,8 @@ fn messages(sources: &[SocketAddr]) -> Vec<Packet> {
     sources.iter().enumerate().map(packet).collect()
 }
 
-/// The stranger's own address half the time, else whatever address of the access network, those of the NATs included, and
-/// whatever port that is nobody's.
+/// Half the time the stranger's own address, else any address of the access network, those of the NATs included, with
+/// any unused port.
 fn sources() -> Vec<SocketAddr> {
     let own = |n: u16| SocketAddrV4::new(address::STRANGER, 20_000 + n);
     let forged = |n: u16| SocketAddrV4::new(Ipv4Addr::new(203, 0, 113, 11 + (n % 240) as u8), 20_000 + 7 * n);
@@ -77,7 +77,7 @@ fn user(number: usize) -> String {
     format!("phone{number}")
 }
 
-/// So many users, who have one password.
+/// How many users, who have one password.
 fn softswitch() -> KamailioConfig {
     let user = |number| User { name: user(number).leak(), password: "secret" };
     KamailioConfig { users: (0..TALKING + 2 * OFFICE).map(user).collect(), digest: true, ..KamailioConfig::default() }
@@ -153,7 +153,7 @@ fn testbed() -> TestbedConfig {
     TestbedConfig { nats: vec![nat; TALKING + 2], ..TestbedConfig::default() }
 }
 
-/// So many messages a second, with calls of the registered all the while.
+/// This many messages a second, while the registered make calls.
 fn flooded(testbed: &Testbed, per_second: u64) -> Result<()> {
     // Limits that strangers can reach, so that the bound is one.
     let limits = "[limits]\nmax_calls = 2000\nmax_transactions = 10000\n";

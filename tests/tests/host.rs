@@ -21,7 +21,7 @@ const BULK: usize = 1 << 20;
 const SECOND: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 11);
 const OUTSIDE_V6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 1, 0, 0, 0, 0, 0x66);
 
-/// Bytes of which no two neighbourhoods are alike.
+/// Bytes in which no two neighbourhoods are the same.
 fn pattern(length: usize) -> Vec<u8> {
     (0..length).map(|at| (at ^ at >> 8 ^ at >> 16) as u8).collect()
 }
@@ -115,7 +115,7 @@ fn the_hosts_own_traffic_passes_untouched_while_media_are_relayed() {
         let stream = |ssrc| Stream { packets: 200, ssrc, ..Stream::default() };
         let senders = [stream(1).spawn(&alice.rtp, alice.relay)?, stream(2).spawn(&carol.rtp, carol.relay)?];
 
-        // Neighbours are found anew, by ARP and by neighbour discovery.
+        // Neighbours are found again, by ARP and by neighbour discovery.
         for host in [latch, outside, inside] {
             host.ip("neigh flush all")?;
         }

@@ -135,7 +135,7 @@ fn media_between_a_terminal_and_the_core_is_redirected_and_counted() {
         let alice = End::open(testbed.phone(1)?, address::PHONE, caller.wait_for_remote_media(TIMEOUT)?)?;
         let carol = End::open(testbed.host("gateway")?, gateway, callee.wait_for_remote_media(TIMEOUT)?)?;
 
-        // Whoever is behind the NAT begins.
+        // The phone behind the NAT begins.
         for (near, far) in [(&alice, &carol), (&carol, &alice)] {
             Stream { packets: 50, ..Stream::default() }.send(&near.rtp, near.relay)?;
             far.wait_for("rtp_in", 50)?;

@@ -25,7 +25,7 @@ fn reports_reach_a_phone_on_the_port_of_its_media_and_the_other_on_its_own() {
         let (at_alice, at_bob) = (counters(1)?, counters(2)?);
         let mut alice = scene.baresip(1, "alice", |config| config.rtcp_mux = true)?;
         let mut bob = scene.baresip(2, "bob", |_| {})?;
-        // Whoever calls.
+        // The caller.
         for bob_calls in [false, true] {
             let (caller, callee, name) =
                 if bob_calls { (&mut bob, &mut alice, "alice") } else { (&mut alice, &mut bob, "bob") };
@@ -35,7 +35,7 @@ fn reports_reach_a_phone_on_the_port_of_its_media_and_the_other_on_its_own() {
             callee.accept()?;
             caller.wait_for("CALL_ESTABLISHED", TIMEOUT)?;
             callee.wait_for("CALL_ESTABLISHED", TIMEOUT)?;
-            // Who is not offered one port does not take it.
+            // A phone that is not offered one port does not use it.
             let alices = if bob_calls { "odd" } else { "even" };
             for (counters, name, before) in [(&at_alice, alices, &before[0]), (&at_bob, "odd", &before[1])] {
                 wait_until("a report comes", TIMEOUT, || Ok(counters.get(name)?.packets > before[name].packets))?;

@@ -265,7 +265,7 @@ fn down_leaves_nothing_and_the_next_start_ends_the_calls() {
         }
         nothing_is_left(testbed, &objects)?;
         ensure!(Latch::down(testbed)?.contains("there was nothing"), "nothing is there");
-        // The parties are told, and each call has its record.
+        // The parties get BYEs, and each call has its record.
         let latch = Latch::start(testbed, &config())?;
         let records = latch.wait_for_cdrs(2, TIMEOUT)?;
         ensure!(records.iter().all(|record| record["end_cause"] == "error"), "{records:#?}");

@@ -74,7 +74,7 @@ impl<'testbed> Call<'testbed> {
         let alice = end(testbed.phone(1)?, address::PHONE, caller.wait_for_remote_media(TIMEOUT)?)?;
         let carol = end(gateway, CAROL, callee.wait_for_remote_media(TIMEOUT)?)?;
         let call = Self { scene, caller, callee, alice, carol };
-        // Whoever is behind the NAT begins; nobody on the way needs to know carol's neighbours yet.
+        // The phone behind the NAT begins; nobody on the way needs to know carol's neighbours yet.
         wait_until("carol hears alice", TIMEOUT, || {
             let heard = Sink::start(&call.carol.0)?;
             Stream { packets: 2, ssrc: 1, ..Stream::default() }.send(&call.alice.0, call.alice.1)?;

@@ -63,7 +63,7 @@ fn sender(last: [u8; 3]) -> Result<UdpSocket> {
     Ok(UdpSocket::bind((Ipv4Addr::new(127, b, c, d), 0))?)
 }
 
-/// So many, and those that the time since gave room for, where so many may come at once.
+/// This many, and those that the time since then made room for, where this many may come at once.
 fn about(count: u64, expected: u64, at_once: u64, since: Instant) -> Result<()> {
     let per_second = at_once * HEADROOM;
     let more = (since.elapsed().as_secs_f64() * per_second as f64).ceil() as u64 + 1;
@@ -96,7 +96,7 @@ fn strangers_pass_at_their_rates_and_the_known_always() {
             }
         }
         about(others, STRANGERS - NETWORK, STRANGERS, start)?;
-        // Whoever is known has lost nothing, and from another port is somebody else.
+        // A known sender has lost nothing, and from another port counts as another sender.
         ensure!(filtered.through(&known, 20 * STRANGERS)? == 20 * STRANGERS, "lost from the known");
         about(filtered.through(&sender([0, 9, 1])?, SOURCE)?, 0, STRANGERS, start)?;
         let counters = filtered.filter.counters()?;
@@ -156,7 +156,7 @@ fn more_terminals_than_there_is_room_for_are_an_error() {
         filtered.filter.set_known(remote(3), true)?;
         let error = filtered.filter.set_known(remote(4), true).map_err(|error| format!("{error:#}"));
         ensure!(error.as_ref().is_err_and(|text| text.contains("203.0.113.7:4")), "{error:?}");
-        // Who had no room can leave all the same.
+        // A sender that had no room can be removed nevertheless.
         filtered.filter.set_known(remote(4), false)?;
         filtered.filter.set_known(remote(1), false)?;
         filtered.filter.set_known(remote(4), true)

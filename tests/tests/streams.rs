@@ -26,7 +26,7 @@ fn at_phone<'testbed>(testbed: &'testbed Testbed, phone: usize) -> Result<Counte
         ("rtp", Direction::In, format!("{from} udp dport 16384-16484")),
         ("by_udp", Direction::In, format!("{from} udp sport 5060")),
         ("by_tcp", Direction::In, format!("{from} tcp sport 5060")),
-        // Who connects to it: nobody.
+        // Nobody connects to it.
         ("connects", Direction::In, format!("{from} tcp flags & (syn | ack) == syn")),
     ];
     let counted: Vec<_> = counted.iter().map(|(name, direction, rule)| (*name, *direction, rule.as_str())).collect();
@@ -127,7 +127,7 @@ fn phones_on_tls_call_through_a_softswitch_on_tls_and_certificates_change_withou
         };
         let mut alice = scene.baresip(1, "alice", |config| by_tls(config, &access))?;
 
-        // Latch gets another certificate, by somebody whom only bob trusts.
+        // Latch gets another certificate, of an authority that only bob trusts.
         let later = Authority::new(testbed.directory(), "later-ca")?;
         later.issue("latch-access", &[&address::LATCH_ACCESS.to_string()])?;
         scene.latch.peer.signal(Signal::SIGHUP)?;
@@ -164,7 +164,7 @@ fn a_phone_that_lost_its_connection_is_out_of_reach_until_it_is_back() {
         scene.latch.peer.wait_for_line("terminal is out of reach", TIMEOUT)?;
         refused(&mut bob, "carol")?;
 
-        // Latch is killed: no connection outlives it, and nobody connects to the phone, which comes by itself.
+        // Latch is killed: no connection outlives it, and nobody connects to the phone, which connects on its own.
         let mut alice = scene.baresip(1, "alice", |config| {
             (config.transport, config.expires_s) = (Transport::Tcp, 20);
         })?;

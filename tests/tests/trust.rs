@@ -1,5 +1,5 @@
 //! Who may act for a call, tried with real phones and a real softswitch: a phone that changes its network in mid-call
-//! takes its call along; a stranger who has read all of it changes nothing.
+//! takes its call along; a stranger who has read all its signalling changes nothing.
 
 use std::net::SocketAddrV4;
 use std::time::{Duration, Instant};

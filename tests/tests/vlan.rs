@@ -40,7 +40,7 @@ fn a_call_between_a_vlan_and_one_within_another_has_their_tags_priorities_and_ds
 
         let call = MediaCall::to_core(&scene)?;
         let (alice, carol) = (&call.alice, &call.bob);
-        // Whoever is behind the NAT begins.
+        // The phone behind the NAT begins.
         for (near, far) in [(alice, carol), (carol, alice)] {
             let heard = Sink::start(&far.rtp)?;
             let stream = Stream { packets: PACKETS, ssrc: 1, ..Stream::default() };
@@ -50,7 +50,7 @@ fn a_call_between_a_vlan_and_one_within_another_has_their_tags_priorities_and_ds
             let heard = heard.stop()?.stream(1)?;
             ensure!((heard.packets, heard.lost()) == (PACKETS.into(), 0), "{heard:?}");
         }
-        // Whoever is on the wire, but not on the VLAN, may know everything else.
+        // An attacker on the wire, but not on the VLAN, may know everything else.
         let before = scene.latch.counters()?;
         let source = SocketAddrV4::new(testbed.nat(1)?.public(), 6_000);
         let untagged = Packet {

@@ -68,7 +68,7 @@ impl Browser {
     fn receive_text(&mut self) -> Result<String> {
         loop {
             match self.socket.read() {
-                // A machine that was halted meanwhile interrupts a read that has a time limit.
+                // A pause of the machine interrupts a read that has a time limit.
                 Err(tungstenite::Error::Io(error)) if error.kind() == std::io::ErrorKind::Interrupted => {}
                 read => return Ok(read.context("read from the WebSocket")?.into_text()?.to_string()),
             }
@@ -83,7 +83,7 @@ impl Browser {
             let code = message.code().map(|code| code.to_string());
             match message.method().map(str::to_owned).or(code) {
                 Some(found) if found == kind => return Ok(message),
-                // Keep-alives are answered by whoever is a terminal.
+                // Keep-alives are answered by every terminal.
                 Some(found) if found == "OPTIONS" => self.answer(&message, "200 OK", "")?,
                 _ => {}
             }

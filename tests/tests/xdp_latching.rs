@@ -44,7 +44,7 @@ struct Sequence {
     leg: Leg,
     packets: Vec<(Packet, Verdict)>,
     latched: Option<Endpoint>,
-    /// Ranks of the RTP latches told to user space.
+    /// Ranks of the RTP latches reported to user space.
     told: Vec<Rank>,
 }
 

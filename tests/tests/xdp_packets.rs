@@ -286,7 +286,7 @@ fn rows() -> Vec<Row> {
             |world| {
                 let loop_to = |port: u16| Leg { remote_address: mapped(CORE), remote_port: port, ..leg_b() };
                 a_with(world, |leg| leg.next_hop_remote = HOP_LOCAL)?;
-                // B is to be reached at the relay's own port 40004, where a leg waits that would send back to it.
+                // B's address is the relay's own port 40004, where a leg waits that would send back to it.
                 world.leg(B, loop_to(40_004))?;
                 world.leg(
                     B + 1,

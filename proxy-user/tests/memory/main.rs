@@ -1,4 +1,4 @@
-//! How much memory strangers make Latch take, whatever they send: no more than [`strangers_memory`] says.
+//! How much memory strangers make Latch take, whatever they send: at most what [`strangers_memory`] says.
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test ends where it finds what it did not expect")]
 
@@ -168,7 +168,7 @@ fn request(kind: Kind, n: usize) -> Vec<u8> {
 enum Answer {
     Nothing,
     Rings,
-    /// As many terminals ring as are told apart.
+    /// As many terminals ring as Latch distinguishes.
     Forks,
     Challenges,
 }

@@ -31,7 +31,7 @@ pub(crate) struct Attacker {
     dialogs: BTreeSet<Known>,
     /// Call-ID and From of those who have named their secret: their source alone entitles to nothing any more.
     named: BTreeSet<(String, String)>,
-    /// Its own sources, and those that it forged and that are nobody's.
+    /// Its own sources, and those that it forged and that belong to no phone.
     sources: BTreeSet<SocketAddr>,
     /// Bytes from and to each of them that never proved itself.
     bytes: HashMap<IpAddr, (usize, usize)>,
@@ -76,7 +76,7 @@ impl Attacker {
         true
     }
 
-    /// Sees what passes, but for the tokens in it.
+    /// Sees what passes, except the tokens in it.
     pub(crate) fn watches(&mut self, sent: &Sent) {
         let message = sent.message();
         let (Some(call_id), Some(from), Some(to)) =
@@ -314,7 +314,7 @@ fn invite(world: &mut World) {
     inject(world, source, &text);
 }
 
-/// An answer to what the proxy sent, but for the branch, which nobody was told.
+/// An answer to what the proxy sent, except the branch, which only the receiver knows.
 fn response(world: &mut World) {
     let dialogs: Vec<_> = world.attacker.dialogs.iter().cloned().collect();
     let Some(known) = dialogs.get(world.random.random_range(0..dialogs.len().max(1))) else { return };
@@ -357,7 +357,7 @@ fn garbage(world: &mut World) {
     inject(world, source, &text);
 }
 
-/// So many networks, each with an attacker; `LATCH_ATTACKER_SEEDS` says how many in an optimised build.
+/// How many networks, each with an attacker; `LATCH_ATTACKER_SEEDS` says how many in an optimised build.
 fn seeds() -> u64 {
     let seeds = std::env::var("LATCH_ATTACKER_SEEDS");
     seeds.map_or(300, |seeds| seeds.parse().expect("LATCH_ATTACKER_SEEDS is a number"))

@@ -1,4 +1,4 @@
-//! What the token of a party gets while strangers have their share already: what a dialog needs, and no more.
+//! What the token of a party gets while strangers have used up their share: what a dialog needs.
 
 use crate::{calls::*, lab::*, strangers::scarce};
 use std::time::Duration;
@@ -33,7 +33,7 @@ fn a_party_has_few_transactions_beyond_the_share_of_strangers() {
     let sent: Vec<_> = (0..100).flat_map(|n| from_anywhere(&mut lab, "INFO", &call.bob, n)).collect();
     assert_eq!((count(&sent, "core INFO"), count(&sent, "access 503")), (16, 84));
     assert_eq!(lab.load().transactions, 200 + 2 * 16);
-    // The call can end all the same, ...
+    // The call can end nevertheless, ...
     let bye = from_alice("BYE", &call.bob, BOBS_TAG, 300, "bye", "", "");
     let sent = lab.access(ALICE, &bye);
     assert_eq!(kinds(&sent), ["core BYE"]);

@@ -1,4 +1,4 @@
-//! Input that nobody should send: no panic, and no more state than the limits allow.
+//! Invalid input: no panic, and no more state than the limits allow.
 
 use crate::{calls::*, lab::*, registrations::*};
 use proptest::prelude::*;
@@ -86,7 +86,7 @@ fn mutate(bytes: &mut Vec<u8>, mutation: &Mutation) {
     }
 }
 
-/// The messages of a call that begins, is held and ends, and of the core beside it, each as mutated or as it is.
+/// The messages of a call that begins, is held and ends, and those of the core, each mutated or as it is.
 fn play(lab: &mut Lab, mutations: &[(usize, Mutation)]) {
     let mut count = 0;
     let mut give = |lab: &mut Lab, realm: RealmId, text: String| -> Vec<Sent> {

@@ -143,7 +143,7 @@ fn latch_knows_itself_however_its_address_is_written() {
             .replace("z9hG4bKOPTIONS1", &format!("z9hG4bK{}", own.len()));
         assert_eq!(kinds(&lab.access(ACCESS_V6.peer, &request)), ["access 200"], "{own}");
     }
-    // As the domain of a user, it stands for the softswitch.
+    // As the domain of a user, it represents the softswitch.
     let request =
         from_phone(ACCESS_V6, "MESSAGE", "sip:bob@[2001:DB8:A::10]", "<sip:bob@[2001:db8:a:0::10]>", 2, "", "");
     let sent = lab.access(ACCESS_V6.peer, &request);

@@ -340,7 +340,7 @@ impl Lab {
     fn send(&mut self, realm: RealmId, destination: Flow, bytes: Vec<u8>) {
         let text = String::from_utf8_lossy(&bytes).into_owned();
         if self.strict {
-            // But for what the softswitch is to be told.
+            // Except what the softswitch must get.
             let told = self.config.sip.source_header.as_deref().filter(|_| realm == CORE);
             let lines = text.lines().filter(|line| told.is_none_or(|name| !line.starts_with(name)));
             assert_hidden(realm, &lines.collect::<Vec<_>>().join("\n"));
@@ -407,7 +407,7 @@ pub(crate) fn sip(text: &str) -> String {
     format!("{}\r\n{content_type}Content-Length: {length}\r\n\r\n{body}", lines.join("\r\n"))
 }
 
-/// An address as it stands in a URI.
+/// An address as written in a URI.
 pub(crate) fn host_text(address: &str) -> String {
     if address.contains(':') { format!("[{address}]") } else { address.into() }
 }

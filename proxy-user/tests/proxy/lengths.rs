@@ -1,5 +1,5 @@
-//! A framing that is not SIP's: each message follows its length in two bytes. Here its messages come over real connections,
-//! beside SIP's, through the same loop.
+//! A framing that is not SIP's: each message follows its length in two bytes. Here its messages come over real
+//! connections, together with SIP's, through the same loop.
 
 use crate::{
     lab::{ACCESS, CORE, config as lab_config},

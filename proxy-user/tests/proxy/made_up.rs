@@ -6,7 +6,8 @@
 //! both     → END name|token                    either gets the other side's, or NO reason
 //! ```
 //!
-//! Over a connection, each message follows its length in two bytes; 0 by itself is a sign of life, answered with another.
+//! Over a connection, each message follows its length in two bytes; a length of 0 alone is a keep-alive, answered with
+//! another.
 
 use crate::{
     lab::*,
@@ -71,7 +72,7 @@ impl MadeUp {
         core.send(MADE_UP, party.realm, party.flow, bytes);
     }
 
-    /// Whoever names the token, or the call from where its party is, may act for it.
+    /// A sender that names the token, or the call from where its party is, may act for it.
     fn party(&self, core: &mut Core, realm: RealmId, flow: Flow, word: &str, now: Instant) -> Option<(u64, CallSide)> {
         let (id, known) = self.calls.iter().find(|(_, known)| known.name == word || known.token == word)?;
         let side = CallSide::BOTH.into_iter().find(|side| known.parties[*side].realm == realm)?;
@@ -126,7 +127,7 @@ impl Agent for MadeUp {
         MADE_UP
     }
 
-    /// At any free ports, beside SIP.
+    /// At any free ports, next to SIP.
     fn wire(&self, config: &Config) -> Wire {
         let at = |(id, realm): (RealmId, &Realm)| {
             let address = SocketAddr::new(realm.signalling.ip(), 0);

@@ -346,14 +346,14 @@ impl Phone {
     }
 
     fn repeat(&mut self, key: String, bytes: Vec<u8>, now: Instant) {
-        // The 2xx to an INVITE is repeated from end to end all the same (RFC 3261 §13.3.1.4).
+        // The 2xx to an INVITE is repeated from end to end nevertheless (RFC 3261 §13.3.1.4).
         let stopped = self.reliable && !key.starts_with("200 ");
         self.repeats.push(Repeat { key, bytes, next: now + T1, interval: T1, until: now + 64 * T1, stopped });
     }
 
     fn branch(&mut self) -> String {
         self.serial += 1;
-        // The phones behind the two NATs count alike.
+        // The phones behind the two NATs count in the same way.
         format!("z9hG4bK{}", self.serial)
     }
 }

@@ -183,7 +183,7 @@ fn two_offers_at_once() {
     let first = only(&sent, "INVITE").clone();
     let sent = lab.core(&from_core("INVITE", &call.alice, 1, "r2", "", &sdp("10.9.0.30", 6666)));
     assert_eq!(kinds(&sent), ["core 100", "core 491"]);
-    // Nor a second one from the same side (RFC 3311 §5.2).
+    // A second one from the same side is not accepted either (RFC 3311 §5.2).
     let sent = lab.access(ALICE, &from_alice("UPDATE", &call.bob, BOBS_TAG, 3, "u1", "", &sdp(PRIVATE, 4446)));
     assert!(only(&sent, "500").text.contains("Retry-After: "));
     lab.core(&answer(&first, "200 OK", "", ROUTE, &sdp("10.9.0.30", 6000)));

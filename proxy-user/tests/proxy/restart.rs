@@ -137,7 +137,7 @@ fn the_other_side_may_hang_up_and_both_may_change_the_session() {
     let sent = lab.access(ALICE, &offer);
     let again = only(&sent, "INVITE").clone();
     assert_eq!(again.media(0), invite.media(0), "the same relay port");
-    // Killed before the answer: nobody is kept from offering anew.
+    // Killed before the answer: both sides may offer again.
     lab.restart(EarlierStreams::Kept);
     let sent = lab.access(ALICE, &offer.replace("CSeq: 2", "CSeq: 3").replace("z9hG4bKk2", "z9hG4bKk3"));
     assert_eq!(only(&sent, "INVITE").media(0), invite.media(0));
@@ -242,7 +242,7 @@ fn a_call_that_rings_ends_on_both_sides_where_its_media_are_gone() {
     let mut sent = kinds(&lab.take());
     sent.sort();
     assert_eq!(sent, ["access 503", "core CANCEL"]);
-    // He answered all the same.
+    // He answered nevertheless.
     let sent = lab.core(&answer(&forwarded, "200 OK", "b", BOBS, &sdp("10.9.0.30", 6_000)));
     assert_eq!(kinds(&sent), ["core ACK", "core BYE"]);
     assert_eq!((lab.records.len(), lab.records[0].end_cause), (1, EndCause::Error));

@@ -23,7 +23,7 @@ pub(crate) enum Event {
     /// With the number of the connection, 0 for a datagram.
     FromPhone(usize, u64, Vec<u8>),
     ToPhone(usize, u64, Vec<u8>),
-    /// The phone's end of its connection is gone; the proxy hears of it later.
+    /// The phone's end of its connection is gone; the proxy notices it later.
     Break(usize),
     Closed(usize, u64),
     FromSoftswitch(Vec<u8>),
@@ -298,7 +298,7 @@ impl World {
 /// Header of what an attacker sends outside of dialogs.
 pub(crate) const ATTACKER: &str = "X-Attacker";
 
-/// So many networks.
+/// How many networks.
 const SEEDS: u64 = 120;
 
 fn simulate(seed: u64, restarts: usize, streams: bool) -> (usize, usize) {

@@ -1,4 +1,4 @@
-//! What strangers can make the proxy send, and use up: no more than their share, whatever they send.
+//! What strangers can make the proxy send, and use up: at most their share, whatever they send.
 
 use crate::{calls::*, lab::*, registrations::*};
 use proxy_user::{
@@ -222,7 +222,7 @@ fn a_flood_of_strangers_leaves_the_registered_their_service() {
     let dropped = lab.proxy.statistics().strangers_dropped;
     // 2,000 at once and 2,000 a second.
     assert!((25_950..=26_050).contains(&dropped), "{dropped} were dropped unread");
-    // Who is known notices nothing: a call, a registration, and what the softswitch has for it.
+    // The known notice nothing: a call, a registration, and what the softswitch has for it.
     let sent = lab.access(ALICE, &invite("i1", ""));
     assert_eq!(kinds(&sent), ["access 100", "core INVITE"]);
     let sent = lab.access(ALICE, &register("alice", 2, &crate::registrations::contact("alice"), ""));
@@ -434,7 +434,7 @@ fn a_caller_that_is_not_registered_has_its_final_response() {
         ] {
             let (heard, came, went) = call_from_nowhere(&text, answers);
             assert_eq!(heard.last().map(String::as_str), Some("200"), "{size}, {case}: {came} came, {went} went");
-            // Who hears nothing within 32 s gives up (timer B), and wants to know that it rings.
+            // A caller that gets nothing within 32 s gives up (timer B), and it wants to know that it rings.
             let rings_long = answers.last().is_some_and(|(at, _)| *at > 1_000) && answers.len() > 1;
             assert!(!rings_long || heard.contains(&"180".to_owned()), "{size}, {case}: {heard:?}");
         }

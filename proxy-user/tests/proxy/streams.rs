@@ -237,7 +237,7 @@ fn a_device_that_names_its_flow_is_known_by_it() {
     let stated =
         |host: &str, id: u32| format!("Contact: <sip:alice@{host}:5060;ob>;reg-id={id};+sip.instance=\"<urn:uuid:1>\"");
     let first = registers(&mut lab, "alice", 1, flow(Transport::Tcp, ALICE, 1), &stated(PRIVATE, 1));
-    // Another Call-ID, another contact, another address: a phone that started anew elsewhere.
+    // Another Call-ID, another contact, another address: a phone that restarted elsewhere.
     let again = register("alice", 1, &stated("192.168.7.7", 1), "").replace("reg-alice", "reg-anew");
     let elsewhere = flow(Transport::Tcp, "198.51.100.9:5555", 2);
     let sent = lab.over(ACCESS, elsewhere, &again);
@@ -336,7 +336,7 @@ fn what_the_softswitch_may_not_have_read_goes_once_more_when_its_connection_ends
     assert_eq!(over(&lab.close(CORE, made), "REGISTER", softswitch).text, first);
     // One that the softswitch had made for itself has nothing to do with it.
     assert!(lab.close(CORE, flow(Transport::Tcp, "10.9.0.20:41000", 10)).is_empty());
-    // But not for ever to one that closes every connection.
+    // But not again and again to one that closes every connection.
     let again = Flow { connection: Some(ConnectionId(11)), ..softswitch };
     assert_eq!(kinds(&lab.close(CORE, again)), ["access 503"]);
 }
@@ -379,7 +379,7 @@ fn sips_never_leaves_unencrypted() {
     let request = only(&sent, "INVITE");
     assert_eq!(request.uri(), "sips:bob@example.test");
 
-    // Nor does it reach a terminal so.
+    // It does not reach a terminal in this way either.
     let mut lab = lab_with(Transport::Udp);
     let known = registers(&mut lab, "alice", 1, flow(Transport::Tcp, ALICE, 1), &contact("alice"));
     let sent =

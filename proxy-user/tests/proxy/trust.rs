@@ -1,5 +1,5 @@
-//! Who may act: a stranger who knows all of a call but its secret changes nothing of it; a party may speak from another
-//! place, and has moved there when the other side accepts what it said.
+//! Who may act: a stranger who knows everything about a call except its secret changes nothing in it; a party may send
+//! from another place, and has moved there when the other side accepts what it sent.
 
 use crate::{calls::*, lab::*, registrations::*};
 use proxy_user::{
@@ -251,7 +251,7 @@ fn a_registrar_that_lists_nothing_has_bound_what_it_was_asked_to() {
     assert_eq!(lab.proxy.registrations().count(), 1);
     let sent = lab.core(&outside("MESSAGE", &request.contact(), "m1", "", ""));
     assert_eq!(only(&sent, "MESSAGE").destination.to_string(), ALICE);
-    // To ask for nothing is to be rid of it.
+    // A request for no time removes it.
     let gone = contact("alice").replace("600", "0");
     let sent = lab.access(ALICE, &register("alice", 2, &gone, ""));
     lab.core(&answer(only(&sent, "REGISTER"), "200 OK", "r", "", ""));
@@ -391,7 +391,7 @@ fn a_phone_that_publishes_its_calls_reveals_no_token() {
     let bob = format!("sip:{token}@latch.example.test");
     let seen = publish(&mut lab, "p1", &published(&bob));
     assert_eq!(seen, published(&bob).replace(token, "unnamed-party"));
-    // What is no token passes, and so does one that is of no call any more.
+    // Text that is not a token passes, and so does a token of a call that has ended.
     for other in ["sip:0123456789abc@h", "sip:a@b", "@", "sip:\u{e9}123456789ab@h.x", bob.as_str()] {
         if other == bob {
             lab.access(ALICE, &from_alice("BYE", &call.bob, BOBS_TAG, 2, "y1", "", ""));

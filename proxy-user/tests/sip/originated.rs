@@ -1,4 +1,5 @@
-//! What Latch writes of its own: answers that repeat their request, and requests that another parser reads alike.
+//! Messages that Latch originates: answers that repeat their request, and requests that another parser reads in the
+//! same way.
 
 use proxy_user::signalling::sip::{
     Message, Name, Request, Response, ack_for, cancel_for, check_request, check_response,

@@ -61,7 +61,7 @@ pub(crate) fn latch(chain: &Chain) -> Result<(Case, latch::Relay)> {
     Ok((case("latch", chain, frame, &streams())?, relay))
 }
 
-/// The kernel's own NAT, told by nftables.
+/// The kernel's own NAT, set up by nftables.
 pub(crate) fn nft(chain: &Chain) -> Result<Case> {
     let relay = chain.relay();
     relay.sysctl("net/ipv4/ip_forward", "1")?;

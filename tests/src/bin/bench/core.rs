@@ -5,7 +5,7 @@ use nix::sched::{CpuSet, sched_setaffinity};
 use nix::unistd::Pid;
 
 /// Runs `work` on a thread of its own, which stays on the last core and goes before all ordinary threads (`SCHED_FIFO`,
-/// the lowest of its priorities): whatever else this machine does, it does on the other cores meanwhile.
+/// the lowest of its priorities): in the meantime, everything else on this machine runs on the other cores.
 pub(crate) fn with_own_core<T: Send>(work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
     let last = std::thread::available_parallelism()?.get().saturating_sub(1);
     std::thread::scope(|scope| {

@@ -1,5 +1,5 @@
-//! `cargo xtask bench`: how many packets a second Latch relays, beside the least that a program can do, the kernel's own
-//! NAT and a relay in user space. `docs/benchmark.md` says how it is measured and how to read it.
+//! `cargo xtask bench`: how many packets a second Latch relays, compared with the least that a program can do, the
+//! kernel's own NAT and a relay in user space. `docs/benchmark.md` says how it is measured and how to read it.
 //!
 //! - [`cases`] makes the four relays, each in a chain of its own ([`testbed::Chain`]): [`latch`] and [`rtpengine`] (which
 //!   speaks [`ng`]) have a file each;

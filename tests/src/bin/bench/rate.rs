@@ -16,7 +16,7 @@ pub(crate) struct Sample {
     pub(crate) loss_percent: f64,
 }
 
-/// One turn of `case`. `frames` are as many as a burst is to have.
+/// One turn of `case`. `frames` is how many a burst has.
 ///
 /// A burst of which nothing is lost shows the rate at once: generator, relay and sink are then one loop on one core, in
 /// which nothing waits for another. Only a chain with a queue in it has to be fed at a pace.

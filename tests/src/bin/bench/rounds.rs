@@ -71,5 +71,5 @@ pub(crate) fn run() -> Result<Results> {
 }
 
 const ROUNDS: u32 = 11;
-/// How long a burst is to take.
+/// How long a burst takes.
 const BURST: Duration = Duration::from_millis(50);

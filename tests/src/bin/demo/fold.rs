@@ -1,5 +1,4 @@
-//! JSON as it stands in a text, member by member: for showing parts of what a program printed, in its own words and
-//! order.
+//! JSON text, member by member: for showing parts of what a program printed, in its own words and order.
 
 /// The text without white space outside strings.
 pub(crate) fn squeeze(text: &str) -> String {

@@ -1,4 +1,4 @@
-//! A real call through Latch, told as it happens: what `cargo xtask demo` runs, as root.
+//! A real call through Latch, explained as it happens: what `cargo xtask demo` runs, as root.
 //!
 //! [`story`] makes the call and checks every sentence before it is printed; [`tell`] prints; [`fold`] cuts what other
 //! programs printed to size. Here: the testbed around it, and its removal, whatever happens.

@@ -199,7 +199,7 @@ struct Passed {
 
 fn passed(from: &Counters<'_>, to: &Counters<'_>) -> Result<Passed> {
     let mut passed = Passed { sent: 0, arrived: 0, at: Instant::now() };
-    // A packet takes microseconds, the next one comes 20 ms later: if none arrived meanwhile, none was under way.
+    // A packet takes microseconds, the next one comes 20 ms later: if none arrived in between, none was under way.
     wait_until("a moment without packets", Duration::from_secs(20), || {
         let arrived = to.get("rtp_in")?.packets;
         passed = Passed { sent: from.get("rtp_out")?.packets, arrived, at: Instant::now() };
@@ -227,7 +227,7 @@ fn maps(scene: &Scene<'_>, stated: u16, teller: &mut Teller) -> Result<()> {
         address.strip_prefix("[0,0,0,0,0,0,0,0,0,0,255,255,").map(|tail| tail.trim_end_matches(']').replace(',', "."))
     };
     let port = |object, key| fold::field(object, key).unwrap_or_default();
-    // Her private address is no candidate: what she states counts only where her SIP comes from.
+    // Her private address is not a candidate: what she states counts only where her SIP comes from.
     ensure!(
         mapped("remote_address").is_none() && port(leg, "remote_port") == "0",
         "what alice's SDP says counts: {leg}"
@@ -317,7 +317,7 @@ fn records(scene: Scene<'_>, ends: &[Counters<'_>; 2], teller: &mut Teller) -> R
     scene.finish(2).map(drop)
 }
 
-/// Counts baresip's media at a telephone: RTP and RTCP told apart by their second byte (RFC 5761 §4).
+/// Counts baresip's media at a telephone: RTP and RTCP distinguished by their second byte (RFC 5761 §4).
 fn count_at(phone: &Namespace) -> Result<Counters<'_>> {
     let latch = address::LATCH_ACCESS;
     let ports = format!("{}-{}", MEDIA_PORTS.start(), MEDIA_PORTS.end());
