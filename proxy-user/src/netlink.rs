@@ -1,4 +1,4 @@
-//! What the kernel knows of interfaces, addresses, routes and neighbours: rtnetlink.
+//! What the kernel knows about interfaces, addresses, routes and neighbours: rtnetlink.
 //!
 //! - [`Netlink`]: questions, one request at a time; each takes some ten microseconds and never waits for the network;
 //! - [`monitor`]: what the kernel reports when something changes;
@@ -121,11 +121,11 @@ impl Netlink {
         Ok(addresses)
     }
 
-    /// The way of packets from `source` to `destination` that leave by `interface`; `None` where there is none.
+    /// The route of packets from `source` to `destination` that leave by `interface`; `None` where there is none.
     ///
     /// # Errors
     ///
-    /// The kernel's, other than that there is no way.
+    /// The kernel's, other than that there is no route.
     pub fn route(&mut self, destination: IpAddr, source: IpAddr, interface: u32) -> io::Result<Option<Route>> {
         let mut question = RouteMessage::default();
         question.header.address_family = family(destination);
@@ -160,7 +160,7 @@ impl Netlink {
         }))
     }
 
-    /// What the kernel knows of a neighbour; `None` where it has no hardware address.
+    /// What the kernel knows about a neighbour; `None` where it has no hardware address.
     ///
     /// # Errors
     ///
@@ -276,7 +276,7 @@ fn route_of(message: &RouteMessage, destination: IpAddr) -> Option<Route> {
     (route.interface != 0).then_some(route)
 }
 
-/// What a message says of a neighbour; `None` where it cannot be reached now.
+/// What a message says about a neighbour; `None` where it cannot be reached now.
 fn known(message: &NeighbourMessage) -> Option<Neighbour> {
     let confirmed = match message.header.state {
         NeighbourState::Reachable | NeighbourState::Permanent | NeighbourState::Noarp => true,

@@ -1,4 +1,4 @@
-//! What an operator asks a running Latch from the command line.
+//! An operator's requests to a running Latch from the command line.
 
 use crate::cli::{Status, Which};
 use anyhow::Result;
@@ -55,7 +55,7 @@ fn text(status: &Value) -> String {
     )
 }
 
-/// Whether a later process would know what this one does.
+/// Whether a later process can know what this one does.
 fn journal(journal: &Value) -> String {
     if journal["written"] != false {
         return "written".into();

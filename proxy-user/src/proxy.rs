@@ -66,7 +66,7 @@ impl Proxy {
         }
     }
 
-    /// Tells the protocols what the core wants of their calls.
+    /// Passes the core's events about their calls to the protocols.
     fn deliver(&mut self, now: Instant) {
         while let Some((owner, call, event)) = self.core.poll_event() {
             match self.agents.iter_mut().find(|agent| agent.protocol() == owner) {

@@ -1,4 +1,4 @@
-//! Where one process ended and the next one begins: journal, pins, and whether both belong to this configuration.
+//! How a process continues where an earlier one ended: journal, pins, and whether both belong to this configuration.
 
 use crate::cli::{Down, State};
 use anyhow::{Result, bail};
@@ -19,7 +19,7 @@ use std::{
     time::{Instant, SystemTime},
 };
 
-/// What an earlier process left, and how to go on from there.
+/// What an earlier process left, and how to continue from there.
 pub(crate) struct PreviousRun {
     journal: Journal,
     pins: Pins,
@@ -105,7 +105,7 @@ impl PreviousRun {
         }
     }
 
-    /// A new engine, and the datapath, take up what there was; from then on the journal is kept for them.
+    /// A new engine and the datapath take over what there was; from then on the journal is kept for them.
     pub(crate) fn resume(
         mut self,
         new: &dyn Fn() -> Result<Proxy>,
@@ -128,7 +128,8 @@ impl PreviousRun {
         Ok((engine, Keeper::new(self.journal, Clock::now(), head), self.pins))
     }
 
-    /// An engine with all that the journal holds; where that cannot be, with the registrations; or else with nothing.
+    /// An engine with all that the journal holds; where that is impossible, with the registrations; or else with
+    /// nothing.
     fn restore(
         &mut self,
         new: &dyn Fn() -> Result<Proxy>,
@@ -161,7 +162,7 @@ impl PreviousRun {
 }
 
 /// Starts over after a journal that cannot be used. What it named is unknown: legs that are still in the kernel would
-/// relay for calls that nobody ends, on ports that the next call may get; so they go.
+/// relay for calls that nobody ends, on ports that the next call may get; so they are removed.
 fn go_on_without(unusable: &SetAside, journal: &Journal, head: &Head, pins: &Pins) -> Result<()> {
     tracing::error!(
         "the journal {} cannot be used: {}. It is kept as {}, and Latch starts with an empty one: phones have to register \
@@ -170,7 +171,7 @@ fn go_on_without(unusable: &SetAside, journal: &Journal, head: &Head, pins: &Pin
         unusable.why,
         unusable.path.display()
     );
-    // Should this process be killed before the pins are gone, the next start knows whose they are.
+    // If this process is killed before the pins are gone, the next start knows whose they are.
     journal.commit(Some(head), &Changes::default())?;
     let removed = pins.remove()?;
     if !removed.is_empty() {
@@ -183,7 +184,7 @@ fn go_on_without(unusable: &SetAside, journal: &Journal, head: &Head, pins: &Pin
     Ok(())
 }
 
-/// All is over: nothing stays in the kernel, and the journal says so.
+/// The end: nothing stays in the kernel, and the journal says so.
 pub(crate) fn end(mut keeper: Keeper, pins: &Pins, datapath: MediaRelay) -> Result<()> {
     let written = keeper.finish(Instant::now());
     pins.remove()?;

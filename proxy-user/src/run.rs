@@ -1,4 +1,4 @@
-//! `latch run`: everything in its order at the start, the loop, and the account at the end.
+//! `latch run`: the start in order, the loop, and the summary at the end.
 
 use crate::{
     cli::Run,
@@ -144,7 +144,7 @@ fn announce_datapath(datapath: &MediaRelay, origin: &str) {
     }
 }
 
-/// A filter on each socket that strangers reach. Whoever relays in user space may be without the rights for one.
+/// A filter on each socket that strangers reach. A process that relays in user space may lack the rights for one.
 fn filters(config: &Config, sockets: &[DatagramSocket]) -> Result<Filters> {
     let attached = SIGNALLING.find().and_then(|(object, _)| Filters::attach(&object, config, sockets));
     match attached {

@@ -177,7 +177,7 @@ impl Cdr {
     /// The record as one line of JSON, line feed included.
     ///
     /// # Errors
-    /// Never for a record as it is now: no map keys, no foreign serialisers. The type does not know that.
+    /// Never for the present record, which has no map keys and no foreign serialisers; the type does not show that.
     pub fn to_json_line(&self) -> serde_json::Result<Vec<u8>> {
         let mut line = serde_json::to_vec(self)?;
         line.push(b'\n');

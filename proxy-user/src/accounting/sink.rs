@@ -32,7 +32,7 @@ impl CdrSink {
         }
         let mut file = append(path)?;
         if is_cut_off(path) {
-            // A process was killed while it wrote; what it had to say is said again on a line of its own.
+            // A process was killed while it wrote; its record is written again on a line of its own.
             file.write_all(b"\n").map_err(|error| SinkError::Write { path: path.to_owned(), error })?;
         }
         Ok(Self { target: Target::File(path.to_owned()) })

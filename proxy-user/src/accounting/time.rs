@@ -10,8 +10,8 @@ use std::{
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Timestamp(pub u64);
 
-/// Tells the time of day of what was measured with a monotonic clock. One clock serves a whole call, so that the
-/// differences between its times are true even if the time of day is set during it.
+/// Converts times of a monotonic clock to the time of day. One clock serves a whole call, so that the differences
+/// between its times are true even if the time of day is set during it.
 #[derive(Clone, Copy, Debug)]
 pub struct WallClock {
     monotonic: Instant,

@@ -91,7 +91,7 @@ fn one_realm(id: RealmId, realm: &Realm, report: &mut Report<'_>) {
         }
     }
     match (realm.side, realm.softswitch) {
-        // There, but not understood: that has been said.
+        // Present, but not understood: that has been reported.
         (Side::Core, None) if report.stands(&field("softswitch")) => {}
         (Side::Core, None) => report.problem(
             &field("softswitch"),

@@ -61,7 +61,7 @@ impl Config {
 }
 
 impl Problems {
-    /// Problems of fields of a file that has been read before: each with the place where its field stands.
+    /// Problems of fields of a file that has been read before: each with the place of its field.
     pub fn located(file: &Path, problems: Vec<Problem>) -> Self {
         // If the file has been removed in the meantime, no place is known.
         let text = std::fs::read_to_string(file).unwrap_or_default();
@@ -185,11 +185,11 @@ fn vlan(realm: &mut Section<'_>, report: &mut Report<'_>) -> Vec<VlanTag> {
     tags
 }
 
-/// How far the realm is believed; `None` where its side is not known, as the default depends on it.
+/// How far the realm is trusted; `None` where its side is not known, as the default depends on it.
 fn trust(realm: &mut Section<'_>, side: Option<Side>, report: &mut Report<'_>) -> Option<Trust> {
     let trusted = realm.boolean("trusted", report).or(side.map(|side| Trust::of(side).trusted));
     let default = Trust::of(side.unwrap_or(Side::Access));
-    // Each says whether the second word stands there; what is trusted needs none of them.
+    // Each says whether the second word is written; a trusted realm needs none of them.
     let mut word = |name, words: [(&str, &str); 2], default: bool| match realm.string(name, report) {
         None => default,
         Some(_) if trusted == Some(true) => {

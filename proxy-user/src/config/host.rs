@@ -99,7 +99,7 @@ fn own_address(
 }
 
 /// The relay does not fragment, and does not report a smaller MTU to the sender: the kernel drops what is too large for
-/// the way out, after the relay has counted it.
+/// the outgoing interface, after the relay has counted it.
 fn mtu(config: &Config, links: &[Link]) -> Option<Problem> {
     let of = |realm: &Realm| links.iter().find(|link| link.name == realm.interface);
     let known = config.realms.with_ids().filter_map(|(id, realm)| Some((id, of(realm)?)));

@@ -124,7 +124,7 @@ impl Realm {
 /// How far the parties of a realm are believed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Trust {
-    /// What their messages and session descriptions state is so.
+    /// What their messages and session descriptions state is believed.
     pub trusted: bool,
     /// The media addresses of their session descriptions count even where the realm is not trusted and their signalling
     /// comes from another address.
@@ -162,13 +162,13 @@ pub struct RealmPolicy {
     pub latch_any: bool,
     /// A NAT may give a running stream another port.
     pub rebind: bool,
-    /// Bits of an IPv4 and of an IPv6 address that have to agree with one that signalling named.
+    /// Bits of an IPv4 and of an IPv6 address that must agree with one that signalling named.
     pub latch_prefix: [u8; 2],
     /// What is relayed from there besides RTP and RTCP, whatever the session descriptions say.
     pub carry: Carry,
     /// The most that a stream may bring in, kbit/s of IP packets; `None` is any.
     pub stream_kbps: Option<u32>,
-    /// A stream may bring in no more than what was negotiated, with a margin.
+    /// A stream may bring in at most what was negotiated, with a margin.
     pub negotiated_rate: bool,
     /// That margin, percent.
     pub rate_margin_percent: u32,
@@ -418,8 +418,8 @@ pub struct Maps {
     pub max_next_hops: u32,
     /// Size of the ring buffer `EVENTS`, bytes; a power of two and a multiple of the page size.
     pub events_bytes: u32,
-    /// Entries of `SIG_SOURCES` and `SIG_NETWORKS`, 160 bytes together: strangers, and their networks, whose rate of
-    /// messages is limited one by one. The one that was silent longest makes room for a new one.
+    /// Entries of `SIG_SOURCES` and `SIG_NETWORKS`, 160 bytes together: strangers, and their networks, each with its
+    /// own limit of messages a second. The entry that was silent longest is replaced by a new one.
     pub max_sources: u32,
 }
 

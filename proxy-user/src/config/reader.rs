@@ -1,4 +1,5 @@
-//! One table of the file: its values by name and type, each with its place; what nobody asked for is unknown.
+//! One table of the file: its values by name and type, each with its place; values that were not read are reported as
+//! unknown.
 
 use super::report::Report;
 use std::{fmt::Display, ops::RangeInclusive, str::FromStr, time::Duration};

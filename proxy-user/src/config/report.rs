@@ -45,7 +45,7 @@ impl fmt::Display for Problems {
     }
 }
 
-/// Collects problems and knows where each field stands.
+/// Collects problems and knows where each field is in the file.
 pub(super) struct Report<'a> {
     text: &'a str,
     places: BTreeMap<String, usize>,
@@ -67,7 +67,7 @@ impl<'a> Report<'a> {
         self.places.contains_key(field)
     }
 
-    /// A problem with a field: shown where it stands, or where the section stands that lacks it.
+    /// A problem with a field: shown at its place, or at the section that lacks it.
     pub(super) fn problem(&mut self, field: &str, message: impl Into<String>, remedy: impl Into<String>) {
         let mut known = field;
         let offset = loop {
@@ -91,7 +91,7 @@ impl<'a> Report<'a> {
         self.push(Some(offset), field, message, remedy);
     }
 
-    /// Forgets the problems, but not where the fields stand.
+    /// Forgets the problems, but not the places of the fields.
     pub(super) fn clear(&mut self) {
         self.problems.clear();
     }

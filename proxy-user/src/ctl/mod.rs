@@ -1,4 +1,4 @@
-//! What an operator asks a running Latch, over a Unix socket in the directory of its state.
+//! An operator's requests to a running Latch, over a Unix socket in the directory of its state.
 //!
 //! A connection carries one request, a line of JSON, and one answer, a line of JSON: `{"ok": …}` or `{"error": "…"}`.
 //! Where the answer is a file, its bytes follow until the connection ends. Access is by the socket's permissions: its

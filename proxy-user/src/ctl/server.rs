@@ -1,4 +1,4 @@
-//! The running side: connections become questions to the loop, and its answers go back.
+//! The running side: turns connections into requests to the loop, and sends its answers back.
 
 use super::Request;
 use anyhow::{Context as _, Result};

@@ -1,4 +1,4 @@
-//! The journal's file as redb sees it: its room is taken when it grows, and nothing waits for the disk.
+//! The journal's file as redb sees it: its room is allocated when it grows, and nothing waits for the disk.
 
 use nix::{
     errno::Errno,

@@ -113,11 +113,11 @@ impl Estimate {
 /// The most that media of these formats is, towards a receiver that stated `receiver`. `secured`: SRTP's tags are there.
 /// `None` where no format's rate is known and nothing is stated.
 ///
-/// Where both are known, the larger one counts: many devices write the rate of the codec alone into `b=AS`, and as many
-/// send without regard to it.
+/// Where both are known, the larger one counts: many devices write the rate of the codec alone into `b=AS`, and many
+/// ignore it when they send.
 pub fn estimate(formats: &[Format], receiver: &Stated, secured: bool) -> Option<Estimate> {
     let packets_per_s = 1_000_u32.div_ceil(receiver.ptime_ms.unwrap_or(PTIME_MS).clamp(5, PTIME_MS));
-    // A format whose rate is not known may be more than any that is.
+    // A format of unknown rate may need more than any known one.
     let main = formats.iter().filter(|format| !format.codec.is_aside());
     let known =
         main.clone().all(|format| format.bits_per_s().is_some()).then(|| main.filter_map(Format::bits_per_s).max());
@@ -262,7 +262,7 @@ const NAMES: &[(&str, Codec)] = &[
     ("red", Codec::Redundancy),
 ];
 
-/// Where nobody states another one. A longer one is not reckoned with: the sender need not heed it.
+/// If no other is stated. A longer one is not counted on: the sender need not follow it.
 const PTIME_MS: u32 = 20;
 /// Bytes.
 const RTP_HEADER: u32 = 12;

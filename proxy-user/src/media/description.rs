@@ -1,4 +1,4 @@
-//! What one media description says, in any protocol: the engine makes streams of it, and says what goes out in its
+//! What one media description says, in any protocol: the engine makes streams from it, and decides what goes out in its
 //! place.
 
 use super::{
@@ -34,7 +34,7 @@ pub struct Description {
     pub held: bool,
 }
 
-/// What becomes of a media description. One with port 0 keeps port 0 whatever is planned.
+/// What happens to a media description. One with port 0 keeps port 0 whatever is planned.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MediaPlan {
     /// Through the relay's ports.

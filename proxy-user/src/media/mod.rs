@@ -1,4 +1,4 @@
-//! Streams and legs as the engine sees them: what it asks of a datapath and what a datapath tells it.
+//! Streams and legs as the engine sees them: its commands to a datapath and the events of a datapath.
 //!
 //! Commands are declarative: [`MediaCommand::Apply`] describes a stream as it must be from now on, whatever it was
 //! before.
@@ -39,7 +39,7 @@ pub struct LegSpec {
     pub realm: RealmId,
     /// The relay's RTP address, port even; RTCP is the next port.
     pub local: SocketAddr,
-    /// Whether `local` stood in a session description that was sent out. A closed leg drops all that arrives.
+    /// Whether `local` was in a session description that was sent out. A closed leg drops all that arrives.
     pub open: bool,
     /// Counts what the remote side stated: another number begins a new epoch, in which the leg learns again even where
     /// `remote` stays as it was.
@@ -60,7 +60,7 @@ pub struct LegSpec {
     pub policy: LegPolicy,
 }
 
-/// How a leg learns, what it lets through and what its packets are marked with.
+/// How a leg learns, what it accepts and what its packets are marked with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LegPolicy {
     /// An address that neither session description nor signalling named may latch too, after four packets in sequence
@@ -68,7 +68,7 @@ pub struct LegPolicy {
     pub latch_any: bool,
     /// A NAT may give the running stream another port of the same address.
     pub rebind: bool,
-    /// Bits of an IPv4 and of an IPv6 address that have to agree with the one that signalling named.
+    /// Bits of an IPv4 and of an IPv6 address that must agree with the one that signalling named.
     pub address_bits: [u8; 2],
     /// The most that may arrive here; `None` is any.
     pub rate: Option<Rate>,
@@ -247,9 +247,9 @@ impl LegCounters {
 /// How RTP arrived at a leg (RFC 3550 §6.4.1 and appendix A).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Quality {
-    /// Packets that the sequence numbers promise and that did not come.
+    /// Packets that are missing by the sequence numbers.
     pub lost: u64,
-    /// Packets that came behind one with a higher sequence number.
+    /// Packets that came after one with a higher sequence number.
     pub reordered: u64,
     /// Packets with the sequence number of the one before.
     pub duplicates: u64,

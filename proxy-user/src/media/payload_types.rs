@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 pub struct PayloadTypes(u128);
 
 impl PayloadTypes {
-    /// Adds a payload type; one above 127 is none and is left out.
+    /// Adds a payload type; one above 127 is invalid and is left out.
     pub fn insert(&mut self, payload_type: u8) {
         if payload_type < 128 {
             self.0 |= 1 << payload_type;
@@ -30,7 +30,7 @@ impl PayloadTypes {
         self.0 == 0
     }
 
-    /// As the datapath wants it: type `t` is bit `t % 32` of word `t / 32`.
+    /// In the datapath's format: type `t` is bit `t % 32` of word `t / 32`.
     pub fn words(self) -> [u32; 4] {
         [self.0 as u32, (self.0 >> 32) as u32, (self.0 >> 64) as u32, (self.0 >> 96) as u32]
     }

@@ -1,4 +1,4 @@
-//! What a listener would say: a simplified E-model (ITU-T G.107) for what arrived at the proxy.
+//! An estimate of a listener's opinion: a simplified E-model (ITU-T G.107) for what arrived at the proxy.
 //!
 //! `R = 93.2 - Id - Ie,eff`: of the model's terms those that a relay can know, with the default of every other one. It
 //! includes neither the path from the proxy to the listener nor the delay of the network before the proxy.
@@ -37,8 +37,8 @@ fn score(r: f64) -> Mos {
     Mos((mos.clamp(1.0, 4.5) * 100.0).round() as u16)
 }
 
-/// `Ie` and, for losses at random, `Bpl` (ITU-T G.113, appendix I; G.711 with concealment of losses). iLBC is not there: its
-/// values are those in common use.
+/// `Ie` and, for random losses, `Bpl` (ITU-T G.113, appendix I; G.711 with concealment of losses). iLBC is not in it:
+/// its values are those in common use.
 fn impairment(codec: Codec) -> Option<(f64, f64)> {
     Some(match codec {
         Codec::G711 => (0.0, 25.1),
@@ -58,7 +58,7 @@ fn impairment(codec: Codec) -> Option<(f64, f64)> {
 
 /// `Bpl` of G.711 without concealment, for codecs that have no value of their own.
 const NO_CONCEALMENT: f64 = 4.3;
-/// Packets of 20 ms, and as much again for coding and playing.
+/// Packets of 20 ms, and the same again for coding and playing.
 const CODEC_DELAY_MS: f64 = 40.0;
 
 #[cfg(test)]

@@ -35,7 +35,7 @@ pub enum Event {
     Link(Link),
     /// The interface of this index is gone.
     LinkGone(u32),
-    /// What the kernel knows of a neighbour now; `None` where it cannot be reached as it stands.
+    /// What the kernel knows about a neighbour now; `None` where it cannot be reached at present.
     Neighbour {
         /// Index of the interface.
         interface: u32,
@@ -143,7 +143,7 @@ fn head(bytes: &[u8]) -> Option<(usize, u16)> {
 
 fn event(message: RouteNetlinkMessage) -> Option<Event> {
     match message {
-        // Bridges tell of their ports as of links of a family of their own.
+        // Bridges report their ports as links of a family of their own.
         RouteNetlinkMessage::NewLink(link) if link.header.interface_family == AddressFamily::Unspec => {
             Some(Event::Link(link_of(link)))
         }

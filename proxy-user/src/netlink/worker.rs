@@ -1,4 +1,4 @@
-//! A thread that asks and listens, so that nobody else waits for the kernel.
+//! A thread that asks the kernel and receives its events, so that nothing else waits for the kernel.
 //!
 //! Questions go in by a channel, facts come out by another one, each with an event descriptor that wakes its reader.
 //! Every question is answered by exactly one fact, in order; what the kernel reports without being asked comes in
@@ -48,8 +48,8 @@ pub enum Question {
         /// without a separate request.
         waiting: bool,
     },
-    /// What is known of a neighbour. Unless it is confirmed, the kernel is also told that it is used, which makes it
-    /// find out.
+    /// What is known about a neighbour. Unless it is confirmed, the kernel is also told that it is used, which makes it
+    /// check.
     Neighbour {
         /// Index of the interface.
         interface: u32,
