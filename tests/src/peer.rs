@@ -131,7 +131,7 @@ impl Drop for Peer {
 pub fn wait_until(what: &str, timeout: Duration, mut condition: impl FnMut() -> Result<bool>) -> Result<()> {
     let deadline = Instant::now() + timeout;
     while !condition().with_context(|| format!("while waiting until {what}"))? {
-        ensure!(Instant::now() < deadline, "waited {timeout:?} in vain until {what}");
+        ensure!(Instant::now() < deadline, "waited {timeout:?} without success until {what}");
         interrupt::check()?;
         std::thread::sleep(Duration::from_millis(20));
     }

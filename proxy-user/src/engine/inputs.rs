@@ -57,7 +57,7 @@ pub enum Input<'a> {
 }
 
 /// Something to do.
-#[allow(clippy::large_enum_variant, reason = "moved once, from the queue to whoever does it")]
+#[allow(clippy::large_enum_variant, reason = "moved once, from the queue to where it is done")]
 #[derive(Debug)]
 pub enum Output {
     /// Send a message from its protocol's address in a realm.

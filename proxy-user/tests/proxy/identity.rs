@@ -48,7 +48,7 @@ const ROWS: &[Row] = &[
     row("P-Associated-URI", "<sip:eve@example.test>", false, Seen::Always),
     row("P-Called-Party-ID", "<sip:alice-business@example.test>", false, Seen::Always),
     row("P-Media-Authorization", "0020000000100101706466312e686f6d65312e6e6574", false, Seen::Always),
-    // Others stay, whoever sends them.
+    // Others stay, from every sender.
     row("Identity", "abc;info=<https://cert.example.test/1>", true, Seen::Always),
     row("P-Early-Media", "supported", true, Seen::Always),
     row("P-Asserted-Identity-Extension", "x", true, Seen::Always),

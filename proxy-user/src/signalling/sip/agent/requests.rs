@@ -374,8 +374,8 @@ impl Turn<'_> {
         format!("z9hG4bK{}", self.core.random_token())
     }
 
-    /// Via of a request of ours. A terminal of an earlier process may have come by a transport that the realm has no more:
-    /// what is for it names another own address, and cannot be sent.
+    /// Via of a request of ours. A terminal of an earlier process may have come by a transport that the realm no longer
+    /// has: what is for it names another own address, and cannot be sent.
     pub(super) fn via(&self, realm: RealmId, by: Transport, branch: &str) -> Option<String> {
         let own = self.core.own(realm, by).or_else(|| self.core.own(realm, Transport::Udp))?;
         Some(format!("SIP/2.0/{} {own};branch={branch}", by.in_via()))

@@ -28,7 +28,7 @@ impl Context {
         self.now + 64 * self.timing.t1
     }
 
-    /// When timers I and K end: how long stragglers may come, of which a reliable transport has none.
+    /// When timers I and K end: how long late messages may come, of which a reliable transport has none.
     pub(super) fn after_stragglers(&self) -> Instant {
         if self.reliable { self.now } else { self.now + T4 }
     }
