@@ -450,8 +450,8 @@ impl Default for Limits {
 /// answered call and not the softswitch.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Strangers {
-    /// The share of all strangers together in transactions, dialogs, pairs of ports and bytes, percent of the limits of
-    /// all.
+    /// The share of all strangers together in calls, dialogs, transactions, pairs of ports and bytes, percent of the
+    /// limits of all.
     pub percent: u32,
     /// Those of one network (/24 of IPv4, /48 of IPv6), percent of what all strangers may have.
     pub network_percent: u32,

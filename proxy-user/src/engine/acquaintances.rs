@@ -62,8 +62,10 @@ pub(super) fn limits(config: &Config) -> budgets::Limits {
     let number = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
     let [calls, transactions] = [config.limits.max_calls, config.limits.max_transactions].map(number);
     let all = Amounts {
-        // Calls that ended are kept for a while; and dialogs that are not calls have the same number again.
-        dialogs: calls.saturating_mul(3),
+        calls,
+        // Those of calls that ended are kept for a while.
+        dialogs: calls.saturating_mul(2),
+        subscriptions: calls,
         transactions,
         port_pairs: config.realms.iter().map(|realm| realm.ports.pairs()).min().unwrap_or_default(),
         bytes: transactions.saturating_mul(BYTES_A_TRANSACTION),
@@ -75,7 +77,8 @@ pub(super) fn limits(config: &Config) -> budgets::Limits {
         amounts: strangers.percent(percent),
         messages_per_s: messages(percent).unwrap_or(u32::MAX).max(1),
     };
-    let holders = strangers.dialogs.saturating_add(strangers.transactions).saturating_add(strangers.port_pairs);
+    let Amounts { dialogs, subscriptions, transactions, port_pairs, .. } = strangers;
+    let holders = [subscriptions, transactions, port_pairs].into_iter().fold(dialogs, u32::saturating_add);
     budgets::Limits {
         everybody: Amounts::ANY,
         strangers: share(100),
@@ -92,11 +95,11 @@ pub(super) fn limits(config: &Config) -> budgets::Limits {
 /// own go beyond it.
 pub fn strangers_memory(config: &Config) -> usize {
     let budgets::Limits { strangers, prefixes, .. } = limits(config);
-    let Amounts { dialogs, transactions, bytes, .. } = strangers.amounts;
+    let Amounts { dialogs, subscriptions, transactions, bytes, .. } = strangers.amounts;
     Budgets::memory_bound(prefixes)
         + bytes as usize
         + transactions as usize * STATE_OF_A_TRANSACTION
-        + dialogs as usize * STATE_OF_A_DIALOG
+        + (dialogs as usize + subscriptions as usize) * STATE_OF_A_DIALOG
 }
 
 /// The most, however large the limits are: 4 million sources take a gigabyte.

@@ -127,10 +127,12 @@ impl Core {
         self.budgets.add(held, Amounts { bytes, ..Amounts::default() });
     }
 
-    /// A stranger at this address began a call: until it is answered, its ports are of the share of strangers.
-    pub fn is_strangers(&mut self, call: CallId, source: IpAddr) {
+    /// A stranger at this address began a call, for which it has taken `held`: until it is answered, the call and its
+    /// ports are of the share of strangers.
+    pub fn is_strangers(&mut self, call: CallId, source: IpAddr, held: Held) {
         if let Some(call) = self.calls.get_mut(&call).filter(|call| !call.is_answered()) {
             call.stranger = Some(source);
+            call.held.push(held);
         }
     }
 

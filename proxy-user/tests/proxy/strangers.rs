@@ -249,31 +249,67 @@ fn offer_of(n: usize, streams: usize) -> String {
 
 #[test]
 fn what_strangers_hold_is_bounded_by_where_they_are_and_the_registered_have_the_rest() {
-    // 60 dialogs, 200 transactions and 50 pairs of ports are for strangers: 24, 80 and 20 of them for one source.
+    // 100 calls, 200 transactions and 50 pairs of ports are for strangers: 40, 80 and 20 of them for one source.
     // A refused INVITE holds its two transactions as well.
+    let mut config = scarce();
+    config.limits.max_calls = 200;
     let from_network = |n: usize| format!("203.0.113.{}:5060", 1 + n % 200);
     let from_anywhere = |n: usize| format!("198.18.{}.7:5060", n % 200);
     for (case, source, streams, pairs) in [
         ("one source", Box::new(|_| VICTIM.to_owned()) as Box<dyn Fn(usize) -> String>, 1, 20),
         ("one network", Box::new(from_network), 1, 25),
-        ("everywhere", Box::new(from_anywhere), 1, 40),
+        ("everywhere", Box::new(from_anywhere), 1, 50),
         ("one source, many streams", Box::new(|_| VICTIM.to_owned()), 8, 16),
     ] {
-        let mut lab = Lab::new(scarce());
+        let mut lab = Lab::new(config.clone());
         registered(&mut lab, "alice", ALICE);
         for n in 0..120 {
             lab.access(&source(n), &offer_of(n, streams));
         }
-        // One pair in each realm; calls are 40 at most.
+        // One pair in each realm.
         assert_eq!(lab.load().port_pairs, 2 * pairs, "{case}");
         assert!(lab.proxy.statistics().limited > 0, "{case}");
-        if lab.load().calls < 40 {
-            assert_eq!(kinds(&lab.access(ALICE, &invite("mine", ""))), ["access 100", "core INVITE"], "{case}");
-        }
+        assert_eq!(kinds(&lab.access(ALICE, &invite("mine", ""))), ["access 100", "core INVITE"], "{case}");
         let renewed = register("alice", 2, &crate::registrations::contact("alice"), "");
         assert_eq!(kinds(&lab.access(ALICE, &renewed)), ["core REGISTER"], "{case}");
         lab.wait(Duration::from_secs(300));
         assert_eq!(lab.load().port_pairs, 0, "{case}");
+    }
+}
+
+#[test]
+fn calls_and_subscriptions_of_strangers_leave_room_for_the_registered() {
+    // All dialogs that there may be, three times `max_calls`, would be more than all calls.
+    for percent in [25, 50, 80] {
+        let mut config = scarce();
+        config.limits.max_transactions = 4_000;
+        config.strangers = Strangers { percent, network_percent: 100, source_percent: 100, ..Strangers::default() };
+        let mut lab = Lab::new(config);
+        registered(&mut lab, "alice", ALICE);
+        let from_anywhere = |n: usize| format!("198.18.{}.7:5060", n % 200);
+        for n in 0..120 {
+            lab.access(&from_anywhere(n), &offer_of(n, 1));
+        }
+        let share = 40 * percent as usize / 100;
+        assert_eq!(lab.load().calls, share, "{percent}");
+        assert_eq!(kinds(&lab.access(ALICE, &invite("mine", ""))), ["access 100", "core INVITE"], "{percent}");
+        let subscribe = |n: usize| {
+            let text = from_alice("SUBSCRIBE", BOB_URI, BOB, 1, &format!("s{n}"), "Event: dialog\n", "");
+            text.replace("call-1", &format!("subscription-{n}"))
+        };
+        let sent: Vec<_> = (0..120).flat_map(|n| lab.access(&from_anywhere(n), &subscribe(n))).collect();
+        assert_eq!(sent.iter().filter(|sent| sent.kind() == "SUBSCRIBE").count(), share, "{percent}");
+        assert_eq!(kinds(&lab.access(ALICE, &subscribe(500))), ["core SUBSCRIBE"], "{percent}");
+        // Calls that were challenged are none, but their dialogs are kept for a while.
+        lab.wait(Duration::from_secs(300));
+        lab.take();
+        for n in 200..320 {
+            let sent = lab.access(&from_anywhere(n), &offer_of(n, 1));
+            let Some(request) = sent.iter().find(|sent| sent.kind() == "INVITE") else { continue };
+            lab.core(&answer(request, "407 Proxy Authentication Required", "b1", CHALLENGE, ""));
+        }
+        let again = invite("again", "").replace("call-1", "call-2");
+        assert_eq!(kinds(&lab.access(ALICE, &again)), ["access 100", "core INVITE"], "{percent}");
     }
 }
 

@@ -5,7 +5,14 @@ use std::collections::HashMap;
 const ANY_RATE: u32 = 1_000_000;
 
 fn amounts(each: u32) -> Amounts {
-    Amounts { dialogs: each, transactions: each, port_pairs: each, bytes: each * 1_000 }
+    Amounts {
+        calls: each,
+        dialogs: each,
+        subscriptions: each,
+        transactions: each,
+        port_pairs: each,
+        bytes: each * 1_000,
+    }
 }
 
 fn limits() -> Limits {
@@ -17,7 +24,7 @@ fn address(text: &str) -> IpAddr {
     text.parse().unwrap()
 }
 
-const DIALOG: Amounts = Amounts { dialogs: 1, transactions: 0, port_pairs: 0, bytes: 0 };
+const DIALOG: Amounts = Amounts { calls: 0, dialogs: 1, subscriptions: 0, transactions: 0, port_pairs: 0, bytes: 0 };
 
 /// Takes dialogs until one is refused.
 fn fill(budgets: &mut Budgets, source: impl Fn(u32) -> IpAddr, known: bool, now: Instant) -> (Vec<Held>, Refusal) {
@@ -70,7 +77,9 @@ fn the_known_cannot_be_kept_out_by_strangers_but_may_keep_them_out() {
 fn every_resource_is_bounded_for_itself() {
     let now = Instant::now();
     for (resource, one) in [
+        (Resource::Calls, Amounts { calls: 9, ..Amounts::default() }),
         (Resource::Dialogs, Amounts { dialogs: 9, ..Amounts::default() }),
+        (Resource::Subscriptions, Amounts { subscriptions: 9, ..Amounts::default() }),
         (Resource::Transactions, Amounts { transactions: 9, ..Amounts::default() }),
         (Resource::PortPairs, Amounts { port_pairs: 9, ..Amounts::default() }),
         (Resource::Bytes, Amounts { bytes: 8_001, ..Amounts::default() }),
@@ -312,7 +321,7 @@ proptest! {
             prop_assert_eq!(budgets.usage(), expected);
             prop_assert!(expected.sources <= 16);
             let none = Amounts::default();
-            let more = Amounts { dialogs: 1, transactions: 1, port_pairs: 1, bytes: 1 };
+            let more = Amounts { dialogs: 1, transactions: 1, port_pairs: 1, bytes: 1, ..Amounts::default() };
             let within = |limit: Amounts, held: &Amounts| limit.exceeded(&none, held).is_none();
             prop_assert!(within(limits.everybody, &expected.everybody));
             prop_assert!(within(limits.strangers.amounts, &expected.strangers));

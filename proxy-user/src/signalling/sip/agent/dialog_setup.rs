@@ -49,7 +49,12 @@ impl Turn<'_> {
         now: Instant,
     ) -> Result<Option<Held>, Refusal> {
         let bytes = kept::of_dialog(request).try_into().unwrap_or(u32::MAX);
-        self.core.take(realm, source, Amounts { dialogs: 1, bytes, ..Amounts::default() }, now)
+        let one = if request.method() == Some("INVITE") {
+            Amounts { dialogs: 1, ..Amounts::default() }
+        } else {
+            Amounts { subscriptions: 1, ..Amounts::default() }
+        };
+        self.core.take(realm, source, Amounts { bytes, ..one }, now)
     }
 
     /// A new dialog, begun by `request`; `call` is given if it is one.

@@ -12,7 +12,7 @@ use super::{
 use crate::{
     accounting::{EndCause, Terminal},
     config::Side,
-    engine::{CallId, CallSide, CallStart, PerSide, Refusal},
+    engine::{CallId, CallSide, CallStart, PerSide, Refusal, budgets::Amounts},
     flow::Flow,
     media::RealmId,
     signalling::sip::{Message, Name, NameAddr, cancel_for},
@@ -37,14 +37,17 @@ impl Turn<'_> {
             return self.refuse(server, 503, now);
         }
         let Ok(held) = self.take_dialog(realm, source, request, now) else { return self.refuse(server, 503, now) };
-        let is_strangers = held.is_some();
+        let one_call = Amounts { calls: 1, ..Amounts::default() };
+        let Ok(held_by_call) = self.core.take(realm, source, one_call, now) else {
+            return self.refuse(server, 503, now);
+        };
         let call = match self.core.begin(self.call_start(request, realm, source, &plan), now) {
             Ok(call) => call,
             Err(Refusal::NotAdmitted(code)) => return self.refuse(server, code, now),
             Err(_) => return self.refuse(server, 503, now),
         };
-        if is_strangers {
-            self.core.is_strangers(call, source.ip());
+        if let Some(held) = held_by_call {
+            self.core.is_strangers(call, source.ip(), held);
         }
         self.reply(server, 100, None, now);
         let cseq = request.cseq().map(|cseq| cseq.number).unwrap_or_default();
