@@ -97,6 +97,38 @@ fn a_device_that_ignores_contact_may_act_from_where_it_is() {
 }
 
 #[test]
+fn it_is_found_by_its_tags_among_others_with_the_same_call_id() {
+    let mut lab = Lab::default();
+    let invite = |tag: &str, branch: &str| {
+        let offer = sdp(PRIVATE, 4000);
+        from_alice("INVITE", ADDRESS_OF_BOB, "<sip:bob@example.test>", 1, branch, "", &offer).replace(";tag=a1", tag)
+    };
+    let begin = |lab: &mut Lab, source: &str, tag: &str, branch: &str| {
+        only(&lab.access(source, &invite(tag, branch)), "INVITE").clone()
+    };
+    // Strangers with her Call-ID, one with her tag too.
+    let others = [(";tag=m1", "m1"), (";tag=a1", "m2"), (";tag=a1", "m3")];
+    let others = others.map(|(tag, branch)| begin(&mut lab, MALLORY, tag, branch));
+    let request = begin(&mut lab, ALICE, ";tag=a1", "i1");
+    for (n, other) in others.iter().enumerate() {
+        lab.core(&answer(other, "180 Ringing", &format!("m{n}"), ROUTE, ""));
+    }
+    for tag in ["b0", "b1"] {
+        lab.core(&answer(&request, "180 Ringing", tag, ROUTE, ""));
+    }
+    lab.core(&answer(&request, "200 OK", "b1", ROUTE, &sdp("10.9.0.30", 6000)));
+    assert_eq!(kinds(&lab.access(ALICE, &from_alice("ACK", ADDRESS_OF_BOB, BOBS_TAG, 1, "k1", "", ""))), ["core ACK"]);
+    let info = from_alice("INFO", ADDRESS_OF_BOB, &BOBS_TAG.replace("b1", "m0"), 2, "i2", "", "");
+    assert_eq!(kinds(&lab.access(ALICE, &info)), ["access 481"], "no such dialog");
+    // The softswitch names her by her tags too.
+    let sent = lab.core(&from_core("INFO", "sip:alice@10.9.0.10", 7, "i7", "", ""));
+    assert_eq!(only(&sent, "INFO").destination.to_string(), ALICE);
+    let sent = lab.access(ALICE, &from_alice("BYE", ADDRESS_OF_BOB, BOBS_TAG, 3, "y3", "", ""));
+    assert_eq!(kinds(&lab.core(&answer(only(&sent, "BYE"), "200 OK", "", "", ""))), ["access 200"]);
+    assert_eq!(lab.load().calls, 3, "hers is over");
+}
+
+#[test]
 fn so_may_one_over_its_own_connection_and_nobody_over_another() {
     let mut config = config();
     config.realms.get_mut(ACCESS).unwrap().streams.tcp = Some(5060);

@@ -123,7 +123,7 @@ impl Turn<'_> {
             acknowledged: None,
         };
         let party = self.routed(party);
-        let kept = kept::of_answerer(&party);
+        let kept = kept::of_answerer(self.dialogs.get(id)?, &party);
         let index = self.dialogs.add_answerer(id, party)?;
         if let Some(held) = self.dialogs.held_mut(id) {
             self.core.add_bytes(held, kept);

@@ -44,13 +44,29 @@ impl TokenHolder {
     }
 }
 
-/// All dialogs, and what finds them: the token of a party, a Call-ID, a call, a terminal.
+/// What identifies a dialog between two parties: Call-ID and both tags (RFC 3261 §12).
+#[derive(Debug, PartialEq, Eq, Hash)]
+struct Tags {
+    call_id: String,
+    originator: String,
+    answerer: String,
+}
+
+impl Tags {
+    fn of(dialog: &Dialog, answerer: &Party) -> Self {
+        let (originator, answerer) = (dialog.originator.tag.clone(), answerer.tag.clone());
+        Self { call_id: dialog.call_id.clone(), originator, answerer }
+    }
+}
+
+/// All dialogs, and what finds them: the token of a party, the tags of both, a call, a terminal.
 #[derive(Debug, Default)]
 pub(super) struct Dialogs {
     dialogs: Tracked<DialogId, Dialog>,
     tokens: HashMap<String, TokenHolder>,
-    /// A call that passes through twice has two with the same.
-    by_call_id: HashMap<String, Vec<DialogId>>,
+    /// Answerers. A call that passes through twice has two with the same tags. Call-IDs alone find nothing: a stranger can
+    /// begin any number of dialogs with one.
+    by_tags: HashMap<Tags, Vec<(DialogId, usize)>>,
     by_call: HashMap<CallId, DialogId>,
     by_terminal: HashMap<TerminalId, BTreeSet<DialogId>>,
     /// Dialogs that are not calls.
@@ -138,8 +154,19 @@ impl Dialogs {
         clean
     }
 
-    pub(super) fn with_call_id(&self, call_id: &str) -> &[DialogId] {
-        self.by_call_id.get(call_id).map_or(&[], Vec::as_slice)
+    /// The parties that a request with these tags may be for, each with its dialog.
+    pub(super) fn with_tags<'a>(
+        &'a self,
+        call_id: &str,
+        from: &str,
+        to: &str,
+    ) -> impl Iterator<Item = (DialogId, Role)> + use<'a> {
+        let find = |originator: &str, answerer: &str| {
+            let [call_id, originator, answerer] = [call_id, originator, answerer].map(str::to_owned);
+            self.by_tags.get(&Tags { call_id, originator, answerer }).map_or(&[][..], Vec::as_slice).iter()
+        };
+        let answerers = find(from, to).map(|&(id, index)| (id, Role::Answerer(index)));
+        answerers.chain(find(to, from).map(|&(id, _)| (id, Role::Originator)))
     }
 
     pub(super) fn of_call(&self, call: CallId) -> Option<DialogId> {
@@ -173,7 +200,9 @@ impl Dialogs {
                 self.by_terminal.entry(terminal).or_default().insert(id);
             }
         }
-        self.by_call_id.entry(dialog.call_id.clone()).or_default().push(id);
+        for (index, answerer) in dialog.answerers.iter().enumerate() {
+            self.by_tags.entry(Tags::of(&dialog, answerer)).or_default().push((id, index));
+        }
         match dialog.call() {
             Some(call) => {
                 self.by_call.insert(call.id, id);
@@ -218,16 +247,18 @@ impl Dialogs {
         if let Some(terminal) = party.standing.terminal {
             self.by_terminal.entry(terminal).or_default().insert(id);
         }
+        self.by_tags.entry(Tags::of(dialog, &party)).or_default().push((id, index));
         dialog.answerers.push(party);
         Some(index)
     }
 
     pub(super) fn remove(&mut self, id: DialogId) -> Option<Dialog> {
         let dialog = self.dialogs.remove(&id)?;
-        if let Some(ids) = self.by_call_id.get_mut(&dialog.call_id) {
-            ids.retain(|other| *other != id);
-            if ids.is_empty() {
-                self.by_call_id.remove(&dialog.call_id);
+        for tags in dialog.answerers.iter().map(|answerer| Tags::of(&dialog, answerer)) {
+            let Some(parties) = self.by_tags.get_mut(&tags) else { continue };
+            parties.retain(|(other, _)| *other != id);
+            if parties.is_empty() {
+                self.by_tags.remove(&tags);
             }
         }
         match dialog.call() {

@@ -39,15 +39,10 @@ impl Turn<'_> {
     /// Request-URI as RFC 3261 §12.2.1.1 has it.
     fn dialog_of(&self, realm: RealmId, request: &Message) -> Option<Token> {
         let (from_tag, to_tag) = (request.from_tag()?, request.to_tag()?);
-        let ids = self.dialogs.with_call_id(&request.call_id()?);
-        ids.iter().find_map(|&id| {
-            let dialog = self.dialogs.get(id)?;
-            let to = dialog.roles().find(|&to| {
-                let from_here = dialog.realms[to.side().other()] == realm;
-                from_here && dialog.sender(to, &from_tag, &to_tag).is_some()
-            })?;
-            Some(Token::Party(id, to))
-        })
+        let mut parties = self.dialogs.with_tags(&request.call_id()?, &from_tag, &to_tag);
+        let from_here =
+            |id, to: Role| self.dialogs.get(id).is_some_and(|dialog| dialog.realms[to.side().other()] == realm);
+        parties.find(|&(id, to)| from_here(id, to)).map(|(id, to)| Token::Party(id, to))
     }
 
     /// A request inside a dialog, for the party `to`; `secret` says that it named it by its token.

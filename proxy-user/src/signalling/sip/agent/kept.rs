@@ -2,7 +2,7 @@
 //! it. What has the same size for each transaction or dialog is counted with these (`engine::strangers_memory`).
 
 use super::{
-    dialogs::Party,
+    dialogs::{Dialog, Party},
     registrations::{Pending, Stated},
     state::{Forward, Purpose, Turn},
     transactions::{Client, Server, ServerTxId},
@@ -16,6 +16,8 @@ const RESPONSE: usize = 2_048;
 const STRING: usize = size_of::<String>() + 32;
 /// Bytes of a token and its entry in the map of all.
 const TOKEN: usize = 384;
+/// Bytes of an entry in the map of tags besides their text.
+const TAGS: usize = 384;
 
 impl Turn<'_> {
     /// Counts what a request takes, after it was forwarded or answered, beyond what was reserved for it. It is too late
@@ -47,10 +49,12 @@ pub(super) fn of_dialog(request: &Message) -> usize {
 }
 
 /// What a party takes that answers a dialog's first request, of which a fork has several.
-pub(super) fn of_answerer(party: &Party) -> usize {
+pub(super) fn of_answerer(dialog: &Dialog, party: &Party) -> usize {
     let routes: usize = party.routes.iter().map(|route| route.len() + STRING).sum();
     // With the room for as many again.
-    2 * size_of::<Party>() + TOKEN + party.tag.len() + party.target.len() + routes
+    let state = 2 * size_of::<Party>() + TOKEN + party.tag.len() + party.target.len() + routes;
+    // It is found by Call-ID and tags.
+    state + TAGS + dialog.call_id.len() + dialog.originator.tag.len() + party.tag.len()
 }
 
 fn of_server(server: &Server) -> usize {
