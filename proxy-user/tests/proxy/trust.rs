@@ -254,6 +254,54 @@ fn a_transaction_follows_a_terminal_to_another_port() {
 }
 
 #[test]
+fn a_caller_that_registered_elsewhere_is_still_the_one_whose_call_rings() {
+    for restarts in [false, true] {
+        let mut lab = Lab::default();
+        registered(&mut lab, "alice", ALICE);
+        let invite = from_alice("INVITE", ADDRESS_OF_BOB, "<sip:bob@example.test>", 1, "i1", "", &sdp(PRIVATE, 4000));
+        let forwarded = only(&lab.access(ALICE, &invite), "INVITE").clone();
+        lab.core(&answer(&forwarded, "180 Ringing", "b1", ROUTE, ""));
+        let request = only(&lab.access(ALICE_MOBILE, &register("alice", 2, &contact("alice"), "")), "REGISTER").clone();
+        let bound = format!("Contact: {};expires=600\n", request.header(Name::Contact));
+        lab.core(&answer(&request, "200 OK", "r", &bound, ""));
+        if restarts {
+            lab.restart(EarlierStreams::Kept);
+        }
+        for source in [ALICE_MOBILE, ALICE, ALICE_MOBILE] {
+            let sent = lab.access(source, &invite);
+            assert_eq!((kinds(&sent), lab.load().calls), (vec!["access 180".into()], 1), "no second call");
+            assert_eq!(sent[0].destination.to_string(), source);
+        }
+        let cancel = from_alice("CANCEL", ADDRESS_OF_BOB, "<sip:bob@example.test>", 1, "i1", "", "");
+        assert_eq!(kinds(&lab.access(MALLORY, &cancel)), ["access 481"]);
+        assert_eq!(kinds(&lab.access(ALICE_MOBILE, &cancel)), ["access 200", "core CANCEL"], "{restarts}");
+        let sent = lab.core(&answer(&forwarded, "487 Request Terminated", "b1", "", ""));
+        assert_eq!(only(&sent, "487").destination.to_string(), ALICE_MOBILE);
+        lab.wait(Duration::from_secs(40));
+        assert_eq!((lab.load().calls, lab.load().transactions), (0, 0));
+    }
+}
+
+#[test]
+fn one_invite_from_two_addresses_that_become_one_is_two_calls_after_a_restart_too() {
+    let mut lab = Lab::default();
+    registered(&mut lab, "alice", ALICE);
+    let invite = from_alice("INVITE", ADDRESS_OF_BOB, "<sip:bob@example.test>", 1, "i1", "", &sdp(PRIVATE, 4000));
+    for source in [ALICE, ALICE_MOBILE] {
+        let forwarded = only(&lab.access(source, &invite), "INVITE").clone();
+        lab.core(&answer(&forwarded, "180 Ringing", "b1", ROUTE, ""));
+    }
+    let request = only(&lab.access(ALICE_MOBILE, &register("alice", 2, &contact("alice"), "")), "REGISTER").clone();
+    let bound = format!("Contact: {};expires=600\n", request.header(Name::Contact));
+    lab.core(&answer(&request, "200 OK", "r", &bound, ""));
+    assert_eq!(lab.restart(EarlierStreams::Kept).calls, 2);
+    lab.take();
+    lab.proxy.shutdown(lab.now);
+    lab.settle();
+    assert_eq!(lab.take().iter().filter(|sent| sent.kind() == "CANCEL").count(), 2, "nobody rings on for either");
+}
+
+#[test]
 fn a_phone_that_was_switched_off_and_on_replaces_its_binding() {
     let mut lab = Lab::default();
     let plain = format!("Contact: <sip:alice@{PRIVATE}:5060>\nExpires: 600");

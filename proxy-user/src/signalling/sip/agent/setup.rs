@@ -10,13 +10,16 @@ use super::{
 };
 use crate::{config::Side, flow::Flow, media::RealmId, signalling::sip::Message};
 use serde::{Deserialize, Serialize};
-use std::time::Instant;
+use std::{net::SocketAddr, time::Instant};
 
 /// Both transactions of an INVITE without a final response.
 #[derive(Serialize, Deserialize)]
 pub(super) struct Setup {
     realm: RealmId,
     source: Flow,
+    /// From which address it came first, and by which transport; from any port.
+    #[serde(default)]
+    first: Option<Flow>,
     #[serde(with = "octets")]
     request: Vec<u8>,
     tag: String,
@@ -60,6 +63,7 @@ impl Setup {
         Some(Self {
             realm: server.realm(),
             source: server.source(),
+            first: Some(Flow::to(server.key().transport, SocketAddr::new(server.key().peer, 0))),
             request: server.request().bytes().to_vec(),
             tag: server.tag().to_owned(),
             response: server.response().to_vec(),
@@ -72,15 +76,16 @@ impl Turn<'_> {
     /// Takes up the transactions of a call that was ringing. One whose caller was on a connection, which ended with the
     /// process, is given up.
     pub(super) fn ring_on(&mut self, id: DialogId, setup: Setup, now: Instant) {
-        let Setup { realm: from, source, request, tag, response, forwarded } = setup;
+        let Setup { realm: from, source, first, request, tag, response, forwarded } = setup;
         let Ok(request) = Message::parse(&request) else { return };
         // Only the earlier process knew how much may still be sent to an unproved address.
         self.core.hears(from, source, request.bytes().len(), || false, now);
-        let key = server_key(from, source, &request, "INVITE");
+        let key = server_key(from, first.unwrap_or(source), &request, "INVITE");
         let server = Server::new(key, source, request, tag).with_response(response);
         let Some(server) = self.transactions.open_server(server) else {
             return self.core.inconsistent("one INVITE of two dialogs");
         };
+        self.transactions.move_server(server, source);
         if let Some(call) = self.dialogs.call_mut(id) {
             call.invite = Some(server);
         }

@@ -62,8 +62,9 @@ impl<P> Transactions<P> {
 
     /// A request came. `None` where one with the same key came before, which is then to be found by it.
     pub(super) fn open_server(&mut self, server: Server) -> Option<ServerTxId> {
-        if self.by_key.contains_key(server.key()) {
-            return None;
+        if let Some(other) = self.by_key.get(server.key()) {
+            // One of an earlier process, whose address the sender of another one moved to.
+            self.servers.get_mut(other).filter(|other| other.key() != server.key())?.is_at(None);
         }
         self.last += 1;
         let id = ServerTxId(self.last);
@@ -105,9 +106,19 @@ impl<P> Transactions<P> {
         self.with_server(id, now, Server::acknowledge).unwrap_or(false)
     }
 
-    /// The sender of a request has moved. Returns where it was before.
+    /// The sender of a request has moved. Returns where it was before. What it sends again, and an ACK or CANCEL, are of the
+    /// transaction from there too.
     pub(super) fn move_server(&mut self, id: ServerTxId, to: Flow) -> Option<Flow> {
-        self.servers.get_mut(&id).map(|server| server.move_to(to))
+        let server = self.servers.get_mut(&id)?;
+        let before = server.move_to(to);
+        let key = ServerKey { peer: to.ip(), transport: to.transport, ..server.key().clone() };
+        if !self.by_key.contains_key(&key) {
+            self.by_key.insert(key.clone(), id);
+            if let Some(last) = server.is_at(Some(key)) {
+                self.by_key.remove(&last);
+            }
+        }
+        Some(before)
     }
 
     /// A request was forwarded as another one.
@@ -125,7 +136,9 @@ impl<P> Transactions<P> {
     /// It will not be answered any more.
     pub(super) fn close_server(&mut self, id: ServerTxId) -> Option<Server> {
         let server = self.servers.remove(&id)?;
-        self.by_key.remove(server.key());
+        for key in server.keys() {
+            self.by_key.remove(key);
+        }
         Some(server)
     }
 

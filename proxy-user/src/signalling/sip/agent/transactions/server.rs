@@ -28,6 +28,8 @@ pub(in super::super) struct ServerKey {
 #[derive(Debug)]
 pub(in super::super) struct Server {
     key: ServerKey,
+    /// The same where its sender has moved to.
+    moved: Option<ServerKey>,
     /// Where it came from, and its responses go.
     source: Flow,
     request: Message,
@@ -58,7 +60,8 @@ impl Server {
             "INVITE" => Machine::Invite(InviteServer::new()),
             _ => Machine::NonInvite(NonInviteServer::new()),
         };
-        Self { key, source, request, response: Vec::new(), client: None, tag, held: None, exempt: None, machine }
+        let (response, client, moved, held, exempt) = (Vec::new(), None, None, None, None);
+        Self { key, moved, source, request, response, client, tag, held, exempt, machine }
     }
 
     /// One that takes this of the share of strangers, or nothing because it is exempt.
@@ -75,6 +78,16 @@ impl Server {
 
     pub(in super::super) fn key(&self) -> &ServerKey {
         &self.key
+    }
+
+    /// What finds it.
+    pub(super) fn keys(&self) -> impl Iterator<Item = &ServerKey> {
+        self.moved.iter().chain([&self.key])
+    }
+
+    /// It is found by this key too, and no longer by the one that is returned.
+    pub(super) fn is_at(&mut self, key: Option<ServerKey>) -> Option<ServerKey> {
+        std::mem::replace(&mut self.moved, key)
     }
 
     /// The realm that it came from.
