@@ -238,6 +238,11 @@ impl Core {
         self.tell_known(realm, flow, |core| core.terminals.unbind(id));
     }
 
+    /// A terminal named the secret of a party. Returns whether it is the first time.
+    pub fn terminal_named_secret(&mut self, id: TerminalId) -> bool {
+        self.terminals.named_secret(id)
+    }
+
     /// The registered terminals.
     pub fn terminals(&self) -> &Terminals {
         &self.terminals

@@ -22,6 +22,9 @@ pub struct Terminal {
     pub core: RealmId,
     /// Where its last accepted registration came from, and messages for it go.
     pub flow: Flow,
+    /// It has named the secret of a party in some call: it is a device that does so, in its next calls too.
+    #[serde(default)]
+    pub names_secrets: bool,
 }
 
 /// All registered terminals, by number and by flow.
@@ -70,6 +73,11 @@ impl Terminals {
         true
     }
 
+    /// A terminal named the secret of a party. Returns whether it is the first time.
+    pub(crate) fn named_secret(&mut self, id: TerminalId) -> bool {
+        self.terminals.get_mut(&id).is_some_and(|terminal| !std::mem::replace(&mut terminal.names_secrets, true))
+    }
+
     /// A terminal is no longer registered.
     pub(crate) fn unbind(&mut self, id: TerminalId) -> Option<Terminal> {
         let terminal = self.terminals.remove(&id)?;
@@ -103,6 +111,7 @@ mod tests {
             realm: RealmId::new(0),
             core: RealmId::new(1),
             flow: Flow::udp(flow.parse().unwrap()),
+            names_secrets: false,
         }
     }
 

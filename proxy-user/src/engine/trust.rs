@@ -20,6 +20,13 @@ pub struct Standing {
     pub terminal: Option<TerminalId>,
     /// It has named its secret: a message without it is not from this party, whatever source its packets show.
     pub named_secret: bool,
+    /// It is a terminal that names its secrets: the same.
+    #[serde(default)]
+    pub names_secrets: bool,
+    /// It was shown its secret elsewhere, and has not answered from where it is what was only sent there: to name the
+    /// secret does not prove that it is there.
+    #[serde(default)]
+    pub unproved: bool,
 }
 
 /// Whether a message comes from the party that it names.
@@ -36,7 +43,7 @@ pub enum Verdict {
 impl Standing {
     /// A party that was heard over this flow.
     pub fn new(realm: RealmId, flow: Flow, terminal: Option<TerminalId>) -> Self {
-        Self { realm, flow, terminal, named_secret: false }
+        Self { realm, flow, terminal, named_secret: false, names_secrets: false, unproved: false }
     }
 }
 
@@ -51,7 +58,8 @@ impl Core {
         }
         let bound = party.terminal.and_then(|id| self.terminals.get(id));
         // The source of a datagram can be forged; a connection's cannot.
-        let believed = secret || !party.named_secret || from.transport.is_reliable();
+        let names_it = party.named_secret || party.names_secrets;
+        let believed = secret || !names_it || from.transport.is_reliable();
         match bound.is_some_and(|terminal| terminal.flow == from) {
             _ if from == party.flow && believed => Verdict::Same,
             // Where its registration came from, but not where it sent from last.

@@ -185,6 +185,47 @@ fn a_restart_makes_nobody_known_who_has_not_shown_where_it_is() {
     }
 }
 
+/// A party that says, with its token and its accomplice's consent, that it is where somebody else is.
+#[test]
+fn a_party_proves_no_address_by_a_token_that_it_was_shown_elsewhere() {
+    for answers in [false, true] {
+        let mut lab = Lab::default();
+        let call = answered(&mut lab);
+        let text = from_alice("INFO", &call.bob, BOBS_TAG, 2, "i2", "", "");
+        let mut came = text.len();
+        let sent = lab.access(VICTIM, &text);
+        let mut went = bytes_to_victim(&sent);
+        went += bytes_to_victim(&lab.core(&answer(only(&sent, "INFO"), "200 OK", "", "", "")));
+        // It has the accomplice's requests sent there, with all their repetitions, ...
+        let mut reached = 0;
+        for cseq in 10..30 {
+            // ... and says once more that it is there.
+            let ack = from_alice("ACK", &call.bob, BOBS_TAG, 1, &format!("k{cseq}"), "", "");
+            if cseq == 20 {
+                came += ack.len();
+                went += bytes_to_victim(&lab.access(VICTIM, &ack));
+            }
+            let long = format!("X-Long: {}", "x".repeat(900));
+            let sent = lab.core(&from_core("INFO", &call.alice, cseq, &format!("n{cseq}"), &long, ""));
+            went += bytes_to_victim(&sent);
+            let info = sent.iter().find(|sent| sent.kind() == "INFO").cloned();
+            reached += usize::from(info.is_some());
+            if let Some(info) = info.filter(|_| answers) {
+                // Who is there after all, and gets what is sent there, answers.
+                lab.access(VICTIM, &answer(&info, "200 OK", "", "", ""));
+            }
+            lab.wait(Duration::from_secs(1));
+            went += bytes_to_victim(&lab.take());
+        }
+        if answers {
+            assert_eq!(reached, 20);
+        } else {
+            assert!(went <= 3 * came, "{came} bytes came, {went} went");
+            assert!(reached > 0);
+        }
+    }
+}
+
 #[test]
 fn vias_that_are_none_or_too_many_are_refused_and_not_repeated() {
     for (case, vias, code, repeated) in [

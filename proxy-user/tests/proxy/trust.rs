@@ -301,6 +301,60 @@ fn one_invite_from_two_addresses_that_become_one_is_two_calls_after_a_restart_to
     assert_eq!(lab.take().iter().filter(|sent| sent.kind() == "CANCEL").count(), 2, "nobody rings on for either");
 }
 
+/// The core calls Alice, who answers: her token, with which the core reaches her, and Carol's, which she is shown.
+fn called(lab: &mut Lab, alice: &str, n: u32) -> (String, String) {
+    let call_id = |text: String| text.replace("out-1", &format!("out-{n}"));
+    let sent = lab.core(&call_id(outside("INVITE", alice, &format!("o{n}"), "", &sdp("10.9.0.30", 6000))));
+    let invite = only(&sent, "INVITE").clone();
+    let contact = format!("Contact: <sip:alice@{PRIVATE}:5060>\n");
+    let ok = lab.access(ALICE, &answer(&invite, "200 OK", "a1", &contact, &sdp(PRIVATE, 4000)));
+    let ack = outside("ACK", &only(&ok, "200").contact(), &format!("k{n}"), "", "");
+    let sent = lab.core(&call_id(ack.replace("<sip:alice@example.test>", "<sip:alice@example.test>;tag=a1")));
+    assert_eq!(kinds(&sent), ["access ACK"]);
+    (ok[0].contact(), invite.contact())
+}
+
+/// What Alice sends in the call in which she is called.
+fn of_the_called(method: &str, uri: &str, n: u32, cseq: u32) -> String {
+    let text = from_alice(method, uri, "<sip:carol@203.0.113.10>;tag=c1", cseq, &format!("c{n}-{cseq}"), "", "");
+    text.replace("call-1", &format!("out-{n}"))
+}
+
+#[test]
+fn a_phone_that_has_named_tokens_before_is_not_believed_without_in_its_next_calls() {
+    for restarts in [false, true] {
+        let mut lab = Lab::default();
+        let alice = registered(&mut lab, "alice", ALICE);
+        let (_, carol) = called(&mut lab, &alice, 1);
+        let sent = lab.access(ALICE, &of_the_called("BYE", &carol, 1, 1));
+        assert_eq!(kinds(&lab.core(&answer(only(&sent, "BYE"), "200 OK", "", "", ""))), ["access 200"]);
+        if restarts {
+            lab.restart(EarlierStreams::Kept);
+        }
+        // All that she does in her next call is to answer; somebody who knows its tags forges her source.
+        let (_, carol) = called(&mut lab, &alice, 2);
+        for (n, method) in ["BYE", "INVITE", "UPDATE", "INFO"].into_iter().enumerate() {
+            let sent = lab.access(ALICE, &of_the_called(method, ADDRESS_OF_BOB, 2, 1_000 + n as u32));
+            assert!(kinds(&sent).iter().all(|kind| kind.starts_with("access")), "{method}: {sent:?}");
+        }
+        assert_eq!((lab.load().calls, lab.proxy.statistics().strangers_refused), (1, 4), "{restarts}");
+        let sent = lab.access(ALICE, &of_the_called("BYE", &carol, 2, 1));
+        assert_eq!(kinds(&lab.core(&answer(only(&sent, "BYE"), "200 OK", "", "", ""))), ["access 200"]);
+        assert_eq!(lab.load().calls, 0);
+    }
+}
+
+#[test]
+fn a_phone_that_has_never_named_one_may_act_in_each_of_its_calls() {
+    let mut lab = Lab::default();
+    let alice = registered(&mut lab, "alice", ALICE);
+    for n in 1..4 {
+        called(&mut lab, &alice, n);
+        let sent = lab.access(ALICE, &of_the_called("BYE", ADDRESS_OF_BOB, n, 1));
+        assert_eq!(kinds(&sent), ["core BYE"], "{n}");
+    }
+}
+
 #[test]
 fn a_phone_that_was_switched_off_and_on_replaces_its_binding() {
     let mut lab = Lab::default();

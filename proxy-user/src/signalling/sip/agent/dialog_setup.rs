@@ -91,11 +91,16 @@ impl Turn<'_> {
             None => Usage::Subscription { ends_at: now },
         };
         let originator = self.routed(originator);
+        let terminal = plan.terminal.and_then(|id| self.core.terminals().get(id));
+        let mut called = Standing::new(plan.realm, plan.destination, plan.terminal);
+        // It is shown the secret in Contact.
+        let is_shown = request.values(Name::Contact).next().is_some();
+        called.names_secrets = is_shown && terminal.is_some_and(|terminal| terminal.names_secrets);
         let id = self.dialogs.insert(Dialog {
             call_id: request.call_id().unwrap_or_default().into_owned(),
             realms: PerSide::new(realm, plan.realm),
             originator,
-            called: Standing::new(plan.realm, plan.destination, plan.terminal),
+            called,
             answerers: Vec::new(),
             identities,
             usage,

@@ -376,7 +376,7 @@ impl Dialog {
             .iter()
             .any(|callee| callee.acknowledged.as_ref().is_some_and(|(sender, ..)| *sender == Role::Originator));
         let caller = Some(&self.originator).filter(|caller| acknowledged || caller.standing.named_secret);
-        caller.into_iter().chain(&self.answerers)
+        caller.into_iter().chain(&self.answerers).filter(|party| !party.standing.unproved)
     }
 
     /// Its parties.

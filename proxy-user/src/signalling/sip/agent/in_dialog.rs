@@ -107,7 +107,7 @@ impl Turn<'_> {
             return None;
         }
         // The tag, or the secret, was sent there; not to where it has moved, as far as is known.
-        if verdict == Verdict::Same && (secret || !to_tag.is_empty()) {
+        if verdict == Verdict::Same && !standing.unproved && (secret || !to_tag.is_empty()) {
             self.core.proved(standing.realm, source, now);
             if dialog.call().is_some_and(|call| self.core.is_answered(call.id)) {
                 self.core.met(standing.realm, source, now);
@@ -126,7 +126,7 @@ impl Turn<'_> {
         let Some(standing) = self.dialogs.party(id, to).map(|party| &party.standing) else {
             return self.core.inconsistent("a request to no party");
         };
-        if standing.named_secret {
+        if standing.named_secret && !standing.unproved {
             self.core.proved(standing.realm, standing.flow, self.now);
         }
     }
@@ -136,6 +136,12 @@ impl Turn<'_> {
         let Some(standing) = self.dialogs.party(id, role).map(|party| &party.standing) else {
             return self.core.inconsistent("a request of no party");
         };
+        if let Some(id) = standing.terminal.filter(|_| secret)
+            && self.core.terminal_named_secret(id)
+        {
+            let user = self.core.terminals().get(id).map(|terminal| terminal.user.as_str());
+            self.registrations.touch(user.unwrap_or_default(), id);
+        }
         let named_secret = standing.named_secret || secret;
         // A server in a core realm speaks from any port; requests to it follow the route set.
         let stays = verdict == Verdict::Moves || self.core.is_core(standing.realm);
@@ -157,8 +163,11 @@ impl Turn<'_> {
             return;
         }
         debug!(%before, %to, "a terminal's signalling comes from another place now");
+        // A datagram's source can be forged, by the party itself too: it may want another host to be sent what is for it.
+        let is_proved = to.transport.is_reliable() || self.core.is_known(party.standing.realm, to);
         if let Some(party) = self.dialogs.party_mut(id, role) {
             party.standing.flow = to;
+            party.standing.unproved = !is_proved && (party.standing.unproved || before.ip() != to.ip());
         }
         let Some(call) = self.dialogs.call(id) else { return };
         let (call, invite) = (call.id, call.invite.filter(|_| role == Role::Originator));

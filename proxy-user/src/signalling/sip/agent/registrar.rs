@@ -171,6 +171,7 @@ impl Turn<'_> {
                     realm: pending.realm,
                     core: pending.core,
                     flow: pending.source,
+                    names_secrets: false,
                 };
                 info!(aor = pending.aor, source = %pending.source, contact = uri, seconds = lasts.as_secs(), "registered");
                 self.registrations.insert(Binding {

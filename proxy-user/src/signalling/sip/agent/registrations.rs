@@ -157,6 +157,14 @@ impl Registrations {
         exactly.or_else(|| known().find(|(_, binding)| rebooted(binding)))
     }
 
+    /// Something changed about a user's terminal, which the journal has with its binding.
+    pub(super) fn touch(&mut self, user: &str, terminal: TerminalId) {
+        let of_terminal = |id: &BindingId| self.bindings.get(id).is_some_and(|binding| binding.terminal == terminal);
+        if let Some(id) = self.of(user).iter().copied().find(of_terminal) {
+            self.bindings.get_mut(&id);
+        }
+    }
+
     pub(super) fn insert(&mut self, binding: Binding) -> BindingId {
         self.restore(self.last + 1, binding)
     }
@@ -207,6 +215,7 @@ mod tests {
                 realm: RealmId::new(0),
                 core: RealmId::new(1),
                 flow,
+                names_secrets: false,
             }),
             aor: ALICE.into(),
             token: "t".into(),

@@ -12,6 +12,7 @@ use super::{
 };
 use crate::{
     accounting::EndCause,
+    engine::Standing,
     flow::Flow,
     media::RealmId,
     signalling::sip::{Message, Name, ack_for, check_response},
@@ -32,6 +33,7 @@ impl Turn<'_> {
             return self.core.inconsistent("no client transaction for a response");
         };
         self.wake_client(id);
+        self.proved_by_response(id, source, now);
         if received.acknowledge {
             self.acknowledge(id, &response);
         }
@@ -54,6 +56,21 @@ impl Turn<'_> {
             Some(Purpose::KeepAlive(binding)) => self.keepalive_answered(*binding),
             Some(Purpose::Forward(_) | Purpose::Hangup) => {}
             None => self.core.inconsistent("a response ended its transaction"),
+        }
+    }
+
+    /// A response that comes from where its request was sent proves that address: nobody else knows the branch.
+    fn proved_by_response(&mut self, id: ClientTxId, source: Flow, now: Instant) {
+        let Some(client) = self.transactions.client(id).filter(|client| client.destination() == source) else { return };
+        self.core.proved(client.realm(), source, now);
+        let Purpose::Forward(Forward { dialog: Some(InDialog { id, to: Some(to), .. }), .. }) = client.purpose() else {
+            return;
+        };
+        let is_there = |standing: &Standing| standing.unproved && standing.flow == source;
+        if self.dialogs.party(*id, *to).is_some_and(|party| is_there(&party.standing))
+            && let Some(party) = self.dialogs.party_mut(*id, *to)
+        {
+            party.standing.unproved = false;
         }
     }
 
