@@ -1,5 +1,6 @@
 //! An attacker among the simulated phones: it knows Call-IDs, tags and addresses of every call, forges requests,
-//! responses and sources, registers itself, and calls. Whatever it does, no call, binding or stream is moved, ended or
+//! responses and sources, registers itself, calls, and has an honest phone in calls of its own, whose tokens it keeps
+//! when they have ended. Whatever it does, no call, binding or stream is moved, ended or
 //! heard by it, and no address that has not proved itself gets more than three times the bytes that came from there.
 
 use crate::{
@@ -35,7 +36,11 @@ pub(crate) struct Attacker {
     sources: BTreeSet<SocketAddr>,
     /// Bytes from and to each of them that never proved itself.
     bytes: HashMap<IpAddr, (usize, usize)>,
+    /// Where its own phone is, and the tokens of others that this was shown.
+    phone: Option<SocketAddr>,
+    tokens: Vec<String>,
     serial: u32,
+    pub(crate) with_tokens: usize,
     pub(crate) attempts: usize,
     pub(crate) in_dialogs: usize,
 }
@@ -53,6 +58,8 @@ fn own(world: &World, port: u16) -> SocketAddr {
 }
 
 const REGISTERED: u16 = 5060;
+/// The user of its own phone.
+const OWN_PHONE: &str = "trudy";
 
 impl Attacker {
     /// Takes what is sent to one of its sources.
@@ -79,6 +86,11 @@ impl Attacker {
     /// Sees what passes, except the tokens in it.
     pub(crate) fn watches(&mut self, sent: &Sent) {
         let message = sent.message();
+        if self.phone == Some(sent.destination.remote) && sent.realm == ACCESS && sent.has(Name::Contact) {
+            let contact = sent.contact();
+            let token = contact.split([':', '@']).nth(1).filter(|token| token.len() == 13).map(str::to_owned);
+            self.tokens.extend(token.filter(|token| !self.tokens.contains(token)));
+        }
         let (Some(call_id), Some(from), Some(to)) =
             (message.call_id(), message.value(Name::From), message.value(Name::To))
         else {
@@ -152,11 +164,12 @@ fn nobodys_media_is_the_attackers(world: &World) {
 pub(crate) fn attack(world: &mut World) {
     world.attacker.attempts += 1;
     world.attacker.serial += 1;
-    match world.random.random_range(0..10) {
+    match world.random.random_range(0..12) {
         0 => register(world),
         1 => invite(world),
         2 => response(world),
         3 => garbage(world),
+        4 | 5 => with_own_token(world),
         _ => in_dialog(world),
     }
 }
@@ -264,6 +277,61 @@ fn in_dialog(world: &mut World) {
     inject(world, source, &text);
 }
 
+/// With a token of its own calls, which may have ended, and all that is known of a dialog of others; or with a branch that
+/// one of them may have used.
+fn with_own_token(world: &mut World) {
+    let of_others = |known: &&Known| !known.from.contains(OWN_PHONE) && !known.to.contains(OWN_PHONE);
+    let dialogs: Vec<_> = world.attacker.dialogs.iter().filter(of_others).cloned().collect();
+    let tokens = world.attacker.tokens.clone();
+    if dialogs.is_empty() || tokens.is_empty() {
+        return;
+    }
+    world.attacker.with_tokens += 1;
+    let mut known = dialogs[world.random.random_range(0..dialogs.len())].clone();
+    if world.random.random_bool(0.5) {
+        std::mem::swap(&mut known.from, &mut known.to);
+    }
+    let methods = ["INVITE", "UPDATE", "BYE", "ACK", "INFO", "REFER", "PRACK", "NOTIFY", "CANCEL", "SUBSCRIBE"];
+    let method = methods[world.random.random_range(0..methods.len())];
+    let victim = world.phones.iter().find(|phone| known.from.contains(&phone.name)).map(|phone| phone.source.clone());
+    let port = world.random.random_range(10_000..60_000);
+    let cancels = method == "CANCEL";
+    let has_named = world.attacker.named.contains(&(known.call_id.clone(), tag(&known.from)));
+    let source = match (victim, world.random.random_range(0..4)) {
+        // A token that is forgotten is none.
+        (Some(victim), 0) if !cancels && has_named => victim.parse().unwrap(),
+        (_, 1) => world.attacker.phone.unwrap(),
+        (_, 2) => own(world, REGISTERED),
+        _ => own(world, port),
+    };
+    let own_access = host_text(&world.lab.own_access());
+    let token = &tokens[world.random.random_range(0..tokens.len())];
+    let serial = world.attacker.serial;
+    // Phones count their branches.
+    let branch = if cancels { world.random.random_range(1..30).to_string() } else { format!("mt{serial}") };
+    let cseq = world.random.random_range(1..5_000);
+    let host = if source.is_ipv4() { PRIVATE.to_owned() } else { host_text(&source.ip().to_string()) };
+    let body =
+        if matches!(method, "INVITE" | "UPDATE" | "ACK" | "PRACK") { sdp(PRIVATE, 4_000) } else { String::new() };
+    let rack = world.random.random_range(1..5);
+    let text = sip(&format!(
+        "{method} sip:{token}@{own_access}:5060 SIP/2.0
+        Via: SIP/2.0/UDP {host}:5060;branch=z9hG4bK{branch};rport
+        Max-Forwards: 70
+        From: {}
+        To: {}
+        Call-ID: {}
+        CSeq: {cseq} {method}
+        Contact: <sip:{OWN_PHONE}@{host}:5060>
+        RAck: {rack} 1 INVITE
+        Event: refer
+        Subscription-State: terminated
+        Refer-To: <sip:{OWN_PHONE}@example.test>\n\n{body}",
+        known.from, known.to, known.call_id,
+    ));
+    inject(world, source, &text);
+}
+
 /// Its own binding, somebody else's, and with somebody else's source.
 fn register(world: &mut World) {
     let names = ["mallory", "alice", "bob", "carol"];
@@ -363,10 +431,11 @@ fn seeds() -> u64 {
     seeds.map_or(300, |seeds| seeds.parse().expect("LATCH_ATTACKER_SEEDS is a number"))
 }
 
-fn simulate(seed: u64) -> (usize, usize, usize) {
+fn simulate(seed: u64) -> [usize; 4] {
     let mut world = World::new(seed, seed.is_multiple_of(3));
+    world.attacker.phone = Some(world.join(OWN_PHONE));
     let start = world.lab.now;
-    for index in 0..3 {
+    for index in 0..4 {
         for time in [0, 40] {
             let jitter = world.random.random_range(0..900);
             world.at(start + Duration::from_millis(time * 1000 + jitter), Event::Register(index));
@@ -379,9 +448,19 @@ fn simulate(seed: u64) -> (usize, usize, usize) {
             world.at(start + when, Event::Call(from, to, false));
         }
     }
+    for _ in 0..2 {
+        let when = Duration::from_millis(world.random.random_range(2_000..30_000));
+        let other = world.random.random_range(0..3);
+        let (from, to) = if world.random.random_bool(0.5) { (3, other) } else { (other, 3) };
+        world.at(start + when, Event::Call(from, to, false));
+    }
     if seed.is_multiple_of(4) {
         let when = Duration::from_millis(world.random.random_range(2_000..60_000));
         world.at(start + when, Event::Restart);
+        // What comes first after it is from the attacker.
+        for n in 0..10 {
+            world.at(start + when + Duration::from_millis(n), Event::Attack);
+        }
     }
     for tick in 0..140 {
         world.at(start + Duration::from_millis(500 * tick), Event::Tick);
@@ -398,7 +477,7 @@ fn simulate(seed: u64) -> (usize, usize, usize) {
     }
     assert_eq!(world.lab.proxy.statistics().inconsistencies, 0);
     let answered = world.lab.records.iter().filter(|record| record.answer.is_some()).count();
-    (world.attacker.attempts, world.attacker.in_dialogs, answered)
+    [world.attacker.attempts, world.attacker.in_dialogs, world.attacker.with_tokens, answered]
 }
 
 #[test]
@@ -409,13 +488,13 @@ fn an_attacker_moves_ends_and_hears_nothing() {
         let handles: Vec<_> = (0..threads).map(|thread| scope.spawn(run(thread))).collect();
         handles.into_iter().flat_map(|handle| handle.join().expect("a seed failed")).collect()
     });
-    let [attempts, in_dialogs, answered] = outcomes
-        .into_iter()
-        .fold([0; 3], |[a, b, c], (attempts, in_dialogs, answered)| [a + attempts, b + in_dialogs, c + answered]);
-    println!("{attempts} attempts, {in_dialogs} in dialogs, {answered} calls answered");
+    let add = |sum: [usize; 4], one: [usize; 4]| std::array::from_fn(|n| sum[n] + one[n]);
+    let [attempts, in_dialogs, with_tokens, answered] = outcomes.into_iter().fold([0; 4], add);
+    println!("{attempts} attempts, {in_dialogs} in dialogs, {with_tokens} with own tokens, {answered} calls answered");
     assert!(in_dialogs as u64 > 10 * seeds() && answered as u64 > seeds() / 4, "{in_dialogs} {answered}");
+    assert!(with_tokens as u64 > seeds(), "{with_tokens}");
 }
 
-fn checked(seed: u64) -> (usize, usize, usize) {
+fn checked(seed: u64) -> [usize; 4] {
     std::panic::catch_unwind(|| simulate(seed)).unwrap_or_else(|_| panic!("seed {seed}"))
 }

@@ -15,6 +15,7 @@ use rand::{Rng, SeedableRng, rngs::StdRng};
 use std::{
     cmp::Reverse,
     collections::{BTreeSet, BinaryHeap, HashMap},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     time::{Duration, Instant},
 };
 
@@ -97,6 +98,19 @@ impl World {
             out_of_reach: 0,
             attacker: Attacker::default(),
         }
+    }
+
+    /// One more phone, behind a NAT of its own.
+    pub(crate) fn join(&mut self, name: &str) -> SocketAddr {
+        let last: SocketAddr = self.phones[self.phones.len() - 1].source.parse().unwrap();
+        let address = match last.ip() {
+            IpAddr::V4(address) => IpAddr::V4(Ipv4Addr::from(u32::from(address) + 1)),
+            IpAddr::V6(address) => IpAddr::V6(Ipv6Addr::from(u128::from(address) + 1)),
+        };
+        let source = SocketAddr::new(address, last.port() + 1);
+        self.phones.push(Phone::new(name, &source.to_string()));
+        self.connections.push((0, [self.lab.now; 2]));
+        source
     }
 
     pub(crate) fn at(&mut self, when: Instant, event: Event) {
