@@ -102,6 +102,23 @@ fn a_refusal_is_repeated_to_who_has_shown_that_it_gets_there() {
 }
 
 #[test]
+fn a_tag_that_a_stranger_chose_itself_proves_nothing() {
+    let mut lab = Lab::default();
+    let (mut came, mut went) = (0, 0);
+    // As if it were in a dialog; then as if the refusal had arrived; then what nobody acknowledges.
+    let requests = [("INVITE", 0), ("ACK", 0)].into_iter().chain((1..20).map(|n| ("INVITE", n)));
+    for (method, n) in requests {
+        let text = from_alice(method, BOB_URI, &format!("{BOB};tag=mine"), 1, &format!("f{n}"), "", "");
+        let text = text.replace(&sip(LIKE_A_PHONE).replace("Content-Length: 0\r\n\r\n", ""), "");
+        came += text.len();
+        went += bytes_to_victim(&lab.access(VICTIM, &text));
+    }
+    lab.wait(Duration::from_secs(40));
+    went += bytes_to_victim(&lab.take());
+    assert!(went <= 3 * came && went > 0, "{came} bytes came, {went} went");
+}
+
+#[test]
 fn a_registered_terminal_and_a_connection_get_all() {
     let large = format!("X-Large: {}\n", "x".repeat(20_000));
     let mut lab = Lab::default();

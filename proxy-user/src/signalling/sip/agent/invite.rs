@@ -156,7 +156,9 @@ impl Turn<'_> {
         if let Some(id) = self.transactions.invite_of(&key).map(|(id, _)| id)
             && self.transactions.acknowledge(id, now)
         {
-            let response = self.transactions.server(id).and_then(|server| Message::parse(server.response()).ok());
+            // A tag of the INVITE's own, its sender chose or knew before.
+            let server = self.transactions.server(id).filter(|server| server.request().to_tag().is_none());
+            let response = server.and_then(|server| Message::parse(server.response()).ok());
             let tag = response.as_ref().and_then(Message::to_tag);
             // Only a party that got the response can know its tag.
             if tag.is_some_and(|tag| request.to_tag().is_some_and(|stated| stated == tag)) {
