@@ -46,7 +46,7 @@ async fn serve(config: Arc<Config>, fresh: bool) -> Result<()> {
     let records = config.cdr.file.as_deref().map(CdrSink::open).transpose()?;
     let wires = wires(&config);
     let sockets = sockets::bind(&wires)?;
-    let filters = filters(&config, &sockets)?;
+    let filters = filters(&config, &sockets);
     let connections = Connections::open(Arc::clone(&config), wires)?;
     let reload = signal(SignalKind::hangup()).context("cannot listen for SIGHUP")?;
     let previous = PreviousRun::find(&config, fresh)?;
@@ -144,18 +144,15 @@ fn announce_datapath(datapath: &MediaRelay, origin: &str) {
     }
 }
 
-/// A filter on each socket that strangers reach. A process that relays in user space may lack the rights for one.
-fn filters(config: &Config, sockets: &[DatagramSocket]) -> Result<Filters> {
+/// A filter on each socket that strangers reach. Where BPF is refused, Latch runs without.
+fn filters(config: &Config, sockets: &[DatagramSocket]) -> Filters {
     let attached = SIGNALLING.find().and_then(|(object, _)| Filters::attach(&object, config, sockets));
-    match attached {
-        Err(error) if config.media.relay == Relay::UserSpace => {
-            tracing::warn!(
-                "a flood can keep registered terminals from being heard: no filter on the sockets: {error:#}"
-            );
-            Ok(Filters::none())
-        }
-        attached => attached.context("the filter of the signalling sockets"),
-    }
+    attached.unwrap_or_else(|error| {
+        tracing::warn!(
+            "no filter before the signalling sockets, so a flood can crowd out registered terminals: {error:#}"
+        );
+        Filters::none()
+    })
 }
 
 /// Ready at the first SIGTERM or SIGINT, or at SIGUSR2, which leaves the calls to the next process; a second one of the

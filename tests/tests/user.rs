@@ -29,7 +29,10 @@ fn a_call_in_user_space_loses_nothing_and_strangers_get_nothing() {
         ensure!(log.contains("relay: USER SPACE on access, core"), "the mode is not stated:\n{log}");
         let status = scene.latch.status(testbed)?;
         ensure!(status["relay"]["mode"] == "user", "{status:#}");
-        ensure!(scene.latch.bpf_objects()?.is_empty(), "there is BPF");
+        let objects = scene.latch.bpf_objects()?;
+        // The filter of the signalling socket is not the relay's.
+        ensure!(objects.program("latch").is_none() && objects.map("LEGS").is_none(), "there is BPF: {objects:?}");
+        ensure!(objects.program("signalling").is_some(), "there is no filter: {objects:?}");
         let stranger = Stranger::start(testbed)?;
         let spray = |rounds| stranger.spray(address::LATCH_ACCESS, 30_000..=30_999, rounds);
         spray(1)?;
@@ -87,7 +90,9 @@ fn where_bpf_is_refused_user_space_relays_and_latch_says_so() {
         let log = latch.peer.output();
         ensure!(log.contains("relay: USER SPACE on access, core"), "the mode is not stated:\n{log}");
         ensure!(log.contains("WARN this host refuses XDP: "), "no reason is given:\n{log}");
-        ensure!(latch.status(testbed)?["relay"]["mode"] == "user", "the status says something else");
+        ensure!(log.contains("WARN no filter before the signalling sockets, "), "its absence is not stated:\n{log}");
+        let status = latch.status(testbed)?;
+        ensure!(status["relay"]["mode"] == "user" && status["filter"].is_null(), "the status says {status}");
         latch.stop(testbed)?;
         let config = LatchConfig { arguments: vec!["--relay".into(), "native".into()], ..config };
         let error = testbed::Latch::start_in_vain(testbed, &config)?;
