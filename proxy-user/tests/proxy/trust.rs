@@ -538,6 +538,40 @@ fn a_phone_that_publishes_its_calls_reveals_no_token() {
 }
 
 #[test]
+fn an_attended_transfer_names_the_party_and_not_its_token() {
+    let mut lab = Lab::default();
+    registered(&mut lab, "alice", ALICE);
+    let bob = answered(&mut lab);
+    // She asks Carol, in a call of her own, and then sends Bob there.
+    let second = |text: String| text.replace("call-1", "call-2").replace("bob@", "carol@");
+    let invite = from_alice("INVITE", ADDRESS_OF_BOB, "<sip:bob@example.test>", 1, "j1", "", &sdp(PRIVATE, 4100));
+    let request = only(&lab.access(ALICE, &second(invite)), "INVITE").clone();
+    let sent = lab.core(&answer(&request, "200 OK", "c1", &ROUTE.replace("bob@", "carol@"), &sdp("10.9.0.31", 6000)));
+    let carol = only(&sent, "200").contact();
+    let token = carol.split([':', '@']).nth(1).unwrap();
+    let replaces = "Replaces=call-2%3Bto-tag%3Dc1%3Bfrom-tag%3Da1";
+    for (n, refer_to, expected) in [
+        (2, format!("<{carol}?{replaces}>;x=y"), format!("<sip:carol@example.test?{replaces}>;x=y")),
+        (3, carol.clone(), "<sip:carol@example.test>".to_owned()),
+        (4, "<sip:dave@example.test>".to_owned(), "<sip:dave@example.test>".to_owned()),
+    ] {
+        let more = format!("Refer-To: {refer_to}");
+        let sent = lab.access(ALICE, &from_alice("REFER", &bob.bob, BOBS_TAG, n, &format!("r{n}"), &more, ""));
+        let refer = only(&sent, "REFER");
+        assert_eq!(refer.header(Name::ReferTo), expected);
+        assert!(!refer.text.contains(token), "{}", refer.text);
+    }
+    // One that the core has for her is hers.
+    let more = format!("Refer-To: <{}>", bob.alice);
+    let refer = lab.core(&from_core("REFER", &bob.alice, 7, "r7", &more, ""));
+    assert_eq!(only(&refer, "REFER").header(Name::ReferTo), "<sip:alice@example.test>");
+    // With that of another network, nobody is named.
+    let more = format!("Refer-To: <{}>", bob.alice.replace(OWN_CORE, OWN_ACCESS));
+    let refer = lab.access(ALICE, &from_alice("REFER", &bob.bob, BOBS_TAG, 8, "r8", &more, ""));
+    assert!(only(&refer, "REFER").header(Name::ReferTo).contains("unnamed-party@"));
+}
+
+#[test]
 fn the_softswitch_is_told_where_a_request_came_from_and_by_nobody_else() {
     let mut config = config();
     config.sip.source_header = Some("X-Source".into());

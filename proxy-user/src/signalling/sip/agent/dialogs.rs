@@ -26,8 +26,9 @@ use std::{
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub(super) struct DialogId(pub(super) u64);
 
-/// Takes a token's place in a body, and is as long.
-const NO_TOKEN: &[u8; 13] = b"unnamed-party";
+/// Takes a token's place where nobody may see it, and is as long.
+pub(super) const UNNAMED_PARTY: &str = "unnamed-party";
+const NO_TOKEN: &[u8] = UNNAMED_PARTY.as_bytes();
 
 /// What a token stands for.
 #[derive(Debug)]
@@ -448,6 +449,15 @@ impl Dialog {
             })
         };
         Some((value(from)?, value(to)?))
+    }
+
+    /// From or To of the first request, whichever is that of this party, as its own side knows it.
+    pub(super) fn identity_of(&self, role: Role) -> &str {
+        let view = &self.identities[role.side()];
+        match role {
+            Role::Originator => &view.originator,
+            Role::Answerer(_) => &view.answerer,
+        }
     }
 
     pub(super) fn call(&self) -> Option<&Call> {

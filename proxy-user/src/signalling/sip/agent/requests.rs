@@ -5,7 +5,7 @@
 //! the other side, and literal addresses are mapped.
 
 use super::{
-    dialogs::DialogId,
+    dialogs::{DialogId, UNNAMED_PARTY},
     identity::Identity,
     plan::ForwardPlan,
     reading::{Refused, session_of},
@@ -242,6 +242,9 @@ impl Turn<'_> {
                 editor.replace(name, &values);
             }
         }
+        if let Some(target) = self.referred(from, plan.realm, &mapper, request) {
+            editor.set(Name::ReferTo, &target);
+        }
         // Nobody else may state it.
         if let Some(name) = self.core.config.sip.source_header.as_deref().filter(|_| !self.core.is_core(from)) {
             editor.remove(name).set(name, &source.remote.to_string());
@@ -267,6 +270,24 @@ impl Turn<'_> {
             editor.state_length();
         }
         Some(editor.finish())
+    }
+
+    /// The Refer-To of a request that names a party of a call by its token, as in an attended transfer (RFC 5589 §7): the
+    /// party's user in its place. The token would let whoever is asked to call that party act for the one that asks.
+    fn referred(&self, from: RealmId, to: RealmId, mapper: &AddressMapper, request: &Message) -> Option<String> {
+        let value = request.value(Name::ReferTo)?;
+        let address = NameAddr::parse(&value).ok()?;
+        let stated = address.uri().ok()?;
+        let token = stated.user()?;
+        let (id, role) = self.dialogs.with_token(token)?;
+        let dialog = self.dialogs.get(id).filter(|dialog| dialog.realm_of(role) == to && to != from);
+        let user = dialog.and_then(|dialog| {
+            let identity = dialog.identity_of(role);
+            Some(NameAddr::parse(identity).ok()?.uri().ok()?.without_headers().to_owned())
+        });
+        let Some(user) = user else { return Some(mapper.value(&value).replace(token, UNNAMED_PARTY)) };
+        let headers = stated.headers().map(|headers| format!("?{headers}")).unwrap_or_default();
+        Some(address.with_uri(&format!("{user}{headers}")))
     }
 
     pub(super) fn start_client(
