@@ -58,7 +58,7 @@ pub(super) fn of_answerer(dialog: &Dialog, party: &Party) -> usize {
 }
 
 fn of_server(server: &Server) -> usize {
-    let key = server.key().branch.len() + server.key().method.len();
+    let key: usize = server.keys().map(|key| key.branch.len() + key.method.len()).sum();
     server.request().memory() + 2 * key + server.response().len().max(of_response(server.request()))
 }
 

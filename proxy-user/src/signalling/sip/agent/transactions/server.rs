@@ -81,7 +81,7 @@ impl Server {
     }
 
     /// What finds it.
-    pub(super) fn keys(&self) -> impl Iterator<Item = &ServerKey> {
+    pub(in super::super) fn keys(&self) -> impl Iterator<Item = &ServerKey> {
         self.moved.iter().chain([&self.key])
     }
 
