@@ -391,6 +391,15 @@ fn shutdown_ends_every_call() {
             lab.core(&done)
         };
     }
+    // Whom the CANCEL reached says so, and the caller that it knows.
+    assert!(!lab.proxy.is_idle());
+    assert_eq!(kinds(&lab.core(&answer(&invite, "487 Request Terminated", "c1", "", ""))), ["core ACK"]);
+    assert!(!lab.proxy.is_idle());
+    let refusal = only(&sent, "503").header(Name::To);
+    lab.access(
+        ALICE,
+        &from_alice("ACK", "sip:carol@example.test", &refusal, 1, "i2", "", "").replace("call-1", "call-2"),
+    );
     assert!(lab.proxy.is_idle());
     lab.assert_empty();
     assert_eq!(lab.records.len(), 2);

@@ -35,6 +35,35 @@ fn an_answer_after_the_end_is_acknowledged_and_hung_up_once() {
 }
 
 #[test]
+fn nobody_rings_for_a_call_that_was_under_way_when_all_calls_ended() {
+    for answered in [false, true] {
+        let mut lab = Lab::default();
+        let invite = invited(&mut lab);
+        lab.proxy.shutdown(lab.now);
+        lab.settle();
+        let sent = lab.take();
+        assert_eq!(kinds(&sent), ["access 503"], "what has no response yet cannot be cancelled");
+        let refusal = only(&sent, "503").header(Name::To);
+        lab.access(ALICE, &from_alice("ACK", BOB_URI, &refusal, 1, "i1", "", ""));
+        assert_eq!(lab.load().calls, 0);
+        assert!(!lab.proxy.is_idle(), "the callee does not know");
+        if answered {
+            let sent = lab.core(&answer(&invite, "200 OK", "b1", ROUTE, &sdp("10.9.0.30", 6000)));
+            assert_eq!(kinds(&sent), ["core ACK", "core BYE"]);
+            assert!(!lab.proxy.is_idle());
+            lab.core(&answer(only(&sent, "BYE"), "200 OK", "", "", ""));
+        } else {
+            let sent = lab.core(&answer(&invite, "180 Ringing", "b1", ROUTE, ""));
+            assert_eq!(kinds(&sent), ["core CANCEL"]);
+            lab.core(&answer(&sent[0], "200 OK", "", "", ""));
+            lab.core(&answer(&invite, "487 Request Terminated", "b1", "", ""));
+        }
+        assert!(lab.proxy.is_idle());
+        lab.assert_empty();
+    }
+}
+
+#[test]
 fn a_refusal_after_the_end_changes_nothing() {
     for status in ["401 Unauthorized", "407 Proxy Authentication Required", "487 Request Terminated"] {
         let mut lab = Lab::default();

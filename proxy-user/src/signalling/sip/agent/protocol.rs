@@ -3,6 +3,7 @@
 use super::{
     registrations::Binding,
     state::{PROTOCOL, Purpose, Sip, Timer},
+    transactions::{Client, Server},
 };
 use crate::{
     clock::Clock,
@@ -59,7 +60,11 @@ impl Agent for Sip {
     }
 
     fn is_idle(&self) -> bool {
-        !self.transactions.clients().any(|(_, client)| client.waits() && matches!(client.purpose(), Purpose::Hangup))
+        // Who is called may still ring, or answer; and a caller that has a provisional response does not ask again.
+        let is_told = |client: &Client<Purpose>| client.waits() && matches!(client.purpose(), Purpose::Hangup);
+        let called = self.transactions.clients().any(|(_, client)| is_told(client) || client.is_given_up());
+        let calls = |server: &Server| server.client().is_some() && server.is_unacknowledged();
+        !called && !self.transactions.servers().any(calls)
     }
 
     fn take_changes(&mut self, core: &Core, clock: &Clock) -> Vec<Change> {

@@ -101,6 +101,11 @@ impl<P> Client<P> {
         }
     }
 
+    /// Whether it is an INVITE that has to be cancelled, and no final response has come.
+    pub(in super::super) fn is_given_up(&self) -> bool {
+        matches!(&self.machine, Machine::Invite(machine) if machine.is_given_up())
+    }
+
     /// Whether no final response has come.
     pub(in super::super) fn waits(&self) -> bool {
         match &self.machine {

@@ -50,6 +50,11 @@ impl InviteClient {
         matches!(self.state, State::Proceeding { .. } | State::Cancelled { .. })
     }
 
+    /// Whether it has to be cancelled, and no final response has come.
+    pub(super) fn is_given_up(&self) -> bool {
+        matches!(self.state, State::Calling { cancel_wanted: true, .. } | State::Cancelled { .. })
+    }
+
     /// Whether no final response has come.
     pub(super) fn waits(&self) -> bool {
         !matches!(self.state, State::Completed { .. } | State::Accepted { .. })

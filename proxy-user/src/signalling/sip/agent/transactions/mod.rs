@@ -193,6 +193,11 @@ impl<P> Transactions<P> {
         self.clients.iter().map(|(id, client)| (*id, client))
     }
 
+    /// All that was sent to us, in no order.
+    pub(super) fn servers(&self) -> impl Iterator<Item = &Server> {
+        self.servers.values()
+    }
+
     /// What a request was for, to be changed.
     pub(super) fn purpose_mut(&mut self, id: ClientTxId) -> Option<&mut P> {
         self.clients.get_mut(&id).map(Client::purpose_mut)
