@@ -63,7 +63,7 @@ pub(crate) struct Maps {
     /// Bytes of the ring buffer EVENTS: a power of two.
     #[arg(long, value_name = "N")]
     events_bytes: Option<u32>,
-    /// Entries of SIG_SOURCES and SIG_NETWORKS: strangers whose rate of messages is limited one by one, 160 bytes each.
+    /// Entries of SIG_SOURCES and SIG_NETWORKS: strangers whose rate of messages is limited one by one, 176 bytes each.
     #[arg(long, value_name = "N")]
     max_sources: Option<u32>,
 }

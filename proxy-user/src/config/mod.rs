@@ -418,7 +418,7 @@ pub struct Maps {
     pub max_next_hops: u32,
     /// Size of the ring buffer `EVENTS`, bytes; a power of two and a multiple of the page size.
     pub events_bytes: u32,
-    /// Entries of `SIG_SOURCES` and `SIG_NETWORKS`, 160 bytes together: strangers, and their networks, each with its
+    /// Entries of `SIG_SOURCES` and `SIG_NETWORKS`, 176 bytes together: strangers, and their networks, each with its
     /// own limit of messages a second. The entry that was silent longest is replaced by a new one.
     pub max_sources: u32,
 }
