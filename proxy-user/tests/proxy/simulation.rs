@@ -32,6 +32,8 @@ pub(crate) enum Event {
     Register(usize),
     Call(usize, usize, bool),
     Die(usize),
+    /// The phone is in another network, where its packets have another address, and registers from there.
+    Move(usize),
     Restart,
     Tick,
     /// Somebody who is none of the phones tries something.
@@ -42,6 +44,8 @@ pub(crate) struct World {
     pub(crate) lab: Lab,
     pub(crate) random: StdRng,
     pub(crate) phones: Vec<Phone>,
+    /// Where phones were, and are no more.
+    left: BTreeSet<String>,
     /// Of each phone: the number of its connection, if it has one, and when the last message arrives in each direction.
     connections: Vec<(u64, [Instant; 2])>,
     last_connection: u64,
@@ -90,6 +94,7 @@ impl World {
             lab,
             random,
             phones,
+            left: BTreeSet::new(),
             softswitch: HashMap::new(),
             queue: BinaryHeap::new(),
             serial: 0,
@@ -184,7 +189,11 @@ impl World {
                 self.transmit(Event::ToSoftswitch(bytes));
             } else {
                 let source = sent.destination.remote.to_string();
-                let phone = self.phones.iter().position(|phone| phone.source == source).unwrap();
+                let phone = self.phones.iter().position(|phone| phone.source == source);
+                let Some(phone) = phone else {
+                    assert!(self.left.contains(&source), "{source}");
+                    continue;
+                };
                 match sent.destination.connection {
                     None => self.transmit(Event::ToPhone(phone, 0, bytes)),
                     Some(number) if number.0 == self.connections[phone].0 => {
@@ -250,6 +259,7 @@ impl World {
                 self.connections.iter_mut().for_each(|(number, _)| *number = 0);
             }
             Event::Die(index) => self.phones[index].dead = true,
+            Event::Move(index) => self.leave(index, now),
             Event::Attack => crate::attacker::attack(self),
             Event::Tick => {
                 for phone in self.phones.iter_mut().filter(|phone| !phone.dead) {
@@ -257,6 +267,19 @@ impl World {
                 }
             }
         }
+    }
+
+    /// A phone that sends datagrams is in another network, or behind another port of the same NAT.
+    fn leave(&mut self, index: usize, now: Instant) {
+        let address: SocketAddr = self.phones[index].source.parse().unwrap();
+        let ip = match address.ip() {
+            ip if self.random.random_bool(0.3) => ip,
+            IpAddr::V4(ip) => IpAddr::V4(Ipv4Addr::from(u32::from(ip) + 16)),
+            IpAddr::V6(ip) => IpAddr::V6(Ipv6Addr::from(u128::from(ip) + (1 << 64))),
+        };
+        let source = SocketAddr::new(ip, address.port() + 100).to_string();
+        self.left.insert(std::mem::replace(&mut self.phones[index].source, source));
+        self.phones[index].register(now);
     }
 
     /// The softswitch: a registrar, and a proxy without state that records its route.
@@ -315,7 +338,7 @@ pub(crate) const ATTACKER: &str = "X-Attacker";
 /// How many networks.
 const SEEDS: u64 = 120;
 
-fn simulate(seed: u64, restarts: usize, streams: bool) -> (usize, usize) {
+fn simulate(seed: u64, restarts: usize, streams: bool, moves: usize) -> (usize, usize) {
     let mut world = World::new(seed, streams);
     let start = world.lab.now;
     for index in 0..3 {
@@ -340,6 +363,11 @@ fn simulate(seed: u64, restarts: usize, streams: bool) -> (usize, usize) {
     for _ in 0..restarts {
         let when = Duration::from_millis(world.random.random_range(2_000..100_000));
         world.at(start + when, Event::Restart);
+    }
+    for _ in 0..moves {
+        let when = Duration::from_millis(world.random.random_range(2_000..100_000));
+        let who = world.random.random_range(0..3);
+        world.at(start + when, Event::Move(who));
     }
     for _ in 0..if streams { world.random.random_range(0..6) } else { 0 } {
         let when = Duration::from_millis(world.random.random_range(2_000..100_000));
@@ -384,28 +412,33 @@ fn simulate(seed: u64, restarts: usize, streams: bool) -> (usize, usize) {
 
 #[test]
 fn nothing_is_left_whatever_the_network_does() {
-    simulate_all(0, false);
+    simulate_all(0, false, 0);
 }
 
 #[test]
 fn nothing_is_left_whenever_the_process_is_killed() {
-    simulate_all(3, false);
+    simulate_all(3, false, 0);
 }
 
 #[test]
 fn nothing_is_left_however_connections_break() {
-    simulate_all(0, true);
+    simulate_all(0, true, 0);
 }
 
 #[test]
 fn nothing_is_left_however_connections_break_and_whenever_the_process_is_killed() {
-    simulate_all(3, true);
+    simulate_all(3, true, 0);
 }
 
-fn simulate_all(restarts: usize, streams: bool) {
+#[test]
+fn nothing_is_left_wherever_phones_go_and_whenever_the_process_is_killed() {
+    simulate_all(2, false, 4);
+}
+
+fn simulate_all(restarts: usize, streams: bool, moves: usize) {
     let (mut steps, mut answered) = (0, 0);
     for seed in 0..SEEDS {
-        let outcome = std::panic::catch_unwind(|| simulate(seed, restarts, streams));
+        let outcome = std::panic::catch_unwind(|| simulate(seed, restarts, streams, moves));
         let (some, calls) = outcome.unwrap_or_else(|_| panic!("seed {seed}"));
         steps += some;
         answered += calls;
