@@ -198,6 +198,36 @@ fn a_terminal_moves_with_its_own_registration_and_takes_its_calls_along() {
 }
 
 #[test]
+fn what_a_phone_sent_last_says_where_it_is_whatever_is_accepted_last() {
+    const LATER: &str = "198.51.100.99:32000";
+    for registers_last in [true, false] {
+        let mut lab = Lab::default();
+        registered(&mut lab, "alice", ALICE);
+        let call = answered(&mut lab);
+        let sends = |lab: &mut Lab, source: &str, registers: bool| {
+            let text = match registers {
+                true => register("alice", 2, &contact("alice"), ""),
+                false => from_alice("INFO", &call.bob, BOBS_TAG, 2, "i2", "", ""),
+            };
+            lab.access(source, &text).iter().find(|sent| sent.realm == CORE).unwrap().clone()
+        };
+        let first = sends(&mut lab, ALICE_MOBILE, !registers_last);
+        lab.wait(Duration::from_millis(100));
+        let second = sends(&mut lab, LATER, registers_last);
+        for request in [second, first] {
+            let more = match request.kind().as_str() {
+                "REGISTER" => format!("Contact: {};expires=600\n", request.header(Name::Contact)),
+                _ => String::new(),
+            };
+            lab.core(&answer(&request, "200 OK", "r", &more, ""));
+        }
+        let sent = lab.core(&from_core("INFO", &call.alice, 7, "i7", "", ""));
+        assert_eq!(only(&sent, "INFO").destination.to_string(), LATER, "{registers_last}");
+        assert_eq!(legs(&lab)[0].signalling.unwrap().to_string(), "198.51.100.99");
+    }
+}
+
+#[test]
 fn a_registration_moves_nobody_elses_calls() {
     let mut lab = Lab::default();
     registered(&mut lab, "alice", ALICE);

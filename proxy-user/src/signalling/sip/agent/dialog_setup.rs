@@ -84,6 +84,7 @@ impl Turn<'_> {
             routes: route_set(request, false),
             cseq: request.cseq().map(|cseq| cseq.number).unwrap_or_default(),
             acknowledged: None,
+            moved_at: None,
         };
         let is_call = call.is_some();
         let usage = match call {
@@ -126,6 +127,7 @@ impl Turn<'_> {
             routes: route_set(message, message.code().is_some()),
             cseq: 0,
             acknowledged: None,
+            moved_at: None,
         };
         let party = self.routed(party);
         let kept = kept::of_answerer(self.dialogs.get(id)?, &party);

@@ -304,6 +304,9 @@ pub(super) struct Party {
     pub(super) cseq: u32,
     /// The last ACK to it: sender, CSeq number, branch.
     pub(super) acknowledged: Option<(Role, u32, String)>,
+    /// When it sent that by which it has moved to where it is.
+    #[serde(skip)]
+    pub(super) moved_at: Option<Instant>,
 }
 
 impl Party {

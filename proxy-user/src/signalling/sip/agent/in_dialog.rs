@@ -68,7 +68,7 @@ impl Turn<'_> {
             return self.core.inconsistent("no way to a party of a dialog");
         };
         let target = request.values(Name::Contact).next().and_then(|value| contact_uri(&value));
-        let moves = (verdict == Verdict::Moves).then_some(source);
+        let moves = (verdict == Verdict::Moves).then_some((source, now));
         let place = InDialog { id, from, to: Some(to), target, moves };
         if self.dialogs.call(id).is_some() {
             return self.in_call(server, request, plan, place, now);
@@ -154,10 +154,14 @@ impl Turn<'_> {
         }
     }
 
-    /// A party is in another place from now on: what is for it goes there, and its media is let in from there.
-    pub(super) fn party_moved(&mut self, id: DialogId, role: Role, to: Flow, now: Instant) {
+    /// A party is in another place, from where it sent at `since`: what is for it goes there, and its media is let in from
+    /// there. What it sent later from elsewhere may have been accepted before.
+    pub(super) fn party_moved(&mut self, id: DialogId, role: Role, (to, since): (Flow, Instant), now: Instant) {
         // Its dialog may be forgotten while a request in it is still under way.
-        let Some(party) = self.dialogs.party(id, role) else { return };
+        let Some(party) = self.dialogs.party(id, role).filter(|party| party.moved_at.is_none_or(|at| at <= since))
+        else {
+            return;
+        };
         let before = party.standing.flow;
         if before == to || self.core.is_core(party.standing.realm) {
             return;
@@ -166,6 +170,7 @@ impl Turn<'_> {
         // A datagram's source can be forged, by the party itself too: it may want another host to be sent what is for it.
         let is_proved = to.transport.is_reliable() || self.core.is_known(party.standing.realm, to);
         if let Some(party) = self.dialogs.party_mut(id, role) {
+            party.moved_at = Some(since);
             party.standing.flow = to;
             party.standing.unproved = !is_proved && (party.standing.unproved || before.ip() != to.ip());
         }

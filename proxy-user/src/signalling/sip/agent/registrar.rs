@@ -65,8 +65,17 @@ impl Turn<'_> {
             (false, true) => None,
             (false, false) => Some(values),
         };
-        let pending =
-            Pending { aor, source, realm, core: plan.realm, call_id, contacts, all, expires: request.expires() };
+        let pending = Pending {
+            aor,
+            source,
+            since: now,
+            realm,
+            core: plan.realm,
+            call_id,
+            contacts,
+            all,
+            expires: request.expires(),
+        };
         let purpose = Forward { server, dialog: None, register: Some(Box::new(pending)), media: MediaPhase::None };
         self.forward_for(server, request, plan, purpose, now);
     }
@@ -156,7 +165,7 @@ impl Turn<'_> {
                 let terminal = binding.terminal;
                 if self.core.rebind(terminal, pending.source) {
                     for (dialog, role) in self.dialogs.of_terminal(terminal) {
-                        self.party_moved(dialog, role, pending.source, now);
+                        self.party_moved(dialog, role, (pending.source, pending.since), now);
                     }
                 }
                 id

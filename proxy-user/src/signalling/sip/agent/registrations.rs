@@ -68,6 +68,8 @@ impl Binding {
 pub(super) struct Pending {
     pub(super) aor: String,
     pub(super) source: Flow,
+    /// When it came.
+    pub(super) since: Instant,
     pub(super) realm: RealmId,
     pub(super) core: RealmId,
     pub(super) call_id: String,

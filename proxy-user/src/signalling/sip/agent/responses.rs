@@ -201,7 +201,7 @@ impl Turn<'_> {
             self.party_moved(place.id, place.from, to, now);
         }
         if source != sent_to && source.ip() == sent_to.ip() && source.transport == sent_to.transport {
-            self.party_moved(place.id, responder, source, now);
+            self.party_moved(place.id, responder, (source, now), now);
         }
     }
 

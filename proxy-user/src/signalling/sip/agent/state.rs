@@ -89,8 +89,8 @@ pub(super) struct InDialog {
     pub(super) to: Option<Role>,
     /// The requester's new contact, to be taken over when the request succeeds.
     pub(super) target: Option<String>,
-    /// Where the requester speaks from now, if it was elsewhere before: it has moved there when the request succeeds.
-    pub(super) moves: Option<Flow>,
+    /// Where the requester spoke from, and when, if it was elsewhere before: it has moved there when the request succeeds.
+    pub(super) moves: Option<(Flow, Instant)>,
 }
 
 /// Where the offer and answer of a transaction stand.
