@@ -29,6 +29,7 @@ use crate::{
 use anyhow::{Context as _, Result};
 use connection::Origin;
 use listen::Listener;
+use proxy_common::signalling::Prefix;
 pub use reason::ConnectionStatistics;
 use reason::Reason;
 use std::{
@@ -85,7 +86,8 @@ pub struct Connections {
     listeners: Vec<Listener>,
     tls: PerRealm<Tls>,
     open: HashMap<ConnectionId, Open>,
-    per_source: HashMap<IpAddr, usize>,
+    /// By address, and in an access realm over IPv6 by what one subscriber has.
+    per_source: HashMap<(RealmId, IpAddr), usize>,
     /// Connections that Latch made, by destination.
     pool: HashMap<(Protocol, RealmId, Transport, SocketAddr), ConnectionId>,
     last_id: u64,
@@ -245,7 +247,8 @@ impl Connections {
 
     fn accept(&mut self, protocol: &Protocol, realm: RealmId, stream: TcpStream, flow: Flow) {
         let ConnectionLimits { max_per_source, .. } = self.config.connections;
-        let from_there = self.per_source.get(&flow.ip()).copied().unwrap_or_default();
+        let place = self.place(realm, flow);
+        let from_there = self.per_source.get(&place).copied().unwrap_or_default();
         let settings = self.config.realms.get(realm);
         let is_softswitch = settings.and_then(|realm| realm.softswitch).is_some_and(|it| it.ip() == flow.ip());
         // Terminals must not use up the softswitch's connections.
@@ -260,8 +263,18 @@ impl Connections {
         let acceptor = self.tls.get(realm).and_then(|tls| tls.acceptor.clone());
         if self.begin(protocol, realm, flow, true, Origin::Accepted(stream, acceptor)).is_some() {
             self.statistics.accepted += 1;
-            *self.per_source.entry(flow.ip()).or_default() += 1;
+            *self.per_source.entry(place).or_default() += 1;
         }
+    }
+
+    /// Where a connection comes from, as connections are counted: a subscriber of IPv6 has a /64, and all addresses in it.
+    fn place(&self, realm: RealmId, flow: Flow) -> (RealmId, IpAddr) {
+        let is_access = self.config.realms.get(realm).is_some_and(|settings| settings.side == Side::Access);
+        let place = match flow.ip().to_canonical() {
+            IpAddr::V6(address) if is_access => IpAddr::from(Prefix::source(address.octets()).address),
+            address => address,
+        };
+        (realm, place)
     }
 
     /// Connects where connections may be made to: in a core realm.
@@ -311,10 +324,11 @@ impl Connections {
         self.statistics.ended(reason);
         tracing::debug!(%flow, ?reason, "connection ended");
         if accepted {
-            if let Some(count) = self.per_source.get_mut(&flow.ip()) {
+            let place = self.place(realm, flow);
+            if let Some(count) = self.per_source.get_mut(&place) {
                 *count -= 1;
                 if *count == 0 {
-                    self.per_source.remove(&flow.ip());
+                    self.per_source.remove(&place);
                 }
             }
             return Some(Event::Closed { protocol, realm, flow });

@@ -168,6 +168,35 @@ async fn one_address_has_only_its_share_and_all_together_theirs() {
 }
 
 #[tokio::test]
+async fn a_subscriber_of_ipv6_has_one_share_for_all_addresses() {
+    let limits = ConnectionLimits { max: 9, max_per_source: 2, ..ConnectionLimits::default() };
+    let (mut connections, _) = open(&[], limits, |_| ());
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let mut ends = Vec::new();
+    for (realm, from, accepted) in [
+        (ACCESS, "2001:db8:1:2::1", 1),
+        (ACCESS, "2001:db8:1:2::2", 2),
+        (ACCESS, "2001:db8:1:2:ffff::3", 2),
+        (ACCESS, "2001:db8:1:3::1", 3),
+        (ACCESS, "203.0.113.1", 4),
+        (ACCESS, "203.0.113.2", 5),
+        (ACCESS, "203.0.113.3", 6),
+        (CORE, "2001:db8:1:2::1", 7),
+        (CORE, "2001:db8:1:2::2", 8),
+        (CORE, "2001:db8:1:2::3", 9),
+    ] {
+        ends.push(TcpStream::connect(listener.local_addr().unwrap()).await.unwrap());
+        let (stream, _) = listener.accept().await.unwrap();
+        let flow = Flow::to(Transport::Tcp, SocketAddr::new(from.parse().unwrap(), 5060));
+        connections.accept(&SIP, realm, stream, flow);
+        assert_eq!(connections.statistics().accepted, accepted, "{from}");
+    }
+    let ids: Vec<_> = connections.open.keys().copied().collect();
+    ids.into_iter().for_each(|id| drop(connections.ended(id, Reason::Peer)));
+    assert!(connections.per_source.is_empty());
+}
+
+#[tokio::test]
 async fn whoever_is_slow_hostile_or_mute_loses_the_connection_for_a_counted_reason() {
     let limits = ConnectionLimits {
         message_timeout: Duration::from_millis(300),
