@@ -390,6 +390,44 @@ fn stray_requests_leave_transactions_to_the_registered() {
     assert_eq!(kinds(&lab.access(ALICE, &invite("mine", ""))), ["access 100", "core INVITE"]);
 }
 
+/// Over a connection a request is forgotten once it is answered; as what it went on, it is kept a while.
+#[test]
+fn strangers_have_their_share_over_connections_too() {
+    let mut config = scarce();
+    config.realms.get_mut(ACCESS).unwrap().streams.tcp = Some(5060);
+    config.strangers = Strangers { percent: 50, network_percent: 100, source_percent: 100, ..Strangers::default() };
+    for method in ["MESSAGE", "INVITE"] {
+        let mut lab = Lab::new(config.clone());
+        registered(&mut lab, "alice", ALICE);
+        lab.wait(Duration::from_secs(33));
+        lab.take();
+        let flow = Flow { connection: Some(ConnectionId(7)), ..Flow::to(Transport::Tcp, VICTIM.parse().unwrap()) };
+        let mut refused = 0;
+        for n in 0..500 {
+            let text = |method: &str, to: &str| {
+                let text = from_alice(method, BOB_URI, to, 1, &format!("m{n}"), "", "");
+                text.replace("call-1", &format!("s-{n}")).replace("SIP/2.0/UDP", "SIP/2.0/TCP")
+            };
+            let sent = lab.over(ACCESS, flow, &text(method, BOB));
+            let Some(request) = sent.iter().find(|sent| sent.realm == CORE).cloned() else {
+                refused += 1;
+                continue;
+            };
+            let status = if method == "INVITE" { "407 Proxy Authentication Required" } else { "200 OK" };
+            lab.core(&answer(&request, status, "b1", "", ""));
+            if method == "INVITE" {
+                lab.over(ACCESS, flow, &text("ACK", &format!("{BOB};tag=b1")));
+            }
+            lab.wait(Duration::ZERO);
+            lab.take();
+        }
+        assert!(refused > 0 && lab.load().transactions <= 200, "{method}: {refused}, {:?}", lab.load());
+        assert_eq!(kinds(&lab.access(ALICE, &invite("mine", ""))), ["access 100", "core INVITE"], "{method}");
+        lab.wait(Duration::from_secs(60));
+        assert_eq!(lab.load().transactions, 1, "{method}: hers rings");
+    }
+}
+
 #[test]
 fn a_call_that_is_answered_burdens_strangers_no_more() {
     let mut config = scarce();

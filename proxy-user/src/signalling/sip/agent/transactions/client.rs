@@ -4,6 +4,7 @@ use super::{
     invite_client::InviteClient,
     non_invite_client::NonInviteClient,
     outcome::{ClientDue, Ending, Received},
+    server::Share,
     timing::Context,
 };
 use crate::{flow::Flow, media::RealmId};
@@ -30,6 +31,9 @@ pub(in super::super) struct Client<P> {
     sent: Outgoing<P>,
     /// It went once more because the connection that it went over ended.
     sent_again: bool,
+    /// What the request takes for which it was sent, where that has ended.
+    #[allow(dead_code, reason = "given back with the transaction")]
+    share: Share,
     machine: Machine,
 }
 
@@ -45,7 +49,7 @@ impl<P> Client<P> {
             "INVITE" => Machine::Invite(InviteClient::new(context)),
             _ => Machine::NonInvite(NonInviteClient::new(context)),
         };
-        Self { sent, sent_again: false, machine }
+        Self { sent, sent_again: false, share: (None, None), machine }
     }
 
     pub(in super::super) fn branch(&self) -> &str {
@@ -125,6 +129,10 @@ impl<P> Client<P> {
             Machine::Invite(machine) => machine.next(),
             Machine::NonInvite(machine) => machine.next(),
         }
+    }
+
+    pub(super) fn keep_share(&mut self, share: Share) {
+        self.share = share;
     }
 
     pub(super) fn key(&self) -> (String, String) {

@@ -135,9 +135,13 @@ impl<P> Transactions<P> {
 
     /// It will not be answered any more.
     pub(super) fn close_server(&mut self, id: ServerTxId) -> Option<Server> {
-        let server = self.servers.remove(&id)?;
+        let mut server = self.servers.remove(&id)?;
         for key in server.keys() {
             self.by_key.remove(key);
+        }
+        // Over a connection it ends as soon as it is answered; what it was sent on as lasts longer.
+        if let Some(client) = server.client().and_then(|client| self.clients.get_mut(&client)) {
+            client.keep_share(server.take_share());
         }
         Some(server)
     }

@@ -24,6 +24,9 @@ pub(in super::super) struct ServerKey {
     pub(in super::super) method: String,
 }
 
+/// What a request takes of the share of strangers, or that it is exempt. It is given back when this is dropped.
+pub(super) type Share = (Option<Held>, Option<Exempt>);
+
 /// A request that somebody sent us.
 #[derive(Debug)]
 pub(in super::super) struct Server {
@@ -42,7 +45,6 @@ pub(in super::super) struct Server {
     /// What it takes of the share of strangers.
     held: Option<Held>,
     /// It takes nothing of that share, because it names the token of a party.
-    #[allow(dead_code, reason = "given back with the transaction")]
     exempt: Option<Exempt>,
     machine: Machine,
 }
@@ -159,6 +161,11 @@ impl Server {
 
     pub(super) fn held_mut(&mut self) -> Option<&mut Held> {
         self.held.as_mut()
+    }
+
+    /// What it takes of the share of strangers, or that it takes nothing, for a transaction that is still there.
+    pub(super) fn take_share(&mut self) -> Share {
+        (self.held.take(), self.exempt.take())
     }
 
     pub(super) fn move_to(&mut self, flow: Flow) -> Flow {
