@@ -110,8 +110,8 @@ pub enum Candidate {
     Refuse,
 }
 
-/// Judges a packet whose source is not the latched one, `current`, which counts where something is `held`; a better one may
-/// take its place only `in_window`.
+/// Judges a packet whose source is not the latched one, `current`, which counts where something is `held`; a better one
+/// may take its place only `in_window`.
 ///
 /// `hide_from_verifier` returns what it is given. The XDP program passes one whose result its verifier knows nothing
 /// about, so that the verifier does not follow each reason for an answer on a path of its own.

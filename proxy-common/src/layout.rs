@@ -13,8 +13,8 @@
 //! | `COUNTERS` | per-CPU array, one entry | [`crate::verdict::Counters`] | datapath |
 //! | `EVENTS` | ring buffer | [`LatchEvent`] | datapath |
 //!
-//! (1) Before control opens a pair of ports for another stream it clears the addresses that were learned there: the pair
-//! is closed then, so the datapath does not write.
+//! (1) Before control opens a pair of ports for another stream it clears the addresses that were learned there: the
+//! pair is closed then, so the datapath does not write.
 //!
 //! One entry of `LEGS` and `LEG_STATE` is one pair of ports: RTP on the even one, RTCP on the odd one above it. Its
 //! index is `first_leg + (port - port_base) / 2` of the [`crate::locals::Local`] it belongs to.

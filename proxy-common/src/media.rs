@@ -5,7 +5,8 @@ pub const RTP_HEADER: usize = 12;
 /// Shortest RTCP packet: header and sender's SSRC (RFC 3550 §6.4.2), bytes.
 pub const RTCP_HEADER: usize = 8;
 
-/// Longest datagram that is taken for a keep-alive, bytes (RFC 6263 section 4.1: empty; some phones send CRLF or zeros).
+/// Longest datagram that is taken for a keep-alive, bytes (RFC 6263 section 4.1: empty; some phones send CRLF or
+/// zeros).
 pub const KEEPALIVE: usize = 4;
 /// Shortest DTLS record: its header (RFC 6347 §4.1), bytes.
 pub const DTLS_HEADER: usize = 13;

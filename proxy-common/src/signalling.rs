@@ -1,9 +1,9 @@
 //! Which datagrams reach a signalling socket when more arrive than a process can read.
 //!
 //! A socket has one queue for everybody. A flood fills it in a millisecond, and then most of what registered terminals
-//! send is lost with the rest. So the kernel looks at the source before a datagram is queued: terminals that Latch knows
-//! always pass; all others pass at a rate, per source (an IPv4 address, a /64 of IPv6), per network (/24, /48), and all
-//! together. The control plane reads what passes and applies its own, exact limits to it.
+//! send is lost with the rest. So the kernel looks at the source before a datagram is queued: terminals that Latch
+//! knows always pass; all others pass at a rate, per source (an IPv4 address, a /64 of IPv6), per network (/24, /48),
+//! and all together. The control plane reads what passes and applies its own, exact limits to it.
 //!
 //! | map | kind | key | value | writer |
 //! |---|---|---|---|---|
@@ -76,8 +76,8 @@ const fn is_mapped(address: &[u8; 16]) -> bool {
     true
 }
 
-/// A rate limit: what a quarter of a second brings may come at once, then one each interval. It keeps one number: when the bucket will be
-/// empty again (the generic cell rate algorithm, ITU-T I.371).
+/// A rate limit: what a quarter of a second brings may come at once, then one each interval. It keeps one number: when
+/// the bucket will be empty again (the generic cell rate algorithm, ITU-T I.371).
 ///
 /// Processors write it without a lock, so of two datagrams at the same time one may go uncounted.
 #[repr(C, align(8))]

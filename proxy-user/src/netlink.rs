@@ -45,7 +45,8 @@ pub struct Link {
 pub struct Route {
     /// Index of the interface they leave by.
     pub interface: u32,
-    /// The neighbour they go to: the gateway, or the destination itself. A gateway may be of the other family (RFC 5549).
+    /// The neighbour they go to: the gateway, or the destination itself. A gateway may be of the other family (RFC
+    /// 5549).
     pub neighbour: IpAddr,
 }
 
@@ -139,8 +140,8 @@ impl Netlink {
         let Some(route) = self.get_route(&question)?.and_then(|answer| route_of(&answer, destination)) else {
             return Ok(None);
         };
-        // Without any route to an IPv4 destination the kernel takes it to be on the link of the interface asked for. Only
-        // the question for the entry of the table tells the difference.
+        // Without any route to an IPv4 destination the kernel takes it to be on the link of the interface asked for.
+        // Only the question for the entry of the table tells the difference.
         if destination.is_ipv4() && route.neighbour == destination {
             question.header.flags = RouteFlags::FibMatch;
             return Ok(self.get_route(&question)?.map(|_| route));

@@ -26,8 +26,8 @@ pub struct Proxy {
 }
 
 impl Proxy {
-    /// A proxy that begins at `now`, which is `wall` on the clock. `seed` must be unpredictable in production: the tokens
-    /// that keep strangers out of calls are drawn from it.
+    /// A proxy that begins at `now`, which is `wall` on the clock. `seed` must be unpredictable in production: the
+    /// tokens that keep strangers out of calls are drawn from it.
     ///
     /// # Errors
     /// Where a realm's port range holds no pairs; a configuration that was read from a file has none such.

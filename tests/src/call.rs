@@ -114,8 +114,8 @@ impl<'testbed> MediaCall<'testbed> {
         Self::made(scene, caller, (scene.testbed.phone(callee.0)?, &answering), None)
     }
 
-    /// alice at phone 1 calls carol at the testbed's host `gateway` ([`GATEWAY`]) in the core network, who is in bob's place,
-    /// until the test ends the call.
+    /// alice at phone 1 calls carol at the testbed's host `gateway` ([`GATEWAY`]) in the core network, who is in bob's
+    /// place, until the test ends the call.
     pub fn to_core(scene: &Scene<'testbed>) -> Result<Self> {
         scene.register(1, "alice")?;
         let gateway = scene.testbed.host("gateway")?;

@@ -29,8 +29,8 @@ pub struct Generator {
 }
 
 impl Generator {
-    /// Will send streams out of `interface`, a packet of each in turn, at most 1024. The first packet of each is `frame`
-    /// with these source and destination ports instead of its own.
+    /// Will send streams out of `interface`, a packet of each in turn, at most 1024. The first packet of each is
+    /// `frame` with these source and destination ports instead of its own.
     pub fn new(namespace: &Namespace, interface: &str, frame: Vec<u8>, streams: &[(u16, u16)]) -> Result<Self> {
         let mut ebpf = EbpfLoader::new()
             .override_global("STREAMS", &u32::try_from(streams.len())?, true)
@@ -178,7 +178,8 @@ impl Restore {
         Ok(Self { ebpf, programs, frame })
     }
 
-    /// How many nanoseconds `next` and this program together take, a packet; an error where it does not return `action`.
+    /// How many nanoseconds `next` and this program together take, a packet; an error where it does not return
+    /// `action`.
     pub fn time(&mut self, next: &ProgramFd, ingress: u32, packets: u32, action: u32) -> Result<f64> {
         self.programs.set(0, next, 0)?;
         let program: &Xdp = self.ebpf.program("restore").context("no program restore")?.try_into()?;
@@ -186,9 +187,9 @@ impl Restore {
     }
 }
 
-/// How many nanoseconds `program` takes a packet, called `packets` times with what it made of `frame` before; an error where it
-/// does not return `action` in the end. The frame seems to arrive by the interface with the index `ingress` in the namespace
-/// of the calling thread.
+/// How many nanoseconds `program` takes a packet, called `packets` times with what it made of `frame` before; an error
+/// where it does not return `action` in the end. The frame seems to arrive by the interface with the index `ingress` in
+/// the namespace of the calling thread.
 pub fn time(program: &Xdp, frame: &[u8], ingress: u32, packets: u32, action: u32) -> Result<f64> {
     // The kernel's `struct xdp_md`: data, data_end, data_meta, ingress_ifindex, rx_queue_index, egress_ifindex.
     let context: Vec<u8> = [0, frame.len() as u32, 0, ingress, 0, 0].into_iter().flat_map(u32::to_ne_bytes).collect();

@@ -100,8 +100,8 @@ impl Flood {
         Ok(Flooded { packets: sent, time: begun.elapsed() })
     }
 
-    /// Sends the frames in turn for this time, at most so many a second. Each [`NUMBER`] in them becomes that of the frame,
-    /// so that no two are the same; they must not have a UDP checksum.
+    /// Sends the frames in turn for this time, at most so many a second. Each [`NUMBER`] in them becomes that of the
+    /// frame, so that no two are the same; they must not have a UDP checksum.
     pub fn pour(&self, frames: &[Vec<u8>], time: Duration, per_second: u64) -> Result<Flooded> {
         ensure!(!frames.is_empty(), "a flood of nothing");
         let places = |frame: &[u8]| -> Vec<usize> {
@@ -134,8 +134,8 @@ impl Flood {
     }
 }
 
-/// Everything that might get an attacker into a stream with this SSRC, of which the packet with this sequence number was
-/// seen: `count` packets, all with [`MARK`], to both ports of a leg. Continuations of the stream are among them.
+/// Everything that might get an attacker into a stream with this SSRC, of which the packet with this sequence number
+/// was seen: `count` packets, all with [`MARK`], to both ports of a leg. Continuations of the stream are among them.
 pub fn volley(from: SocketAddr, relay: SocketAddr, ssrc: u32, sequence: u16, count: u16) -> Vec<Packet> {
     let rtcp = SocketAddr::new(relay.ip(), relay.port() + 1);
     let report = |to: SocketAddr, kind: u8, ssrc: u32| {

@@ -13,7 +13,8 @@ extern "C" fn note(_: i32) {
     HAPPENED.store(true, Ordering::Relaxed);
 }
 
-/// From now on SIGINT, SIGTERM and SIGHUP do not end this process: the testbed's waits fail instead, once for each signal.
+/// From now on SIGINT, SIGTERM and SIGHUP do not end this process: the testbed's waits fail instead, once for each
+/// signal.
 pub fn catch() -> Result<()> {
     let action = SigAction::new(SigHandler::Handler(note), SaFlags::SA_RESTART, SigSet::empty());
     for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP] {

@@ -17,8 +17,8 @@
 //! - [`Chain`] and [`feed`] are for benches: a generator, a relay and a sink in a row, and packets through it.
 //! - [`xdp`] needs no network: it feeds single packets to the XDP program.
 //!
-//! A test is a function from a testbed to a result, run by [`in_testbed`], which skips where there is no root and prints
-//! every peer's log where the test fails.
+//! A test is a function from a testbed to a result, run by [`in_testbed`], which skips where there is no root and
+//! prints every peer's log where the test fails.
 
 mod baresip;
 pub mod call;
@@ -66,8 +66,8 @@ pub use vlan::Vlan;
 
 /// True where a testbed can be made: needs root and the testbed's XDP programs. Says why a test is skipped where not.
 ///
-/// With `LATCH_TESTBED_REQUIRED` in the environment (`cargo xtask test` sets it) nothing is skipped: then the testbed is tried
-/// and fails loudly.
+/// With `LATCH_TESTBED_REQUIRED` in the environment (`cargo xtask test` sets it) nothing is skipped: then the testbed
+/// is tried and fails loudly.
 pub fn available() -> bool {
     if std::env::var_os("LATCH_TESTBED_REQUIRED").is_some() {
         return true;
@@ -103,7 +103,8 @@ pub fn as_root(test: impl FnOnce() -> anyhow::Result<()>) {
     }
 }
 
-/// Runs `test` in a testbed of its own. On an error it prints the error and every peer's log, removes the testbed, and panics.
+/// Runs `test` in a testbed of its own. On an error it prints the error and every peer's log, removes the testbed, and
+/// panics.
 ///
 /// # Panics
 /// Where the testbed can't be made or the test fails: this is the assertion of a `#[test]`.

@@ -79,7 +79,8 @@ impl Namespace {
     pub fn command(&self, program: &str) -> Result<Command> {
         let namespace = self.open()?;
         let mut command = Command::new(program);
-        // SAFETY: between fork and exec only setns(2) and prctl(2) are called, both async-signal-safe; nothing allocates.
+        // SAFETY: between fork and exec only setns(2) and prctl(2) are called, both async-signal-safe; nothing
+        // allocates.
         unsafe {
             command.pre_exec(move || {
                 setns(&namespace, CloneFlags::CLONE_NEWNET)?;
@@ -217,8 +218,8 @@ pub(crate) fn run(command: &mut Command) -> Result<String> {
 }
 
 fn remove(name: &str) -> Result<()> {
-    // A namespace lives as long as a process is in it, so the processes go first. They are the testbed's own: nobody else
-    // knows of the namespace.
+    // A namespace lives as long as a process is in it, so the processes go first. They are the testbed's own: nobody
+    // else knows of the namespace.
     let pids = run(Command::new("ip").args(["netns", "pids", name])).unwrap_or_default();
     for pid in pids.split_whitespace().filter_map(|pid| pid.parse().ok()) {
         let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);

@@ -62,7 +62,8 @@ impl<'testbed> Scene<'testbed> {
         SippConfig::new(scenario, user, SocketAddrV4::new(local, 5060), LATCH).password(&self.password(user))
     }
 
-    /// Registers `user` from phone `number` with SIPp, which is gone afterwards: start an answering one at the same port.
+    /// Registers `user` from phone `number` with SIPp, which is gone afterwards: start an answering one at the same
+    /// port.
     pub fn register(&self, number: usize, user: &str) -> Result<()> {
         let config = self.sipp(Scenario::Register, user, address::PHONE);
         let name = format!("register-{user}");

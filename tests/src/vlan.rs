@@ -26,8 +26,9 @@ pub struct Vlan {
 }
 
 impl Vlan {
-    /// Puts Latch's `interface` (`access` or `core`) on a VLAN, or with two tags, outermost first, on one within another.
-    /// Frames to Latch have the priorities of `tags`. The address moves to the VLAN's device: before Latch starts.
+    /// Puts Latch's `interface` (`access` or `core`) on a VLAN, or with two tags, outermost first, on one within
+    /// another. Frames to Latch have the priorities of `tags`. The address moves to the VLAN's device: before Latch
+    /// starts.
     pub fn new(testbed: &Testbed, interface: &str, tags: &[Tag]) -> Result<Self> {
         let (far, own) = match interface {
             "access" => (testbed.inet(), address::LATCH_ACCESS),

@@ -110,7 +110,8 @@ fn seen(counters: &Verdicts) -> (u64, u64) {
     (counters.forwarded_same + counters.forwarded_other, counters.dropped_source + counters.dropped_rtcp_source)
 }
 
-/// alice and bob behind their NATs, an attacker each in the access network, behind alice's NAT, and in the core network.
+/// alice and bob behind their NATs, an attacker each in the access network, behind alice's NAT, and in the core
+/// network.
 fn testbed_of_attackers() -> TestbedConfig {
     let nats =
         vec![NatConfig { phones: vec![address::PHONE, NEIGHBOUR], ..NatConfig::default() }, NatConfig::default()];

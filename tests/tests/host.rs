@@ -127,7 +127,8 @@ fn the_hosts_own_traffic_passes_untouched_while_media_are_relayed() {
             (outside, access_v6, outside_v6),
             (inside, core, IpAddr::from(GATEWAY)),
         ] {
-            // The host serves, and asks; also at the numbers of media ports, where the protocol or the address is another.
+            // The host serves, and asks; also at the numbers of media ports, where the protocol or the address is
+            // another.
             tcp(latch, at(own, 8_080), host)?;
             tcp(latch, at(own, 30_500), host)?;
             tcp(host, at(other, 8_080), latch)?;

@@ -228,8 +228,9 @@ fn a_nat_that_gives_a_running_stream_another_port_costs_seconds_not_the_call() {
         let sending = from_bob.spawn(&bob.rtp, bob.relay)?;
         Stream { packets: 200, ssrc: 1, sequence: 150, ..Stream::default() }.send(&moved, alice.relay)?;
         sending.join().map_err(|_| anyhow!("bob's sender panicked"))??;
-        // Of the four seconds that were sent at least the last arrives, and the other direction has followed. How many went
-        // before, while the old port had the claim, is not the same where the machine is slow; the record knows it.
+        // Of the four seconds that were sent at least the last arrives, and the other direction has followed. How many
+        // went before, while the old port had the claim, is not the same where the machine is slow; the record knows
+        // it.
         let heard_by_bob = bob.counters.get("rtp_in")?.packets - 51;
         ensure!((50..=200).contains(&heard_by_bob), "bob heard {heard_by_bob} of the 200 from the new port");
         let heard = at_moved.stop()?.stream(2)?.packets;

@@ -1,5 +1,5 @@
-//! Interfaces with several queues: packets of one leg arrive on several CPUs at the same time, and none is lost, counted
-//! twice or let through beyond the rate.
+//! Interfaces with several queues: packets of one leg arrive on several CPUs at the same time, and none is lost,
+//! counted twice or let through beyond the rate.
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};

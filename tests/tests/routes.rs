@@ -211,7 +211,8 @@ fn media_go_on_when_an_interface_comes_back() {
             // The kernel forgets it with the interface; whatever sets the host's network up adds it again.
             latch.ip(&format!("route add 10.77.0.0/24 via {GATEWAY}")).map(drop)
         })?;
-        // While it was down, and as long as the kernel looks for its neighbours again: seconds, of which it has five here.
+        // While it was down, and as long as the kernel looks for its neighbours again: seconds, of which it has five
+        // here.
         ensure!((40..350).contains(&lost.to_carol) && (40..350).contains(&lost.to_alice), "{lost:?}");
         wait_until("all arrives again", TIMEOUT, || Ok(call.talk(1, || Ok(()))? == NOTHING))?;
         let output = call.scene.latch.peer.output();

@@ -41,7 +41,8 @@ fn call(caller: &mut Baresip, callee: &mut Baresip, user: &str) -> Result<()> {
     callee.wait_for("CALL_ESTABLISHED", TIMEOUT).map(drop)
 }
 
-/// Phone 1 leaves the network behind NAT 1 for the one behind NAT 3, where its address is the same and its way out is not.
+/// Phone 1 leaves the network behind NAT 1 for the one behind NAT 3, where its address is the same and its way out is
+/// not.
 fn roam(testbed: &Testbed) -> Result<()> {
     let (wifi, mobile) = (testbed.nat(1)?.namespace(), testbed.nat(3)?.namespace());
     wifi.ip(&format!("link set lan0 netns {}", mobile.name()))?;

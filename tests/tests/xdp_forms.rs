@@ -1,4 +1,5 @@
-//! Packets of every form (IP version, VLAN tags, kinds of payload) one by one through the XDP program: verdict and bytes.
+//! Packets of every form (IP version, VLAN tags, kinds of payload) one by one through the XDP program: verdict and
+//! bytes.
 
 use anyhow::Result;
 use proptest::{prelude::*, test_runner::TestRunner};

@@ -1,4 +1,5 @@
-//! Streams of packets through the XDP program and the relay in user space, in the time that they take: trials, new ports, rates, and what is measured.
+//! Streams of packets through the XDP program and the relay in user space, in the time that they take: trials, new
+//! ports, rates, and what is measured.
 
 use anyhow::Result;
 use proxy_common::{
@@ -199,7 +200,8 @@ fn jitter_is_that_of_packets_that_come_late() -> Result<()> {
             wait(if number % 2 == 0 { 30 } else { 10 });
         }
         let quality = world.state(A)?.quality;
-        // Each change is 80 units; 8 of them have been seen, each a sixteenth: 80 * (1 - (15/16)^8). Sleep is never too short.
+        // Each change is 80 units; 8 of them have been seen, each a sixteenth: 80 * (1 - (15/16)^8). Sleep is never too
+        // short.
         let jitter = quality.jitter >> 4;
         assert!(jitter >= 28, "{jitter}");
         Ok(())

@@ -61,8 +61,8 @@ impl<'a> Frame<'a> {
         Self { start: start as usize, end: end as usize, context: PhantomData }
     }
 
-    /// The same frame, of which the compiler does not know that it is: else it leaves out a check that it sees is implied by
-    /// an earlier one, and the verifier does not.
+    /// The same frame, of which the compiler does not know that it is: else it leaves out a check that it sees is
+    /// implied by an earlier one, and the verifier does not.
     #[inline(always)]
     pub(crate) fn unproven(self) -> Self {
         let mut start = self.start;

@@ -1,4 +1,5 @@
-//! The maps (their values are described in `proxy_common::layout`), where their entries are, and what else the kernel lends.
+//! The maps (their values are described in `proxy_common::layout`), where their entries are, and what else the kernel
+//! lends.
 
 use crate::relay::packet_scratch::PacketScratch;
 use aya_ebpf::{

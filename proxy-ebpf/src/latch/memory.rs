@@ -1,6 +1,6 @@
-//! Access to map entries: memory that other CPUs and user space change at any time. So no reference to one is ever made:
-//! fields are read and written whole, each once, by volatile accesses of their own size, and what several CPUs change is
-//! changed by atomic instructions.
+//! Access to map entries: memory that other CPUs and user space change at any time. So no reference to one is ever
+//! made: fields are read and written whole, each once, by volatile accesses of their own size, and what several CPUs
+//! change is changed by atomic instructions.
 //!
 //! `core` has no atomic read-modify-write operations for this target; two lines of assembler replace them.
 
@@ -9,8 +9,8 @@ use core::arch::asm;
 /// One volatile read of a location inside a map entry.
 #[inline(always)]
 pub(crate) fn load<T: Copy>(place: *const T) -> T {
-    // SAFETY: the callers (all in `relay::entries`) point at an aligned place inside an entry that holds integers only, and entries
-    // live as long as the program that refers to their map.
+    // SAFETY: the callers (all in `relay::entries`) point at an aligned place inside an entry that holds integers only,
+    // and entries live as long as the program that refers to their map.
     unsafe { place.read_volatile() }
 }
 

@@ -186,7 +186,8 @@ fn plus(field: u16, by: u16) -> u16 {
     u16::from_be(field).wrapping_add(by).to_be()
 }
 
-/// Writes a whole packet over whatever the frame held and becomes the program in `PROGRAMS`; passes where there is none.
+/// Writes a whole packet over whatever the frame held and becomes the program in `PROGRAMS`; passes where there is
+/// none.
 #[xdp]
 fn restore(context: XdpContext) -> u32 {
     let Some(frame) = bytes::<TEMPLATE_LENGTH>(&context) else { return xdp_action::XDP_DROP };

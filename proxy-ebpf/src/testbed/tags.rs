@@ -1,5 +1,5 @@
-//! VLANs for a kernel that has none: `tag` and `untag` at the ends of a link are a switch's port that carries one VLAN; at
-//! two interfaces of one host, joined by redirection, they are the VLAN's device and the one below it.
+//! VLANs for a kernel that has none: `tag` and `untag` at the ends of a link are a switch's port that carries one VLAN;
+//! at two interfaces of one host, joined by redirection, they are the VLAN's device and the one below it.
 
 use aya_ebpf::{
     Global,
@@ -43,8 +43,8 @@ fn tag(context: TcContext) -> i32 {
     continue_at(0)
 }
 
-/// Takes the tags from a frame that arrives. One with others goes on as it is where there is another interface for those
-/// with the right ones, and ends here where not: a switch drops it.
+/// Takes the tags from a frame that arrives. One with others goes on as it is where there is another interface for
+/// those with the right ones, and ends here where not: a switch drops it.
 #[classifier]
 fn untag(context: TcContext) -> i32 {
     let skb = context.skb.skb;

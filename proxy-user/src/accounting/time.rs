@@ -56,8 +56,8 @@ impl Serialize for Timestamp {
 
 /// Year, month and day of a number of days since 1970 in the Gregorian calendar.
 ///
-/// Counts from 1 March of year 0, so that the leap day is the last of its year and 400 years, 146,097 days, repeat; from
-/// March on, the months of a year are 153 days in each five.
+/// Counts from 1 March of year 0, so that the leap day is the last of its year and 400 years, 146,097 days, repeat;
+/// from March on, the months of a year are 153 days in each five.
 fn date(days_since_1970: u64) -> (u64, u64, u64) {
     let days = days_since_1970 + 719_468;
     let (era, day_of_era) = (days / 146_097, days % 146_097);

@@ -196,8 +196,8 @@ impl Default for RealmPolicy {
 }
 
 impl RealmPolicy {
-    /// What it says of a leg with media of this kind, the `m=` line's first word; `nominal` is what was negotiated, bytes
-    /// a second of IP packets, where that is known.
+    /// What it says of a leg with media of this kind, the `m=` line's first word; `nominal` is what was negotiated,
+    /// bytes a second of IP packets, where that is known.
     pub fn of_leg(&self, kind: &str, nominal: Option<u64>) -> LegPolicy {
         let [audio, video, other] = self.dscp;
         LegPolicy {

@@ -91,8 +91,8 @@ pub(super) fn limits(config: &Config) -> budgets::Limits {
 /// The most bytes that all strangers together make Latch keep. All that is as long as strangers make it is counted as
 /// [`Amounts::bytes`]: messages, names and routes, session descriptions. `tests/memory` floods Latch and measures.
 ///
-/// What is counted after it was kept may be one request too much, and responses with more than 2 KiB of the softswitch's
-/// own go beyond it.
+/// What is counted after it was kept may be one request too much, and responses with more than 2 KiB of the
+/// softswitch's own go beyond it.
 pub fn strangers_memory(config: &Config) -> usize {
     let budgets::Limits { strangers, prefixes, .. } = limits(config);
     let Amounts { dialogs, subscriptions, transactions, bytes, .. } = strangers.amounts;

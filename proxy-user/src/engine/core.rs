@@ -73,8 +73,8 @@ pub struct Core {
 pub(super) const LOG_PERIOD: Duration = Duration::from_secs(1);
 
 impl Core {
-    /// A core that begins at `now`, which is `wall` on the clock. `seed` must be unpredictable in production: the tokens
-    /// that keep strangers out of calls are drawn from it.
+    /// A core that begins at `now`, which is `wall` on the clock. `seed` must be unpredictable in production: the
+    /// tokens that keep strangers out of calls are drawn from it.
     ///
     /// # Errors
     /// Where a realm's port range holds no pairs; a configuration that was read from a file has none such.

@@ -79,7 +79,8 @@ pub(crate) fn read<T: DeserializeOwned>(entry: &Entry, clock: Clock) -> Result<T
     moment::on(clock, || serde_json::from_slice(&entry.value)).map_err(|error| entry.refused(error))
 }
 
-/// A record for the journal. `None` for what cannot be written: it lives on here, and a later process does not know of it.
+/// A record for the journal. `None` for what cannot be written: it lives on here, and a later process does not know of
+/// it.
 fn written<T: Serialize>(value: &T, clock: &Clock) -> Option<Vec<u8>> {
     let written = moment::on(*clock, || serde_json::to_vec(value));
     written.inspect_err(|problem| error!(%problem, "a record for the journal cannot be written")).ok()

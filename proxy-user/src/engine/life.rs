@@ -91,7 +91,8 @@ impl Core {
         }
     }
 
-    /// A call is over; `code` is what its protocol says of it, for the record. Of a call that has ended nothing changes.
+    /// A call is over; `code` is what its protocol says of it, for the record. Of a call that has ended nothing
+    /// changes.
     pub fn end(&mut self, id: CallId, cause: EndCause, code: Option<u16>, now: Instant) {
         let Some(call) = self.calls.get_mut(&id).filter(|call| call.is_live()) else { return };
         let answered = match call.state {

@@ -122,8 +122,8 @@ impl Core {
         }
     }
 
-    /// Tells the operator of media that others sent to a call's ports: an attack, or a NAT that gave the terminal another
-    /// port. One line a second at most, however many calls it hits.
+    /// Tells the operator of media that others sent to a call's ports: an attack, or a NAT that gave the terminal
+    /// another port. One line a second at most, however many calls it hits.
     fn media_of_strangers(&mut self, id: CallId, leg: usize, packets: u64, now: Instant) {
         if self.last_stranger_log.is_some_and(|at| now.saturating_duration_since(at) < LOG_PERIOD) {
             return;

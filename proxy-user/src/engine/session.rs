@@ -187,8 +187,8 @@ impl MediaSession {
         }
     }
 
-    /// The request with the last offer failed, though a provisional response had answered it: as it was before (RFC 3261,
-    /// section 14.1).
+    /// The request with the last offer failed, though a provisional response had answered it: as it was before (RFC
+    /// 3261, section 14.1).
     pub(super) fn undo(&mut self, resources: &mut Resources<'_>) {
         let Some(offer) = self.offer.take() else { return };
         self.give_up(&offer.fresh, resources);
@@ -207,7 +207,8 @@ impl MediaSession {
         self.offer = None;
     }
 
-    /// Media of each side, bytes a second of IP packets, as [`Flows`]; those that an open offer asks for are among them.
+    /// Media of each side, bytes a second of IP packets, as [`Flows`]; those that an open offer asks for are among
+    /// them.
     pub(super) fn demand(&self, realms: &PerRealm<Realm>) -> PerSide<Flows> {
         let offer = self.offer.as_ref().filter(|offer| !offer.answered && !offer.orphan);
         self.demand_beside(offer.map_or(&[], |offer| &offer.media), realms)
@@ -367,8 +368,8 @@ impl MediaSession {
         self.offer = None;
     }
 
-    /// Notes a stream that is gone. What was offered again and again at the same place with the same codec is one report,
-    /// so that there are never more than a call has had kinds of streams.
+    /// Notes a stream that is gone. What was offered again and again at the same place with the same codec is one
+    /// report, so that there are never more than a call has had kinds of streams.
     fn report(&mut self, report: StreamReport) {
         /// More than any call has: beyond it, what is at one place is one report whatever it was.
         const MOST: usize = 64;

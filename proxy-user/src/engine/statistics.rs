@@ -39,7 +39,8 @@ pub struct Statistics {
     pub challenges: u64,
     /// Requests of terminals that it refused for who they are: 403, and 401 or 407 to credentials.
     pub credentials_refused: u64,
-    /// Messages that were not sent to an address that has not proved itself, as more than three times what came from there.
+    /// Messages that were not sent to an address that has not proved itself, as more than three times what came from
+    /// there.
     pub withheld: u64,
     /// States that cannot be; each is a fault of this program.
     pub inconsistencies: u64,

@@ -1,9 +1,9 @@
 //! The filter of a signalling socket: in a flood, what known terminals send is not lost in a full queue
 //! (`proxy_common::signalling`).
 //!
-//! It is there only to keep the socket's queue from overflowing: what strangers may send exactly, the engine decides. So
-//! the filter lets several times as much pass in the long run ([`HEADROOM`]), and as much at once: the engine must still
-//! see the messages that name a call's token, whatever network they come from.
+//! It is there only to keep the socket's queue from overflowing: what strangers may send exactly, the engine decides.
+//! So the filter lets several times as much pass in the long run ([`HEADROOM`]), and as much at once: the engine must
+//! still see the messages that name a call's token, whatever network they come from.
 
 use super::sockets::DatagramSocket;
 use crate::{

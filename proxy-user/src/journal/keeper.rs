@@ -25,7 +25,8 @@ pub struct Keeper {
     journal: Journal,
     clock: Clock,
     head: Head,
-    /// Whether the file has the head: it is written with the first changes, and from then on they are read by its clock.
+    /// Whether the file has the head: it is written with the first changes, and from then on they are read by its
+    /// clock.
     has_head: bool,
     pending: Changes,
     trouble: Option<Trouble>,

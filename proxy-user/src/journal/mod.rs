@@ -5,10 +5,10 @@
 //! - `records`: its contents; `migrate`: from one version of them to the next; `aside`: files that cannot be used;
 //! - `moment`: points in time inside of records.
 //!
-//! The file has to survive the *process*, whatever ends it: for that, a write only has to reach the kernel's page cache,
-//! so no commit waits for a disk (`backend`). It need not survive the host: with the host, the kernel's maps and so all
-//! calls are gone. A power cut may therefore cost the registrations: what is left of the file is set aside, and phones
-//! register again.
+//! The file has to survive the *process*, whatever ends it: for that, a write only has to reach the kernel's page
+//! cache, so no commit waits for a disk (`backend`). It need not survive the host: with the host, the kernel's maps and
+//! so all calls are gone. A power cut may therefore cost the registrations: what is left of the file is set aside, and
+//! phones register again.
 //!
 //! Records are JSON: each field has its name, so that a record of another form is an error and never misread. Points in
 //! time are readings of the kernel's monotonic clock (`moment`).
@@ -66,8 +66,8 @@ pub fn boot_id() -> Result<String> {
 }
 
 impl Head {
-    /// The clock by which records of this journal are read on a host with this boot id, `now` being `wall`: after another
-    /// start of the host, the time of day bridges the gap.
+    /// The clock by which records of this journal are read on a host with this boot id, `now` being `wall`: after
+    /// another start of the host, the time of day bridges the gap.
     pub fn clock(&self, boot: &str, here: Clock, now: Instant, wall: SystemTime) -> Clock {
         if self.boot == boot {
             return here;

@@ -198,8 +198,8 @@ impl Journal {
         clear().with_context(|| self.unwritable())
     }
 
-    /// After an error: opens the file again and makes these changes; where the file cannot be used any more, writes a new
-    /// one of what it held and these changes. Removals of what the file does not hold are taken out of `changes`.
+    /// After an error: opens the file again and makes these changes; where the file cannot be used any more, writes a
+    /// new one of what it held and these changes. Removals of what the file does not hold are taken out of `changes`.
     ///
     /// # Errors
     ///

@@ -110,8 +110,8 @@ impl Estimate {
     }
 }
 
-/// The most that media of these formats is, towards a receiver that stated `receiver`. `secured`: SRTP's tags are there.
-/// `None` where no format's rate is known and nothing is stated.
+/// The most that media of these formats is, towards a receiver that stated `receiver`. `secured`: SRTP's tags are
+/// there. `None` where no format's rate is known and nothing is stated.
 ///
 /// Where both are known, the larger one counts: many devices write the rate of the codec alone into `b=AS`, and many
 /// ignore it when they send.

@@ -9,8 +9,8 @@ use super::{Quality, bandwidth::Codec};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Mos(pub u16);
 
-/// The score of what arrived in `packets`; `None` where nothing did, or where ITU-T G.113 knows no values of the codec for
-/// narrow-band telephony.
+/// The score of what arrived in `packets`; `None` where nothing did, or where ITU-T G.113 knows no values of the codec
+/// for narrow-band telephony.
 pub fn mos(codec: Codec, packets: u64, quality: &Quality) -> Option<Mos> {
     let (impairment, robustness) = impairment(codec)?;
     let arrived = packets.saturating_sub(quality.duplicates);

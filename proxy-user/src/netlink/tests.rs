@@ -18,8 +18,8 @@ fn lo(netlink: &mut Netlink) -> Link {
     netlink.links().unwrap().into_iter().find(|link| link.name == "lo").unwrap()
 }
 
-/// Runs `test` in a network namespace of its own, which has a pair of interfaces `near` and `far`, both up. Says so where
-/// that is not granted.
+/// Runs `test` in a network namespace of its own, which has a pair of interfaces `near` and `far`, both up. Says so
+/// where that is not granted.
 fn in_namespace(test: impl FnOnce() + Send) {
     std::thread::scope(|scope| {
         scope.spawn(|| {

@@ -144,8 +144,8 @@ impl MediaSection {
         matches!(self.direction, Direction::SendOnly | Direction::Inactive) || self.address == Some(Host::Unspecified)
     }
 
-    /// Where media is wanted, where that is a literal address. RTCP: `a=rtcp`, else the next port up; port 0 where there
-    /// is none.
+    /// Where media is wanted, where that is a literal address. RTCP: `a=rtcp`, else the next port up; port 0 where
+    /// there is none.
     pub fn remote(&self) -> Option<RemoteMedia> {
         let literal = |host: Option<&Host>| match host {
             Some(Host::Address(address)) => Some(*address),

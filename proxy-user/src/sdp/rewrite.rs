@@ -76,7 +76,8 @@ impl Session {
         }
     }
 
-    /// Whether this is the last line of a media description that has no `a=rtcp-mux`; empty lines behind it do not count.
+    /// Whether this is the last line of a media description that has no `a=rtcp-mux`; empty lines behind it do not
+    /// count.
     fn lacks_mux_after(&self, number: usize) -> bool {
         let Some(media) = self.lines.get(number).and_then(|line| line.media) else { return false };
         let of_media = |line: &&Line| line.media == Some(media);

@@ -31,8 +31,8 @@ pub struct Listener {
 /// message is pushed as a whole.
 pub type NewFramer = fn(Transport, usize) -> Box<dyn Framer>;
 
-/// Divides what comes over a connection into messages. It holds no more than one message, and what came together with its
-/// end.
+/// Divides what comes over a connection into messages. It holds no more than one message, and what came together with
+/// its end.
 pub trait Framer: Send {
     /// Takes in what came.
     fn push(&mut self, bytes: &[u8]);

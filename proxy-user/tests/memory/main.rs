@@ -252,7 +252,8 @@ fn answer_to(bytes: &[u8], answer: Answer, branch: usize) -> Option<Vec<u8>> {
 
 #[test]
 fn strangers_make_latch_take_no_more_memory_than_it_says() {
-    // As many dialogs and transactions as make hash maps grow just then; and two in which other limits are reached first.
+    // As many dialogs and transactions as make hash maps grow just then; and two in which other limits are reached
+    // first.
     for (max_calls, max_transactions, percent) in [(613, 3_680, 25), (100, 2_000, 25), (150, 300, 100)] {
         let config = Arc::new(config(max_calls, max_transactions, percent));
         let bound = strangers_memory(&config);

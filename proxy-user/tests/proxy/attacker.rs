@@ -145,8 +145,8 @@ fn whole(world: &World) -> Whole {
     }
 }
 
-/// Media is believed from where signalling came from and nowhere else (the relay's own tests hold it to that): so a stream
-/// that names the attacker's address is one of its own calls.
+/// Media is believed from where signalling came from and nowhere else (the relay's own tests hold it to that): so a
+/// stream that names the attacker's address is one of its own calls.
 fn nobodys_media_is_the_attackers(world: &World) {
     let (here, there) = (own(world, REGISTERED).ip(), own(world, 1).ip());
     let phones: Vec<IpAddr> =
@@ -277,8 +277,8 @@ fn in_dialog(world: &mut World) {
     inject(world, source, &text);
 }
 
-/// With a token of its own calls, which may have ended, and all that is known of a dialog of others; or with a branch that
-/// one of them may have used.
+/// With a token of its own calls, which may have ended, and all that is known of a dialog of others; or with a branch
+/// that one of them may have used.
 fn with_own_token(world: &mut World) {
     let of_others = |known: &&Known| !known.from.contains(OWN_PHONE) && !known.to.contains(OWN_PHONE);
     let dialogs: Vec<_> = world.attacker.dialogs.iter().filter(of_others).cloned().collect();

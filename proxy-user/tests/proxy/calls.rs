@@ -7,7 +7,8 @@ use proxy_user::{
 };
 use std::time::Duration;
 
-/// What makes requests of real phones as long as they are: nobody who is not registered gets more than three times that.
+/// What makes requests of real phones as long as they are: nobody who is not registered gets more than three times
+/// that.
 pub(crate) const LIKE_A_PHONE: &str =
     "Allow: INVITE, ACK, CANCEL, OPTIONS, BYE, REFER, NOTIFY, MESSAGE, SUBSCRIBE, INFO, UPDATE, PRACK
         Accept: application/sdp, application/dtmf-relay, application/media_control+xml

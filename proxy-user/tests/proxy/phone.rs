@@ -1,5 +1,5 @@
-//! A terminal for simulations: registers, calls, answers, refuses, holds, hangs up, and may vanish at any time. It keeps
-//! its own transactions, so that lost and doubled datagrams reach the proxy as they would from a real one.
+//! A terminal for simulations: registers, calls, answers, refuses, holds, hangs up, and may vanish at any time. It
+//! keeps its own transactions, so that lost and doubled datagrams reach the proxy as they would from a real one.
 
 use crate::lab::{PRIVATE, host_text, sdp, sip};
 use proxy_user::signalling::sip::{Message, Name, NameAddr};

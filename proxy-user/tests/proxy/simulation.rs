@@ -382,7 +382,8 @@ fn simulate(seed: u64, restarts: usize, streams: bool, moves: usize) -> (usize, 
     while world.step(end) {
         steps += 1;
     }
-    // All phones are gone now, in the middle of their calls, and their media with them: what was held is given up after an hour.
+    // All phones are gone now, in the middle of their calls, and their media with them: what was held is given up after
+    // an hour.
     for index in 0..3 {
         world.phones[index].dead = true;
         world.happen(Event::Break(index));

@@ -65,8 +65,8 @@ impl Packet {
         self
     }
 
-    /// The same as it leaves: by a next hop, from and to other addresses, one hop on. Into another IP version it leaves as
-    /// RFC 7915 says, and without a checksum it does not.
+    /// The same as it leaves: by a next hop, from and to other addresses, one hop on. Into another IP version it leaves
+    /// as RFC 7915 says, and without a checksum it does not.
     pub fn relayed(&self, by: u16, source: impl Into<SocketAddr>, destination: impl Into<SocketAddr>) -> Self {
         let [outer, inner] = TAGS;
         let (macs, tags) = match by {

@@ -16,7 +16,8 @@ use proxy_common::{
 /// One read of a field of a map entry.
 macro_rules! read {
     ($entry:expr, $field:ident) => {
-        // SAFETY: the pointer came from a lookup of this type (private to this module), so the place is within the entry.
+        // SAFETY: the pointer came from a lookup of this type (private to this module), so the place is within the
+        // entry.
         load(unsafe { &raw const (*$entry).$field })
     };
 }

@@ -56,8 +56,8 @@ macro_rules! fields {
             $(
                 #[inline(always)]
                 pub(crate) fn $field(self) -> $type {
-                    // SAFETY: the entry is this CPU's own, one XDP program at a time runs on a CPU, and it lives as long as
-                    // the program.
+                    // SAFETY: the entry is this CPU's own, one XDP program at a time runs on a CPU, and it lives as
+                    // long as the program.
                     unsafe { (&raw const (*self.0).$field).read_volatile() }
                 }
 

@@ -1,7 +1,7 @@
 //! The two big arrays, `LEGS` and `LEG_STATE`, as memory that user space and the XDP program share.
 //!
-//! The kernel maps an array of values that are whole words without gaps (`BPF_F_MMAPABLE`). Both sides access it at the same time,
-//! so user space does it by atomic 64-bit words only and never makes a reference to a value.
+//! The kernel maps an array of values that are whole words without gaps (`BPF_F_MMAPABLE`). Both sides access it at the
+//! same time, so user space does it by atomic 64-bit words only and never makes a reference to a value.
 
 use super::indices::LegIndex;
 use proxy_common::layout::{Component, Leg, LegState, Quality, RtcpComponent};
@@ -130,8 +130,8 @@ const LEARNED: [bool; STATE_WORDS] = {
 };
 
 fn words_of_leg(leg: &Leg) -> [u64; LEG_WORDS] {
-    // SAFETY: `Leg` is `repr(C)`, made of integers and byte arrays without padding (asserted in its module), so it may be
-    // read as words; transmute checks the size.
+    // SAFETY: `Leg` is `repr(C)`, made of integers and byte arrays without padding (asserted in its module), so it may
+    // be read as words; transmute checks the size.
     unsafe { std::mem::transmute(*leg) }
 }
 

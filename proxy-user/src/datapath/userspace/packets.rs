@@ -93,8 +93,8 @@ impl Receiver {
                 header
             })
             .collect();
-        // SAFETY: each header points to one vector and `BESIDE` bytes of control data, each vector to a buffer of its length
-        // that is not otherwise used meanwhile; all outlive the call.
+        // SAFETY: each header points to one vector and `BESIDE` bytes of control data, each vector to a buffer of its
+        // length that is not otherwise used meanwhile; all outlive the call.
         let received = unsafe {
             let count = headers.len() as u32;
             libc::recvmmsg(self.socket.as_raw_fd(), headers.as_mut_ptr(), count, libc::MSG_DONTWAIT, ptr::null_mut())
@@ -161,7 +161,8 @@ impl Sender {
             .collect();
         let (mut done, mut lost) = (0, 0);
         while let Some(rest) = headers.get_mut(done..).filter(|rest| !rest.is_empty()) {
-            // SAFETY: each header points to an address and to one vector, that to the bytes of a frame; all outlive the call.
+            // SAFETY: each header points to an address and to one vector, that to the bytes of a frame; all outlive the
+            // call.
             let sent = unsafe {
                 libc::sendmmsg(self.socket.as_raw_fd(), rest.as_mut_ptr(), rest.len() as u32, libc::MSG_DONTWAIT)
             };
@@ -235,8 +236,8 @@ fn message(vector: &mut iovec) -> mmsghdr {
 }
 
 fn beside(header: &mmsghdr) -> Option<tpacket_auxdata> {
-    // SAFETY: the kernel filled the control data in and set its length; CMSG_FIRSTHDR and CMSG_NXTHDR stay within it, and
-    // one of this type holds a `tpacket_auxdata`.
+    // SAFETY: the kernel filled the control data in and set its length; CMSG_FIRSTHDR and CMSG_NXTHDR stay within it,
+    // and one of this type holds a `tpacket_auxdata`.
     unsafe {
         let mut one = libc::CMSG_FIRSTHDR(&raw const header.msg_hdr);
         while let Some(control) = one.as_ref() {

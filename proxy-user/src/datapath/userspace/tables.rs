@@ -1,5 +1,5 @@
-//! The relay's tables in user space: the same values as in the BPF maps, in memory that is mapped twice, once for the relay
-//! and once for the control plane, which therefore treats them as it treats the kernel's.
+//! The relay's tables in user space: the same values as in the BPF maps, in memory that is mapped twice, once for the
+//! relay and once for the control plane, which therefore treats them as it treats the kernel's.
 
 use crate::datapath::control::mapped::{LEG_WORDS, Legs, Memory, STATE_WORDS, States};
 use nix::{

@@ -1,7 +1,7 @@
 //! A table of sources or networks: a fixed number of places, found by prefix.
 //!
-//! Places whose source holds nothing are in one of two lists, in the order of their last use: those that have proved their
-//! address, and the others. A newcomer without a free place gets the oldest of the others, or else of the first.
+//! Places whose source holds nothing are in one of two lists, in the order of their last use: those that have proved
+//! their address, and the others. A newcomer without a free place gets the oldest of the others, or else of the first.
 
 use super::amounts::Amounts;
 use std::{

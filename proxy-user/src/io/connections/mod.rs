@@ -267,7 +267,8 @@ impl Connections {
         }
     }
 
-    /// Where a connection comes from, as connections are counted: a subscriber of IPv6 has a /64, and all addresses in it.
+    /// Where a connection comes from, as connections are counted: a subscriber of IPv6 has a /64, and all addresses in
+    /// it.
     fn place(&self, realm: RealmId, flow: Flow) -> (RealmId, IpAddr) {
         let is_access = self.config.realms.get(realm).is_some_and(|settings| settings.side == Side::Access);
         let place = match flow.ip().to_canonical() {

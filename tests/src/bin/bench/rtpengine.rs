@@ -46,8 +46,8 @@ impl Rtpengine {
         Ok(Self { control, daemon, folder, calls: Vec::new(), generation: 0 })
     }
 
-    /// Ends the calls that there are and makes new ones, from these ports of `caller`'s address in the access network to
-    /// `callee` in the core network; source and destination port of each caller's packets.
+    /// Ends the calls that there are and makes new ones, from these ports of `caller`'s address in the access network
+    /// to `callee` in the core network; source and destination port of each caller's packets.
     ///
     /// rtpengine stops to read a socket for good once its queue has been too long a number of times: after an attempt
     /// at too high a rate, only new calls tell something.

@@ -1,5 +1,5 @@
-//! A frame's bytes: a window of `N` bytes whose presence was checked once, then reads and writes at offsets that the compiler
-//! checks against `N`. Words are in memory order.
+//! A frame's bytes: a window of `N` bytes whose presence was checked once, then reads and writes at offsets that the
+//! compiler checks against `N`. Words are in memory order.
 
 use proxy_common::address::Address;
 use std::cell::Cell;

@@ -1,5 +1,5 @@
-//! Access to table entries: memory that other threads and the control plane change at any time. So no reference to one is
-//! ever made: fields are read and written whole, each once, by atomic accesses of their own size.
+//! Access to table entries: memory that other threads and the control plane change at any time. So no reference to one
+//! is ever made: fields are read and written whole, each once, by atomic accesses of their own size.
 //!
 //! The relay reaches its tables by a mapping of its own (`tables`), in which a location is always accessed in the same
 //! size; the control plane has another mapping of the same memory, as it has of the kernel's.
@@ -15,9 +15,9 @@ pub(crate) fn load<T: Copy>(place: *const T) -> T {
     const { assert!(matches!(size_of::<T>(), 1 | 2 | 4 | 8)) }
     macro_rules! by {
         ($atomic:ty) => {{
-            // SAFETY: the callers (all in `relay::entries`) point at an aligned place inside an entry that holds integers only,
-            // every bit pattern of which is a value; entries live as long as their tables, which `maps::Here` holds; and
-            // `T` is as large as the word (the arm that is taken).
+            // SAFETY: the callers (all in `relay::entries`) point at an aligned place inside an entry that holds
+            // integers only, every bit pattern of which is a value; entries live as long as their tables, which
+            // `maps::Here` holds; and `T` is as large as the word (the arm that is taken).
             unsafe {
                 let word = <$atomic>::from_ptr(place.cast_mut().cast()).load(Ordering::Acquire);
                 transmute_copy(&word)

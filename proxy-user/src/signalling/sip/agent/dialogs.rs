@@ -65,8 +65,8 @@ impl Tags {
 pub(super) struct Dialogs {
     dialogs: Tracked<DialogId, Dialog>,
     tokens: HashMap<String, TokenHolder>,
-    /// Answerers. A call that passes through twice has two with the same tags. Call-IDs alone find nothing: a stranger can
-    /// begin any number of dialogs with one.
+    /// Answerers. A call that passes through twice has two with the same tags. Call-IDs alone find nothing: a stranger
+    /// can begin any number of dialogs with one.
     by_tags: HashMap<Tags, Vec<(DialogId, usize)>>,
     by_call: HashMap<CallId, DialogId>,
     by_terminal: HashMap<TerminalId, BTreeSet<DialogId>>,
@@ -372,8 +372,8 @@ pub(super) struct Dialog {
 }
 
 impl Dialog {
-    /// The parties of an answered call that have shown to be where they are: the callees by their answers, the caller by
-    /// an ACK or by its token.
+    /// The parties of an answered call that have shown to be where they are: the callees by their answers, the caller
+    /// by an ACK or by its token.
     pub(super) fn proved_parties(&self) -> impl Iterator<Item = &Party> {
         let acknowledged = self
             .answerers

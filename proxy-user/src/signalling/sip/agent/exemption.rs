@@ -10,10 +10,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// Requests of a party that are exempt at once: a re-INVITE or UPDATE, PRACK, REFER, and the INFOs of some twelve digits.
-/// Over UDP each stays for 32 s after its answer (timer J).
+/// Requests of a party that are exempt at once: a re-INVITE or UPDATE, PRACK, REFER, and the INFOs of some twelve
+/// digits. Over UDP each stays for 32 s after its answer (timer J).
 const MOST_REQUESTS: usize = 16;
-/// Bytes of a request that is exempt: most are below 2 KiB, descriptions with many ICE candidates up to three times as long.
+/// Bytes of a request that is exempt: most are below 2 KiB, descriptions with many ICE candidates up to three times as
+/// long.
 const MOST_BYTES: usize = 8 << 10;
 /// Messages a second that are exempt: requests and ACKs, most of them twice.
 const MOST_MESSAGES: u32 = 16;

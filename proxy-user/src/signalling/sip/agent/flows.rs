@@ -179,8 +179,8 @@ impl Turn<'_> {
         }
     }
 
-    /// Where a core realm's URI leads to: by the transport that it names, if the realm has that one, else by UDP; to the
-    /// softswitch as configured, where the URI names none.
+    /// Where a core realm's URI leads to: by the transport that it names, if the realm has that one, else by UDP; to
+    /// the softswitch as configured, where the URI names none.
     pub(super) fn core_flow(&self, realm: RealmId, value: &str) -> Option<Flow> {
         let config = self.core.config.realms.get(realm)?;
         let (transport, address) = route_flow(value)?;

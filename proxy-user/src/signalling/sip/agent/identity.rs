@@ -1,9 +1,9 @@
 //! Who is calling, and who may know it: headers in which a network states identities and charging, by the trust of the
 //! realms that a message passes between (RFC 3325), and what its author asked to be kept private (RFC 3323).
 //!
-//! A softswitch believes these headers where Latch is in its trust domain. So what a party of an untrusted realm states in
-//! them never reaches a trusted one, unless the realm says `identity_in = "kept"`; and what the trusted network states
-//! reaches an untrusted realm only where the RFCs let it.
+//! A softswitch believes these headers where Latch is in its trust domain. So what a party of an untrusted realm states
+//! in them never reaches a trusted one, unless the realm says `identity_in = "kept"`; and what the trusted network
+//! states reaches an untrusted realm only where the RFCs let it.
 
 use crate::{
     config::{Config, Trust},
@@ -180,8 +180,8 @@ impl Identity {
         }
     }
 
-    /// The From of a request outside of dialogs as the other side may see it, where its author asked that his name is kept
-    /// private. Its parameters stay: the tag is one of them.
+    /// The From of a request outside of dialogs as the other side may see it, where its author asked that his name is
+    /// kept private. Its parameters stay: the tag is one of them.
     pub(super) fn anonymous_from(&self, request: &Message) -> Option<String> {
         if !self.serves_privacy() || request.to_tag().is_some() || !Privacy::of(request).user {
             return None;

@@ -154,8 +154,8 @@ impl Turn<'_> {
         }
     }
 
-    /// A party is in another place, from where it sent at `since`: what is for it goes there, and its media is let in from
-    /// there. What it sent later from elsewhere may have been accepted before.
+    /// A party is in another place, from where it sent at `since`: what is for it goes there, and its media is let in
+    /// from there. What it sent later from elsewhere may have been accepted before.
     pub(super) fn party_moved(&mut self, id: DialogId, role: Role, (to, since): (Flow, Instant), now: Instant) {
         // Its dialog may be forgotten while a request in it is still under way.
         let Some(party) = self.dialogs.party(id, role).filter(|party| party.moved_at.is_none_or(|at| at <= since))
@@ -167,7 +167,8 @@ impl Turn<'_> {
             return;
         }
         debug!(%before, %to, "a terminal's signalling comes from another place now");
-        // A datagram's source can be forged, by the party itself too: it may want another host to be sent what is for it.
+        // A datagram's source can be forged, by the party itself too: it may want another host to be sent what is for
+        // it.
         let is_proved = to.transport.is_reliable() || self.core.is_known(party.standing.realm, to);
         if let Some(party) = self.dialogs.party_mut(id, role) {
             party.moved_at = Some(since);

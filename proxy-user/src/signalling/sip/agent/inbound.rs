@@ -19,8 +19,8 @@ use tracing::debug;
 /// Bytes of a final response besides what it repeats of the request: To tag, Contact, Allow, Supported, the name of the
 /// software, session timers. What common softswitches and phones send has 300 to 450.
 const FINAL_HEADERS: usize = 500;
-/// Bytes of the session description in a 2xx to an INVITE without an offer: five audio codecs with their parameters, and
-/// telephone events.
+/// Bytes of the session description in a 2xx to an INVITE without an offer: five audio codecs with their parameters,
+/// and telephone events.
 const OFFER_IN_FINAL: usize = 700;
 /// Bytes that an answer may be longer than its offer. It has the same streams and no more codecs (RFC 3264 §6.1).
 const ANSWER_BEYOND_OFFER: usize = 150;
@@ -179,10 +179,10 @@ impl Turn<'_> {
         self.send_keeping(self.kept_for_final(server), realm, source, bytes);
     }
 
-    /// How many bytes of a stranger's credit the last response to a request must leave: where not all may be sent, the final
-    /// response matters most. A caller that has a provisional one no longer repeats its INVITE (RFC 3261 §17.1.1.2) and so
-    /// brings no more credit; one that has none does. So a 100 leaves enough for a ringing response as well. A response that
-    /// PRACK answers is not held back: the PRACK brings credit and proves the address.
+    /// How many bytes of a stranger's credit the last response to a request must leave: where not all may be sent, the
+    /// final response matters most. A caller that has a provisional one no longer repeats its INVITE (RFC 3261
+    /// §17.1.1.2) and so brings no more credit; one that has none does. So a 100 leaves enough for a ringing response
+    /// as well. A response that PRACK answers is not held back: the PRACK brings credit and proves the address.
     fn kept_for_final(&self, id: ServerTxId) -> usize {
         let Some(server) = self.transactions.server(id).filter(|server| !server.is_answered()) else { return 0 };
         if self.core.is_known(server.realm(), server.source()) || is_reliable(server.response()) {

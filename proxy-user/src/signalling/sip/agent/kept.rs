@@ -1,5 +1,5 @@
-//! How many bytes a stranger's request makes Latch keep, as the budgets count them: the lengths of all that is copied from
-//! it. What has the same size for each transaction or dialog is counted with these (`engine::strangers_memory`).
+//! How many bytes a stranger's request makes Latch keep, as the budgets count them: the lengths of all that is copied
+//! from it. What has the same size for each transaction or dialog is counted with these (`engine::strangers_memory`).
 
 use super::{
     dialogs::{Dialog, Party},

@@ -48,8 +48,8 @@ pub(super) fn route_set(message: &Message, from_response: bool) -> Vec<String> {
     routes
 }
 
-/// The transport that a URI or name-addr asks for, if it asks for one, and its address, where its host is one (RFC 3263,
-/// sections 4.1 and 4.2).
+/// The transport that a URI or name-addr asks for, if it asks for one, and its address, where its host is one (RFC
+/// 3263, sections 4.1 and 4.2).
 pub(super) fn route_flow(value: &str) -> Option<(Option<Transport>, SocketAddr)> {
     let contact = NameAddr::parse(value).ok();
     let uri = Uri::parse(contact.as_ref().map_or(value, |contact| contact.uri)).ok()?;

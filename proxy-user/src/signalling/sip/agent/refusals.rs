@@ -13,8 +13,9 @@ use tracing::{debug, warn};
 const LOG_PERIOD: Duration = Duration::from_secs(1);
 
 impl Turn<'_> {
-    /// The softswitch answers 401, 403 or 407 to a terminal. A challenge to a request without credentials, or to one with
-    /// a nonce that is only too old, is how digest authentication begins (RFC 3261 §22, RFC 7616 §3.3), and only counted.
+    /// The softswitch answers 401, 403 or 407 to a terminal. A challenge to a request without credentials, or to one
+    /// with a nonce that is only too old, is how digest authentication begins (RFC 3261 §22, RFC 7616 §3.3), and only
+    /// counted.
     pub(super) fn refused_by_softswitch(
         &mut self,
         source: Flow,

@@ -133,9 +133,9 @@ impl Registrations {
 
     /// The binding that a REGISTER means. Terminals behind different NATs may state the same private contact for one
     /// user: only the source of the packet, or the Call-ID that a terminal keeps for all its REGISTERs (RFC 3261
-    /// §10.2.4), tells them apart. One that comes from the same address as before, with another port and another Call-ID,
-    /// has been switched off and on. A device that names itself and its flow is known by these alone, with whatever
-    /// contact it comes back (RFC 5626 §6).
+    /// §10.2.4), tells them apart. One that comes from the same address as before, with another port and another
+    /// Call-ID, has been switched off and on. A device that names itself and its flow is known by these alone, with
+    /// whatever contact it comes back (RFC 5626 §6).
     pub(super) fn find(
         &self,
         terminals: &Terminals,
@@ -194,8 +194,8 @@ impl Registrations {
     }
 }
 
-/// The seconds for which a contact is bound: its own `expires`, else the header's, else what was asked for, else an hour
-/// (RFC 3261 §10.2.1.1).
+/// The seconds for which a contact is bound: its own `expires`, else the header's, else what was asked for, else an
+/// hour (RFC 3261 §10.2.1.1).
 pub(super) fn lifetime(contact: Option<&str>, header: Option<u32>, asked: Option<u32>) -> Duration {
     let seconds = contact.and_then(|text| text.trim().parse().ok()).or(header).or(asked).unwrap_or(3600);
     // At most a year; longer times would overflow clocks.

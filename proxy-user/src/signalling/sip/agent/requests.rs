@@ -272,8 +272,9 @@ impl Turn<'_> {
         Some(editor.finish())
     }
 
-    /// The Refer-To of a request that names a party of a call by its token, as in an attended transfer (RFC 5589 §7): the
-    /// party's user in its place. The token would let whoever is asked to call that party act for the one that asks.
+    /// The Refer-To of a request that names a party of a call by its token, as in an attended transfer (RFC 5589 §7):
+    /// the party's user in its place. The token would let whoever is asked to call that party act for the one that
+    /// asks.
     fn referred(&self, from: RealmId, to: RealmId, mapper: &AddressMapper, request: &Message) -> Option<String> {
         let value = request.value(Name::ReferTo)?;
         let address = NameAddr::parse(&value).ok()?;

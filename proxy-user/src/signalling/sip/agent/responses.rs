@@ -194,8 +194,8 @@ impl Turn<'_> {
         known.or_else(|| self.new_answerer(place.id, response, &tag, sent_to)).map(Role::Answerer)
     }
 
-    /// A 2xx settles where both parties are: the requester where it spoke from with its secret, the responder at the port
-    /// of its address that the response came from. The branch that it answers is known to nobody else.
+    /// A 2xx settles where both parties are: the requester where it spoke from with its secret, the responder at the
+    /// port of its address that the response came from. The branch that it answers is known to nobody else.
     fn settle_places(&mut self, place: &InDialog, responder: Role, sent_to: Flow, source: Flow, now: Instant) {
         if let Some(to) = place.moves {
             self.party_moved(place.id, place.from, to, now);

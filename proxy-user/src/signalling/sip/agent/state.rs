@@ -89,7 +89,8 @@ pub(super) struct InDialog {
     pub(super) to: Option<Role>,
     /// The requester's new contact, to be taken over when the request succeeds.
     pub(super) target: Option<String>,
-    /// Where the requester spoke from, and when, if it was elsewhere before: it has moved there when the request succeeds.
+    /// Where the requester spoke from, and when, if it was elsewhere before: it has moved there when the request
+    /// succeeds.
     pub(super) moves: Option<(Flow, Instant)>,
 }
 

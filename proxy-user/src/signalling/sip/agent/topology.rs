@@ -75,8 +75,8 @@ impl AddressMapper {
         port == self.from_own.port() || self.from_ports.contains(&port)
     }
 
-    /// The Request-URI of a terminal's request, as the softswitch sees it. How the terminal reaches the proxy is not its
-    /// concern.
+    /// The Request-URI of a terminal's request, as the softswitch sees it. How the terminal reaches the proxy is not
+    /// its concern.
     pub(super) fn request_uri(&self, uri: &str) -> String {
         let own = |uri: &Uri<'_>| literal(uri.host()) == Some(self.from_own.ip());
         match Uri::parse(uri) {

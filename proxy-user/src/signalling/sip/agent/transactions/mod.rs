@@ -106,8 +106,8 @@ impl<P> Transactions<P> {
         self.with_server(id, now, Server::acknowledge).unwrap_or(false)
     }
 
-    /// The sender of a request has moved. Returns where it was before. What it sends again, and an ACK or CANCEL, are of the
-    /// transaction from there too.
+    /// The sender of a request has moved. Returns where it was before. What it sends again, and an ACK or CANCEL, are
+    /// of the transaction from there too.
     pub(super) fn move_server(&mut self, id: ServerTxId, to: Flow) -> Option<Flow> {
         let server = self.servers.get_mut(&id)?;
         let before = server.move_to(to);
