@@ -18,6 +18,7 @@ extern crate std;
 
 pub mod address;
 pub mod checksum;
+mod counters;
 pub mod latch;
 pub mod layout;
 pub mod locals;

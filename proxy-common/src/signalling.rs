@@ -43,13 +43,10 @@ impl Prefix {
     /// What one subscriber has: the IPv4 address, or the /64.
     #[inline(always)]
     pub const fn source(address: [u8; 16]) -> Self {
-        let [a, b, c, d, e, f, g, h, rest @ ..] = address;
+        let [a, b, c, d, e, f, g, h, ..] = address;
         match is_mapped(&address) {
             true => Self { address },
-            false => {
-                let _ = rest;
-                Self { address: [a, b, c, d, e, f, g, h, 0, 0, 0, 0, 0, 0, 0, 0] }
-            }
+            false => Self { address: [a, b, c, d, e, f, g, h, 0, 0, 0, 0, 0, 0, 0, 0] },
         }
     }
 
@@ -127,23 +124,9 @@ macro_rules! passages {
             }
         }
 
-        /// One counter for each, datagrams; the value of the map `SIG_COUNTERS`.
-        #[repr(C, align(8))]
-        #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-        pub struct Counters {
-            $($(#[$doc])* pub $field: u64,)*
-        }
-
-        impl Counters {
-            /// Adds another's counters, such as another CPU's.
-            pub fn add(&mut self, other: &Self) {
-                $(self.$field = self.$field.wrapping_add(other.$field);)*
-            }
-
-            /// Name and value of every counter, in order.
-            pub fn named(&self) -> impl Iterator<Item = (&'static str, u64)> {
-                [$((stringify!($field), self.$field),)*].into_iter()
-            }
+        crate::counters::counters! {
+            /// One counter for each, datagrams; the value of the map `SIG_COUNTERS`.
+            Counters { $($(#[$doc])* $field,)* }
         }
     };
 }

@@ -44,11 +44,9 @@ macro_rules! verdicts {
             }
         }
 
-        /// One counter for each verdict, packets; the value of the map `COUNTERS`.
-        #[repr(C, align(8))]
-        #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-        pub struct Counters {
-            $($(#[$doc])* pub $field: u64,)*
+        crate::counters::counters! {
+            /// One counter for each verdict, packets; the value of the map `COUNTERS`.
+            Counters { $($(#[$doc])* $field,)* }
         }
 
         impl Counters {
@@ -58,16 +56,6 @@ macro_rules! verdicts {
                 match verdict {
                     $(Verdict::$variant => &mut self.$field,)*
                 }
-            }
-
-            /// Adds another's counters, such as another CPU's.
-            pub fn add(&mut self, other: &Self) {
-                $(self.$field = self.$field.wrapping_add(other.$field);)*
-            }
-
-            /// Name and value of every counter, in order.
-            pub fn named(&self) -> impl Iterator<Item = (&'static str, u64)> {
-                [$((stringify!($field), self.$field),)*].into_iter()
             }
         }
     };

@@ -214,6 +214,8 @@ fn flooded(testbed: &Testbed, per_second: u64) -> Result<()> {
     ensure!(grown <= bound as u64, "{grown} bytes more, the bound is {bound}");
     let [engine, signalling] = [&after["engine"], &after["signalling"]];
     ensure!(engine["strangers_dropped"].as_u64() > Some(0) && engine["limited"].as_u64() > Some(0), "{engine}");
+    let filter = &after["filter"];
+    ensure!(filter["passed_known"].as_u64() > Some(0) && filter["dropped_network"].as_u64() > Some(0), "{filter}");
     ensure!(engine["inconsistencies"] == 0 && signalling["send_errors"] == 0, "{engine} {signalling}");
     let mut media = Vec::new();
     for call in calls {
